@@ -1,0 +1,119 @@
+// Times the layers of a ResNet-18 with random patterns, one lookup per position, on every
+// instruction set of the machine.
+//
+//   bench_kernels [repeats] [part of an instruction set's or layer's name]
+//
+// Prints the minimum over the repeats. GMAC/s: "done" counts what the stage executes, "dense" the
+// convolution it replaces.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "lcnn/lookup_conv.h"
+
+namespace {
+
+struct Layer {
+  const char* name;
+  int64_t channels, filters, size, dictionary;
+  int64_t kernel, stride;
+  double density;  // non-zeros of P over all its places
+  int64_t batch;
+};
+
+constexpr Layer kLayers[] = {
+    {"stem 3>64 224 7x7/2", 3, 64, 224, 3, 7, 2, 0.33, 1},
+    {"64>64 56 k30 s1", 64, 64, 56, 30, 3, 1, 1.0 / 30, 1},
+    {"64>64 56 k16 d.25", 64, 64, 56, 16, 3, 1, 0.25, 1},
+    {"64>128 56/2 k30 s1", 64, 128, 56, 30, 3, 2, 1.0 / 30, 1},
+    {"64>128 56/2 1x1 k16", 64, 128, 56, 16, 1, 2, 0.25, 1},
+    {"128>128 28 k30 s1", 128, 128, 28, 30, 3, 1, 1.0 / 30, 1},
+    {"128>128 28 k32 d.25", 128, 128, 28, 32, 3, 1, 0.25, 1},
+    {"256>256 14 k64 s2", 256, 256, 14, 64, 3, 1, 2.0 / 64, 1},
+    {"256>256 14 k64 d.25", 256, 256, 14, 64, 3, 1, 0.25, 1},
+    {"512>512 7 k128 s2", 512, 512, 7, 128, 3, 1, 2.0 / 128, 1},
+    {"512>512 7 k128 d.25", 512, 512, 7, 128, 3, 1, 0.25, 1},
+    {"512>512 7 k128 s2 n8", 512, 512, 7, 128, 3, 1, 2.0 / 128, 8},
+    {"fc 9216>4096 k512", 9216, 4096, 1, 512, 1, 1, 0.01, 1},
+    {"fc 9216>4096 k512 n16", 9216, 4096, 1, 512, 1, 1, 0.01, 16},
+};
+
+std::vector<float> RandomFloats(int64_t count, std::mt19937* random) {
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& v : values) v = uniform(*random);
+  return values;
+}
+
+lcnn::LookupConvConstants RandomEntries(int64_t positions, double density, std::mt19937* random) {
+  lcnn::LookupConvConstants constants;
+  std::uniform_real_distribution<double> uniform(0, 1);
+  int64_t previous = 0;
+  for (int64_t p = 0; p < positions; ++p) {
+    if (uniform(*random) >= density) continue;
+    constants.gaps.push_back(static_cast<uint32_t>(p - previous));
+    constants.coefficients.push_back(static_cast<float>(uniform(*random)) + 0.1f);
+    previous = p;
+  }
+  return constants;
+}
+
+void Bench(const Layer& layer, lcnn::Isa isa, int repeats) {
+  std::mt19937 random(1);
+  const lcnn::Axis axis = {layer.kernel, layer.stride, 1, layer.kernel / 2, layer.kernel / 2};
+  const lcnn::LookupConvShape shape = {
+      layer.channels, layer.filters, 1, layer.dictionary,
+      axis,           axis,          0, std::numeric_limits<float>::max()};
+  const int64_t taps = layer.kernel * layer.kernel;
+  auto constants = RandomEntries(layer.filters * taps * layer.dictionary, layer.density, &random);
+  const auto dictionary = RandomFloats(layer.dictionary * layer.channels, &random);
+  const auto bias = RandomFloats(layer.filters, &random);
+  constants.dictionary = dictionary.data();
+  constants.bias = bias.data();
+  const lcnn::LookupConv conv(shape, constants, isa);
+  const auto plan = conv.PlanFor(layer.batch, layer.size, layer.size);
+
+  const int64_t out = lcnn::OutputExtent(axis, layer.size, "size");
+  const auto x = RandomFloats(layer.batch * layer.channels * layer.size * layer.size, &random);
+  std::vector<float> y(static_cast<size_t>(layer.batch * layer.filters * out * out));
+  std::vector<char> scratch(lcnn::ScratchBytes(*plan));
+  lcnn::StageTimes best = {1e9, 1e9};
+  for (int i = 0; i < repeats; ++i) {
+    lcnn::StageTimes times;
+    conv.Run(*plan, x.data(), {}, y.data(), scratch.data(), {}, &times);
+    best.project_ms = std::min(best.project_ms, times.project_ms);
+    best.lookup_ms = std::min(best.lookup_ms, times.lookup_ms);
+  }
+  const double total = best.project_ms + best.lookup_ms;
+  const auto dense =
+      static_cast<double>(layer.batch * layer.filters * out * out * layer.channels * taps);
+  const auto project = static_cast<double>(lcnn::ProjectMacs(*plan));
+  const auto lookup = static_cast<double>(lcnn::LookupMacs(*plan));
+  std::printf("%-7s %-22s %8.4f %8.4f %8.4f  %6.1f %6.1f %7.1f  %5.1fx\n", lcnn::IsaName(isa),
+              layer.name, best.project_ms, best.lookup_ms, total, project * 1e-6 / best.project_ms,
+              lookup * 1e-6 / best.lookup_ms, dense * 1e-6 / total, dense / (project + lookup));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int repeats = argc > 1 ? std::atoi(argv[1]) : 50;
+  const std::string wanted = argc > 2 ? argv[2] : "";
+  std::printf("%-7s %-22s %8s %8s %8s  %6s %6s %7s  %6s\n", "isa", "layer", "project", "lookup",
+              "ms", "done 1", "done 2", "dense", "fewer");
+  for (const lcnn::Isa isa : lcnn::BuiltIsas()) {
+    if (!lcnn::IsaSupported(isa)) {
+      std::printf("%-7s skipped: not supported by this machine\n", lcnn::IsaName(isa));
+      continue;
+    }
+    for (const Layer& layer : kLayers) {
+      const std::string name = std::string(lcnn::IsaName(isa)) + " " + layer.name;
+      if (name.find(wanted) != std::string::npos) Bench(layer, isa, repeats);
+    }
+  }
+  return 0;
+}

@@ -1,0 +1,39 @@
+# Kernel files and the flags only they may have: everything else is built for the baseline of the target.
+include(CheckCXXSourceCompiles)
+
+if(MSVC)
+  set(LCNN_AVX2_FLAGS /arch:AVX2)
+  set(LCNN_AVX512_FLAGS /arch:AVX512)
+  set(LCNN_SCALAR_FLAGS "")
+else()
+  set(LCNN_AVX2_FLAGS -mavx2 -mfma -mf16c)
+  set(LCNN_AVX512_FLAGS -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c)
+  # The scalar kernels are the baseline that the others are measured against.
+  set(LCNN_SCALAR_FLAGS -fno-tree-vectorize)
+  if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    list(APPEND LCNN_SCALAR_FLAGS -fno-slp-vectorize)
+  else()
+    # GCC 12's own avx512fintrin.h initialises a variable with itself to say "undefined".
+    list(APPEND LCNN_AVX512_FLAGS -Wno-maybe-uninitialized -Wno-uninitialized)
+  endif()
+endif()
+
+check_cxx_source_compiles("
+#if !defined(__x86_64__) && !defined(_M_X64)
+#error not x86-64
+#endif
+int main() { return 0; }" LCNN_TARGET_X86_64)
+
+function(lcnn_add_kernels target)
+  set(isas scalar)
+  if(LCNN_TARGET_X86_64)
+    list(APPEND isas avx2 avx512)
+    target_compile_definitions(${target} PRIVATE LCNN_HAVE_X86_KERNELS)
+  endif()
+  foreach(isa IN LISTS isas)
+    string(TOUPPER ${isa} upper)
+    set(files src/kernels/f32_project_${isa}.cc src/kernels/f32_lookup_${isa}.cc)
+    target_sources(${target} PRIVATE ${files})
+    set_source_files_properties(${files} PROPERTIES COMPILE_OPTIONS "${LCNN_${upper}_FLAGS}")
+  endforeach()
+endfunction()

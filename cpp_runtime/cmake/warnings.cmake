@@ -1,0 +1,20 @@
+# Warnings and sanitizers of every target.
+function(lcnn_set_warnings target)
+  if(MSVC)
+    target_compile_options(${target} PRIVATE /W4)
+    if(LCNN_WERROR)
+      target_compile_options(${target} PRIVATE /WX)
+    endif()
+  else()
+    target_compile_options(${target} PRIVATE -Wall -Wextra -Wconversion)
+    if(LCNN_WERROR)
+      target_compile_options(${target} PRIVATE -Werror)
+    endif()
+  endif()
+  if(LCNN_SANITIZE)
+    target_compile_options(${target} PRIVATE
+      -fsanitize=${LCNN_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
+    # PUBLIC: whoever links an instrumented library needs the sanitizer's runtime.
+    target_link_options(${target} PUBLIC -fsanitize=${LCNN_SANITIZE})
+  endif()
+endfunction()

@@ -1,0 +1,118 @@
+// The lookup convolution without any inference framework: describe a layer once, run it on many
+// inputs.
+//
+// The operator's definition is in cpp_runtime/README.md. Tensors are dense NCHW float32.
+#ifndef LCNN_LOOKUP_CONV_H_
+#define LCNN_LOOKUP_CONV_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace lcnn {
+
+enum class Isa { kScalar, kAvx2, kAvx512 };
+
+const char* IsaName(Isa isa);
+// Every instruction set this library was built with, lowest first.
+std::vector<Isa> BuiltIsas();
+bool IsaSupported(Isa isa);
+// The best supported instruction set, lowered (never raised) by the environment variable LCNN_ISA.
+// Throws std::invalid_argument when LCNN_ISA is not a name of BuiltIsas().
+Isa ChooseIsa();
+
+// One spatial axis of a convolution; `pad_end` is the bottom or right border.
+struct Axis {
+  int64_t kernel = 1;
+  int64_t stride = 1;
+  int64_t dilation = 1;
+  int64_t pad_begin = 0;
+  int64_t pad_end = 0;
+};
+
+struct LookupConvShape {
+  int64_t channels = 0;         // C of X, over all groups
+  int64_t out_channels = 0;     // O
+  int64_t group = 1;            // divides channels and out_channels
+  int64_t dictionary_size = 0;  // k, dictionary rows of one group
+  Axis height;
+  Axis width;
+  float clip_min = 0;  // bounds of the result, clip_min <= clip_max
+  float clip_max = 0;
+};
+
+// The constants of a layer in the form of the operator's inputs. Copied at creation.
+struct LookupConvConstants {
+  const float* dictionary = nullptr;  // (group * k, channels / group)
+  std::vector<uint32_t> gaps;         // between the flat positions ((o * kH + r) * kW + c) * k + j
+  std::vector<float> coefficients;    // one per gap
+  const float* bias = nullptr;        // (out_channels)
+};
+
+// Calls task(argument, i) once for every i in [0, count), in any order, on any threads, and returns
+// when all are done. A null `run` means: in the calling thread.
+struct ParallelFor {
+  void (*run)(void* context, size_t count, void (*task)(void* argument, size_t i),
+              void* argument) = nullptr;
+  void* context = nullptr;
+};
+
+// What is added to Y before clipping: nothing, a tensor of Y's shape, or one number.
+struct Residual {
+  const float* tensor = nullptr;
+  float constant = 0;
+};
+
+// Milliseconds of one Run, for the benchmark.
+struct StageTimes {
+  double project_ms = 0;
+  double lookup_ms = 0;
+};
+
+struct Plan;
+class PackedWeights;
+class PlanCache;
+
+// Immutable after construction but for an internal, locked cache of plans: one object may run in
+// many threads at once.
+class LookupConv {
+ public:
+  // Throws std::invalid_argument with the value seen and the rule, std::bad_alloc.
+  LookupConv(const LookupConvShape& shape, const LookupConvConstants& constants, Isa isa);
+  ~LookupConv();
+  LookupConv(const LookupConv&) = delete;
+  LookupConv& operator=(const LookupConv&) = delete;
+
+  const LookupConvShape& shape() const;
+  // Non-zero lookups of the whole layer.
+  int64_t lookups() const;
+
+  // The plan for inputs of (batch, channels, height, width) with batch > 0 and a non-empty output.
+  // Throws std::invalid_argument when the input is smaller than the kernel or too large to address.
+  std::shared_ptr<const Plan> PlanFor(int64_t batch, int64_t height, int64_t width) const;
+
+  // Runs the layer. `scratch` holds ScratchBytes(plan) bytes of any alignment and any content; it,
+  // X, Y and the residual do not overlap. Nothing outside the four buffers is read or written.
+  void Run(const Plan& plan, const float* x, const Residual& residual, float* y, void* scratch,
+           const ParallelFor& parallel_for, StageTimes* times = nullptr) const;
+
+ private:
+  std::unique_ptr<const PackedWeights> weights_;
+  std::unique_ptr<PlanCache> plans_;
+  Isa isa_;
+};
+
+// Height or width of the output. Throws std::invalid_argument when the padded input is smaller than
+// the kernel.
+int64_t OutputExtent(const Axis& axis, int64_t input, const char* axis_name);
+
+size_t ScratchBytes(const Plan& plan);
+// Multiply-adds that matter to the result: border positions and unused lanes are not counted.
+int64_t ProjectMacs(const Plan& plan);
+int64_t LookupMacs(const Plan& plan);
+
+}  // namespace lcnn
+
+#endif  // LCNN_LOOKUP_CONV_H_

@@ -1,0 +1,47 @@
+#include "geometry.h"
+
+#include <algorithm>
+
+namespace lcnn {
+
+int64_t OutputExtent(const Axis& axis, int64_t input, const char* axis_name) {
+  const int64_t window = axis.dilation * (axis.kernel - 1) + 1;
+  const int64_t padded = input + axis.pad_begin + axis.pad_end;
+  if (padded < window) {
+    throw std::invalid_argument("input " + std::string(axis_name) + " is " + std::to_string(input) +
+                                ", with padding " + std::to_string(padded) +
+                                ", smaller than the dilated kernel of " + std::to_string(window));
+  }
+  return (padded - window) / axis.stride + 1;
+}
+
+AxisLayout LayOutAxis(const Axis& axis, int64_t input, const char* axis_name) {
+  AxisLayout layout{axis.stride, axis.pad_begin, OutputExtent(axis, input, axis_name), 0, 0, {}, {},
+                    {}};
+  for (int64_t tap = 0; tap < axis.kernel; ++tap) {
+    const int64_t remainder = tap * axis.dilation % axis.stride;
+    auto phase = std::find_if(layout.phases.begin(), layout.phases.end(),
+                              [&](const auto& p) { return p.remainder == remainder; });
+    if (phase == layout.phases.end()) {
+      phase = layout.phases.insert(phase, {remainder, 0, 0});
+    }
+    layout.tap_phase.push_back(phase - layout.phases.begin());
+    layout.tap_shift.push_back(tap * axis.dilation / axis.stride);
+  }
+  layout.max_shift = layout.tap_shift.back();
+  const int64_t span = layout.output + layout.max_shift;
+  layout.pitch = layout.output;
+  for (auto& phase : layout.phases) {
+    const int64_t border = axis.pad_begin - phase.remainder;  // padded index of the first pixel
+    phase.begin = std::min(span, border > 0 ? CeilDiv(border, axis.stride) : 0);
+    const int64_t pixels_end = border + input;
+    phase.end = std::min(span, pixels_end > 0 ? CeilDiv(pixels_end, axis.stride) : 0);
+    phase.end = std::max(phase.begin, phase.end);
+    // The next row's first `begin` zeros may stand in for this row's last ones, and its pixels must
+    // not.
+    layout.pitch = std::max({layout.pitch, phase.end, span - phase.begin});
+  }
+  return layout;
+}
+
+}  // namespace lcnn

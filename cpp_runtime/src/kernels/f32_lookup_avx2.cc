@@ -1,0 +1,8 @@
+// Stage 2, avx2: tiles of up to 8 vectors of 8 lanes.
+#include "vec_avx2.h"
+//
+#include "f32_lookup_body.h"
+
+namespace lcnn {
+const LookupKernels kLookupAvx2 = {8, Lookup<8>};
+}

@@ -1,0 +1,8 @@
+// Stage 2, avx512: tiles of up to 8 vectors of 16 lanes.
+#include "vec_avx512.h"
+//
+#include "f32_lookup_body.h"
+
+namespace lcnn {
+const LookupKernels kLookupAvx512 = {8, Lookup<8>};
+}

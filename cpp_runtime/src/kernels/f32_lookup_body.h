@@ -1,0 +1,86 @@
+// Stage 2 in terms of Vec: included by one file per instruction set, after its vec_*.h.
+//
+// A tile of VECTORS vectors of one output plane stays in registers while the filter's list is
+// walked: each entry is one broadcast coefficient and VECTORS multiply-adds with operands straight
+// from S. There is one load per multiply-add, so loads are the bound. A short tile has too few
+// independent sums to hide the latency of a multiply-add and splits its list over CHAINS of them.
+#ifndef LCNN_SRC_KERNELS_F32_LOOKUP_BODY_H_
+#define LCNN_SRC_KERNELS_F32_LOOKUP_BODY_H_
+
+#include "kernels.h"
+#include "unroll.h"
+
+namespace {
+
+using lcnn::LaneMap;
+using lcnn::LookupTask;
+
+template <bool RESIDUAL>
+inline void StorePixels(const LookupTask& t, Vec acc, const LaneMap& map, int64_t plane_offset,
+                        Vec low, Vec high) {
+  float* const y = t.y + plane_offset;
+  [[maybe_unused]] const float* const residual = RESIDUAL ? t.residual + plane_offset : nullptr;
+  if (map.indexed) {
+    const int32_t* const indices = t.indices + map.base;
+    if constexpr (RESIDUAL) acc = acc + Vec::Gather(residual, indices, map.mask);
+    float lanes[Vec::kLanes];
+    Clip(acc, low, high).Store(lanes);
+    for (int l = 0; l < Vec::kLanes; ++l) {
+      if (map.mask >> l & 1) y[indices[l]] = lanes[l];
+    }
+  } else if (map.count == Vec::kLanes) {
+    if constexpr (RESIDUAL) acc = acc + Vec::Load(residual + map.base);
+    Clip(acc, low, high).Store(y + map.base);
+  } else {
+    acc = acc.Compress(map.mask);
+    if constexpr (RESIDUAL) acc = acc + Vec::LoadFirst(residual + map.base, map.count);
+    Clip(acc, low, high).StoreFirst(y + map.base, map.count);
+  }
+}
+
+template <int VECTORS>
+inline void AddEntry(const LookupTask& t, int32_t entry, Vec (&acc)[VECTORS]) {
+  const float* const s = t.s + t.offsets[entry];
+  const Vec c = Vec::Set(t.coefficients[entry]);
+  LCNN_UNROLL for (int v = 0; v < VECTORS; ++v) {
+    acc[v] = MultiplyAdd(c, Vec::Load(s + v * Vec::kLanes), acc[v]);
+  }
+}
+
+template <int VECTORS, bool RESIDUAL>
+void LookupTile(const LookupTask& task) {
+  const LookupTask t = task;  // a local that no store through float* can change
+  constexpr int CHAINS = VECTORS <= 2 ? 4 : VECTORS <= 4 ? 2 : 1;
+  const Vec low = Vec::Set(t.clip_min);
+  const Vec high = Vec::Set(t.clip_max);
+  for (int64_t o = t.filter_begin; o < t.filter_end; ++o) {
+    Vec acc[CHAINS][VECTORS];
+    LCNN_UNROLL for (int v = 0; v < VECTORS; ++v) {
+      acc[0][v] = Vec::Set(t.bias[o] + t.constant);
+      LCNN_UNROLL for (int c = 1; c < CHAINS; ++c) acc[c][v] = Vec::Set(0);
+    }
+    int32_t entry = t.entry_begin[o];
+    const int32_t end = t.entry_begin[o + 1];
+    for (; entry + CHAINS <= end; entry += CHAINS) {
+      LCNN_UNROLL for (int c = 0; c < CHAINS; ++c) AddEntry(t, entry + c, acc[c]);
+    }
+    for (; entry < end; ++entry) AddEntry(t, entry, acc[0]);
+    LCNN_UNROLL for (int v = 0; v < VECTORS; ++v) {
+      LCNN_UNROLL for (int c = 1; c < CHAINS; ++c) acc[0][v] = acc[0][v] + acc[c][v];
+      StorePixels<RESIDUAL>(t, acc[0][v], t.maps[v], o * t.plane, low, high);
+    }
+  }
+}
+
+// Calls the tile of exactly t.n_vectors <= VECTORS vectors.
+template <int VECTORS>
+void Lookup(const LookupTask& t) {
+  if constexpr (VECTORS > 1) {
+    if (t.n_vectors < VECTORS) return Lookup<VECTORS - 1>(t);
+  }
+  t.residual != nullptr ? LookupTile<VECTORS, true>(t) : LookupTile<VECTORS, false>(t);
+}
+
+}  // namespace
+
+#endif  // LCNN_SRC_KERNELS_F32_LOOKUP_BODY_H_

@@ -1,0 +1,9 @@
+// Stage 2, scalar: tiles of up to 2 vectors of 4: eight sums in the 16 registers of the x86-64
+// baseline.
+#include "vec_scalar.h"
+//
+#include "f32_lookup_body.h"
+
+namespace lcnn {
+const LookupKernels kLookupScalar = {2, Lookup<2>};
+}

@@ -1,0 +1,31 @@
+// Stage 1, AVX2: 4 x 3 accumulators, 3 vectors of pixels and one broadcast fill the 16 registers.
+#include "vec_avx2.h"
+//
+#include "f32_project_body.h"
+
+namespace {
+
+// One register holds a panel's 8 rows; four sums because a multiply-add takes 4-5 cycles and two
+// start per cycle.
+void ProjectPixel(const lcnn::ProjectPixelTask& t) {
+  constexpr int kSums = 8;
+  Vec acc[kSums];
+  LCNN_UNROLL for (int u = 0; u < kSums; ++u) acc[u] = Vec::Set(0);
+  int64_t i = 0;
+  for (; i + kSums <= t.depth; i += kSums) {
+    LCNN_UNROLL for (int u = 0; u < kSums; ++u) {
+      acc[u] = MultiplyAdd(Vec::Set(t.x[i + u]), Vec::Load(t.panel + (i + u) * kPanelRows), acc[u]);
+    }
+  }
+  for (; i < t.depth; ++i) {
+    acc[0] = MultiplyAdd(Vec::Set(t.x[i]), Vec::Load(t.panel + i * kPanelRows), acc[0]);
+  }
+  LCNN_UNROLL for (int u = 1; u < kSums; ++u) acc[0] = acc[0] + acc[u];
+  acc[0].Store(t.out);
+}
+
+}  // namespace
+
+namespace lcnn {
+const ProjectKernels kProjectAvx2 = {Vec::kLanes, 3, Pack, Project<4, 3>, ProjectPixel};
+}

@@ -1,0 +1,89 @@
+// Stage 1 in terms of Vec: included by one file per instruction set, after its vec_*.h.
+//
+// A block of ROWS x VECTORS accumulators stays in registers while the channels stream by: each step
+// loads VECTORS vectors of packed pixels and broadcasts ROWS dictionary values, for ROWS * VECTORS
+// multiply-adds.
+#ifndef LCNN_SRC_KERNELS_F32_PROJECT_BODY_H_
+#define LCNN_SRC_KERNELS_F32_PROJECT_BODY_H_
+
+#include "kernels.h"
+#include "unroll.h"
+
+namespace {
+
+using lcnn::kPanelRows;
+using lcnn::LaneMap;
+
+Vec PackedVector(const float* x, const LaneMap& map, const int32_t* indices) {
+  if (map.indexed) return Vec::Gather(x, indices + map.base, map.mask);
+  if (map.count == Vec::kLanes) return Vec::Load(x + map.base);
+  return Vec::LoadFirst(x + map.base, map.count).Expand(map.mask);
+}
+
+void Pack(const lcnn::PackTask& t) {
+  float* packed = t.packed;
+  const float* x = t.x;
+  for (int i = 0; i < t.depth; ++i, x += t.plane) {
+    for (int v = 0; v < t.n_vectors; ++v, packed += Vec::kLanes) {
+      PackedVector(x, t.maps[v], t.indices).Store(packed);
+    }
+  }
+}
+
+template <int ROWS, int VECTORS>
+void ProjectBlock(const lcnn::ProjectTask& task, int row, int vector) {
+  const lcnn::ProjectTask t = task;  // a local that no store through float* can change
+  Vec acc[ROWS][VECTORS];
+  float* const s = t.s + row * t.s_pitch + vector * Vec::kLanes;
+  LCNN_UNROLL for (int r = 0; r < ROWS; ++r) {
+    LCNN_UNROLL for (int v = 0; v < VECTORS; ++v) acc[r][v] = Vec::Set(0);
+  }
+  const float* packed = t.packed + vector * Vec::kLanes;
+  const float* panel = t.panel + row;
+  const int step = t.n_vectors * Vec::kLanes;
+  for (int i = 0; i < t.depth; ++i, packed += step, panel += kPanelRows) {
+    Vec x[VECTORS];
+    LCNN_UNROLL for (int v = 0; v < VECTORS; ++v) x[v] = Vec::Load(packed + v * Vec::kLanes);
+    LCNN_UNROLL for (int r = 0; r < ROWS; ++r) {
+      const Vec d = Vec::Set(panel[r]);
+      LCNN_UNROLL for (int v = 0; v < VECTORS; ++v) acc[r][v] = MultiplyAdd(d, x[v], acc[r][v]);
+    }
+  }
+  LCNN_UNROLL for (int r = 0; r < ROWS; ++r) {
+    float* const out = s + r * t.s_pitch;
+    if (t.accumulate) {
+      LCNN_UNROLL for (int v = 0; v < VECTORS; ++v) {
+        acc[r][v] = acc[r][v] + Vec::Load(out + v * Vec::kLanes);
+      }
+    }
+    LCNN_UNROLL for (int v = 0; v < VECTORS; ++v) acc[r][v].Store(out + v * Vec::kLanes);
+  }
+}
+
+// Calls the block of exactly `rows` <= ROWS rows.
+template <int ROWS, int VECTORS>
+void ProjectRows(const lcnn::ProjectTask& t, int row, int rows, int vector) {
+  if constexpr (ROWS > 1) {
+    if (rows < ROWS) return ProjectRows<ROWS - 1, VECTORS>(t, row, rows, vector);
+  }
+  ProjectBlock<ROWS, VECTORS>(t, row, vector);
+}
+
+template <int ROWS, int VECTORS>
+void ProjectVectors(const lcnn::ProjectTask& t, int vector) {
+  for (; vector + VECTORS <= t.n_vectors; vector += VECTORS) {
+    for (int row = 0; row < t.rows; row += ROWS) {
+      ProjectRows<ROWS, VECTORS>(t, row, t.rows - row < ROWS ? t.rows - row : ROWS, vector);
+    }
+  }
+  if constexpr (VECTORS > 1) ProjectVectors<ROWS, VECTORS - 1>(t, vector);
+}
+
+template <int ROWS, int VECTORS>
+void Project(const lcnn::ProjectTask& t) {
+  ProjectVectors<ROWS, VECTORS>(t, 0);
+}
+
+}  // namespace
+
+#endif  // LCNN_SRC_KERNELS_F32_PROJECT_BODY_H_

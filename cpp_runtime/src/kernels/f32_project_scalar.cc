@@ -1,0 +1,22 @@
+// Stage 1 without vector instructions: what the others are measured against, and the fallback.
+#include "vec_scalar.h"
+//
+#include "f32_project_body.h"
+
+namespace {
+
+void ProjectPixel(const lcnn::ProjectPixelTask& t) {
+  float acc[kPanelRows] = {};
+  for (int64_t i = 0; i < t.depth; ++i) {
+    for (int row = 0; row < kPanelRows; ++row) {
+      acc[row] += t.panel[i * kPanelRows + row] * t.x[i];
+    }
+  }
+  for (int row = 0; row < kPanelRows; ++row) t.out[row] = acc[row];
+}
+
+}  // namespace
+
+namespace lcnn {
+const ProjectKernels kProjectScalar = {Vec::kLanes, 1, Pack, Project<2, 1>, ProjectPixel};
+}

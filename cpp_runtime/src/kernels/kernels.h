@@ -1,0 +1,113 @@
+// The kernels' interface and contract. Kernel files include this header only and no STL: an inline
+// function of a shared header, compiled there with AVX-512 on, could be the copy the linker keeps
+// for an older processor.
+//
+// Sizes are counts of floats; a "vector" is `lanes` floats. Pointers into S, bias and the packed
+// operands are 64-byte aligned where they start, and need no alignment after offsets are added.
+// Outputs never overlap inputs.
+#ifndef LCNN_SRC_KERNELS_KERNELS_H_
+#define LCNN_SRC_KERNELS_KERNELS_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace lcnn {
+
+constexpr int kMaxLanes = 16;
+// Rows of D in one packed panel: panel[i * kPanelRows + row] = D[row, i], missing rows are 0.
+constexpr int kPanelRows = 8;
+
+// Where the lanes of one vector of S positions lie in a plane of X or Y. Bit l of `mask` says that
+// lane l is a pixel; the other lanes are border. The pixels are base, base + 1, ... in lane order,
+// or, when `indexed`, indices[base + l].
+struct LaneMap {
+  int32_t base;
+  uint16_t mask;
+  uint8_t count;  // bits set in mask
+  uint8_t indexed;
+};
+
+// Gathers pixels of X: packed[i * n_vectors * lanes + p] = x[i * plane + pixel of position p], 0 at
+// the border. Reads only mapped pixels.
+struct PackTask {
+  const float* x;
+  int64_t plane;
+  int depth;  // channels
+  const LaneMap* maps;
+  const int32_t* indices;
+  int n_vectors;
+  float* packed;
+};
+
+// S[row * s_pitch + p] (+)= sum_i panel[i * kPanelRows + row] * packed[i * n_vectors * lanes + p],
+// i ascending, for 0 <= row < rows <= kPanelRows and the n_vectors vectors of positions.
+struct ProjectTask {
+  const float* panel;
+  const float* packed;
+  int depth;
+  int rows;
+  int n_vectors;
+  bool accumulate;  // add to what S holds
+  float* s;
+  int64_t s_pitch;
+};
+
+// One pixel: out[row] = sum_i panel[i * kPanelRows + row] * x[i] for all kPanelRows rows. The order
+// of summation is the kernel's own.
+struct ProjectPixelTask {
+  const float* panel;
+  const float* x;
+  int64_t depth;
+  float* out;
+};
+
+// For every filter o in [filter_begin, filter_end) and the n_vectors <= LookupKernels::max_vectors
+// vectors p of a tile:
+//   y[o * plane + pixel] = clip(bias[o] + constant + sum_e coefficients[e] * s[offsets[e] + p] +
+//   residual[same place as y])
+// with e over [entry_begin[o], entry_begin[o + 1]). s must be readable for n_vectors * lanes floats
+// from every offset; lanes outside the masks may hold any finite or non-finite value and are not
+// stored. NaN passes the clip. Terms are added in stream order in up to four interleaved partial
+// sums.
+struct LookupTask {
+  const float* s;
+  int64_t filter_begin;
+  int64_t filter_end;
+  const float* bias;
+  const int32_t* entry_begin;
+  const float* coefficients;
+  const int32_t* offsets;
+  const LaneMap* maps;
+  const int32_t* indices;
+  int n_vectors;
+  const float* residual;  // null: none
+  float constant;
+  float clip_min;
+  float clip_max;
+  float* y;
+  int64_t plane;
+};
+
+struct ProjectKernels {
+  int lanes;
+  int block_vectors;  // vectors of positions held in registers; tiles that are a multiple of it are
+                      // fastest
+  void (*pack)(const PackTask&);
+  void (*project)(const ProjectTask&);
+  void (*project_pixel)(const ProjectPixelTask&);
+};
+
+struct LookupKernels {
+  int max_vectors;
+  void (*lookup)(const LookupTask&);
+};
+
+#define LCNN_KERNELS(suffix, name)              \
+  extern const ProjectKernels kProject##suffix; \
+  extern const LookupKernels kLookup##suffix;
+#include "kernels.inc"
+#undef LCNN_KERNELS
+
+}  // namespace lcnn
+
+#endif  // LCNN_SRC_KERNELS_KERNELS_H_

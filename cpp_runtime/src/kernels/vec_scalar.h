@@ -1,0 +1,75 @@
+// Four floats in plain C++: the meaning of the operations that vec_avx2.h and vec_avx512.h map to
+// instructions.
+#ifndef LCNN_SRC_KERNELS_VEC_SCALAR_H_
+#define LCNN_SRC_KERNELS_VEC_SCALAR_H_
+
+#include <cstdint>
+
+namespace {
+
+struct Vec {
+  static constexpr int kLanes = 4;
+  float lane[kLanes];
+
+  static Vec Set(float a) { return {{a, a, a, a}}; }
+  static Vec Load(const float* p) { return {{p[0], p[1], p[2], p[3]}}; }
+  // The first `count` floats at p, then zeros.
+  static Vec LoadFirst(const float* p, int count) {
+    Vec r = Set(0);
+    for (int l = 0; l < count; ++l) r.lane[l] = p[l];
+    return r;
+  }
+  // p[indices[l]] in the lanes of mask, 0 elsewhere.
+  static Vec Gather(const float* p, const int32_t* indices, uint32_t mask) {
+    Vec r = Set(0);
+    for (int l = 0; l < kLanes; ++l) {
+      if (mask >> l & 1) r.lane[l] = p[indices[l]];
+    }
+    return r;
+  }
+  void Store(float* p) const {
+    for (int l = 0; l < kLanes; ++l) p[l] = lane[l];
+  }
+  void StoreFirst(float* p, int count) const {
+    for (int l = 0; l < count; ++l) p[l] = lane[l];
+  }
+  // Moves the first lanes to the lanes of mask, in order; 0 elsewhere.
+  Vec Expand(uint32_t mask) const {
+    Vec r = Set(0);
+    int next = 0;
+    for (int l = 0; l < kLanes; ++l) {
+      if (mask >> l & 1) r.lane[l] = lane[next++];
+    }
+    return r;
+  }
+  // Moves the lanes of mask to the front, in order; the rest is unspecified.
+  Vec Compress(uint32_t mask) const {
+    Vec r = Set(0);
+    int next = 0;
+    for (int l = 0; l < kLanes; ++l) {
+      if (mask >> l & 1) r.lane[next++] = lane[l];
+    }
+    return r;
+  }
+};
+
+inline Vec operator+(Vec a, Vec b) {
+  for (int l = 0; l < Vec::kLanes; ++l) a.lane[l] += b.lane[l];
+  return a;
+}
+inline Vec MultiplyAdd(Vec a, Vec b, Vec c) {
+  for (int l = 0; l < Vec::kLanes; ++l) c.lane[l] += a.lane[l] * b.lane[l];
+  return c;
+}
+// A NaN stays: both comparisons with it are false.
+inline Vec Clip(Vec a, Vec low, Vec high) {
+  for (int l = 0; l < Vec::kLanes; ++l) {
+    if (a.lane[l] < low.lane[l]) a.lane[l] = low.lane[l];
+    if (a.lane[l] > high.lane[l]) a.lane[l] = high.lane[l];
+  }
+  return a;
+}
+
+}  // namespace
+
+#endif  // LCNN_SRC_KERNELS_VEC_SCALAR_H_

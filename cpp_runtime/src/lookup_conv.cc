@@ -1,0 +1,245 @@
+// Runs plans: for each group of images stage 1, then stage 2, each as one parallel loop over units
+// of work.
+#include "lcnn/lookup_conv.h"
+
+#include <algorithm>
+#include <chrono>
+#include <mutex>
+
+#include "dispatch.h"
+#include "packed_weights.h"
+#include "plan.h"
+
+namespace lcnn {
+
+// The plans of the last few input sizes, most recent first.
+class PlanCache {
+ public:
+  std::shared_ptr<const Plan> Find(int64_t batch, int64_t height, int64_t width) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = std::find_if(plans_.begin(), plans_.end(), [&](const auto& plan) {
+      return plan->batch == batch && plan->in_height == height && plan->in_width == width;
+    });
+    if (found == plans_.end()) return nullptr;
+    std::rotate(plans_.begin(), found, found + 1);
+    return plans_.front();
+  }
+
+  void Add(std::shared_ptr<const Plan> plan) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (plans_.size() == kCapacity) plans_.pop_back();
+    plans_.insert(plans_.begin(), std::move(plan));
+  }
+
+ private:
+  static constexpr size_t kCapacity = 8;
+  std::mutex mutex_;
+  std::vector<std::shared_ptr<const Plan>> plans_;
+};
+
+namespace {
+
+// Below this a parallel loop costs more than it gains: waking a thread takes a few microseconds,
+// about 10^5 multiply-adds.
+constexpr int64_t kMinParallelMacs = 400 * 1000;
+
+// One Run: what the units of work share.
+struct Job {
+  const PackedWeights& weights;
+  const Plan& plan;
+  const KernelSet& kernels;
+  Residual residual;
+  const float* x;
+  float* y;
+  float* s;
+  const ImageGroup* group;
+  int64_t first_image;
+};
+
+void ProjectPanel(const Job& job, const ProjectTile& tile, int64_t group, int64_t panel,
+                  int64_t depth_begin, ProjectTask task) {
+  const Plan& plan = job.plan;
+  const int64_t size = job.weights.shape().dictionary_size;
+  const int64_t row = panel * kPanelRows;
+  task.panel = job.weights.panel(group, panel) + depth_begin * kPanelRows;
+  task.rows = static_cast<int>(std::min<int64_t>(kPanelRows, size - row));
+  task.accumulate = depth_begin > 0;
+  task.s_pitch = plan.phases * plan.run_length;
+  float* const runs =
+      job.s + ((group * size + row) * plan.phases + tile.phase) * plan.run_length + tile.position;
+  task.s = runs;
+  job.kernels.project->project(task);
+  if (depth_begin > 0) return;
+  for (int r = 0; r < task.rows; ++r) {
+    float* const run = runs + r * task.s_pitch;
+    std::fill(run - tile.zero_before, run, 0.0f);
+    float* const end = run + tile.n_vectors * job.kernels.project->lanes;
+    std::fill(end, end + tile.zero_after, 0.0f);
+  }
+}
+
+// Unit = (tile, conv group, block of panels), the last fastest.
+void ProjectUnit(void* argument, size_t unit) {
+  const Job& job = *static_cast<const Job*>(argument);
+  const Plan& plan = job.plan;
+  const auto index = static_cast<int64_t>(unit);
+  const int64_t groups = job.weights.shape().group;
+  const int64_t block = index % plan.panel_blocks;
+  const int64_t group = index / plan.panel_blocks % groups;
+  const ProjectTile& tile =
+      job.group->project_tiles[static_cast<size_t>(index / plan.panel_blocks / groups)];
+
+  const int64_t panels = job.weights.panels_per_group();
+  const int64_t panel_begin = block * panels / plan.panel_blocks;
+  const int64_t panel_end = (block + 1) * panels / plan.panel_blocks;
+  const int64_t depth = job.weights.channels_per_group();
+  const int64_t plane = plan.in_height * plan.in_width;
+  const float* const x =
+      job.x + (job.first_image * job.weights.shape().channels + group * depth) * plane;
+  alignas(kCacheLine) float packed[kPackFloats];
+
+  for (int64_t begin = 0; begin < depth; begin += plan.depth_block) {
+    const auto block_depth = static_cast<int>(std::min(plan.depth_block, depth - begin));
+    job.kernels.project->pack({x + begin * plane, plane, block_depth,
+                               job.group->project_maps.data() + tile.first_map,
+                               job.group->project_indices.data(), tile.n_vectors, packed});
+    const ProjectTask task = {nullptr, packed, block_depth, 0, tile.n_vectors, false, nullptr, 0};
+    for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+      ProjectPanel(job, tile, group, panel, begin, task);
+    }
+  }
+}
+
+// Unit = (conv group, panel). The pixel is position 0 of each run.
+void ProjectPixelUnit(void* argument, size_t unit) {
+  const Job& job = *static_cast<const Job*>(argument);
+  const int64_t panels = job.weights.panels_per_group();
+  const int64_t group = static_cast<int64_t>(unit) / panels;
+  const int64_t panel = static_cast<int64_t>(unit) % panels;
+  const int64_t depth = job.weights.channels_per_group();
+  const int64_t size = job.weights.shape().dictionary_size;
+  float out[kPanelRows];
+  job.kernels.project->project_pixel(
+      {job.weights.panel(group, panel), job.x + group * depth, depth, out});
+  const int64_t rows = std::min<int64_t>(kPanelRows, size - panel * kPanelRows);
+  for (int64_t r = 0; r < rows; ++r) {
+    float* const run = job.s + (group * size + panel * kPanelRows + r) * job.plan.run_length;
+    std::fill(run, run + job.plan.run_length, 0.0f);
+    run[0] = out[r];
+  }
+}
+
+// Unit = (tile, block of filters), the latter fastest.
+void LookupUnit(void* argument, size_t unit) {
+  const Job& job = *static_cast<const Job*>(argument);
+  const Plan& plan = job.plan;
+  const LookupConvShape& shape = job.weights.shape();
+  const size_t blocks = plan.filter_blocks.size() - 1;
+  const LookupTile& tile = job.group->lookup_tiles[unit / blocks];
+  const int64_t plane = plan.out_height * plan.out_width;
+  const int64_t first = job.first_image * shape.out_channels * plane;
+  LookupTask task;
+  task.s = job.s + tile.position;
+  task.filter_begin = plan.filter_blocks[unit % blocks];
+  task.filter_end = plan.filter_blocks[unit % blocks + 1];
+  task.bias = job.weights.bias();
+  task.entry_begin = job.weights.entry_begin().data();
+  task.coefficients = job.weights.coefficients().data();
+  task.offsets = plan.offsets.data();
+  task.maps = job.group->lookup_maps.data() + tile.first_map;
+  task.indices = job.group->lookup_indices.data();
+  task.n_vectors = tile.n_vectors;
+  task.residual = job.residual.tensor == nullptr ? nullptr : job.residual.tensor + first;
+  task.constant = job.residual.constant;
+  task.clip_min = shape.clip_min;
+  task.clip_max = shape.clip_max;
+  task.y = job.y + first;
+  task.plane = plane;
+  job.kernels.lookup->lookup(task);
+}
+
+void RunUnits(const ParallelFor& parallel_for, int64_t macs, size_t units,
+              void (*unit)(void*, size_t), Job* job) {
+  if (parallel_for.run != nullptr && units > 1 && macs >= kMinParallelMacs) {
+    parallel_for.run(parallel_for.context, units, unit, job);
+    return;
+  }
+  for (size_t i = 0; i < units; ++i) unit(job, i);
+}
+
+double Milliseconds(std::chrono::steady_clock::time_point since) {
+  const std::chrono::duration<double, std::milli> passed = std::chrono::steady_clock::now() - since;
+  return passed.count();
+}
+
+void RunGroup(const ParallelFor& parallel_for, StageTimes* times, Job* job) {
+  const Plan& plan = job->plan;
+  const int64_t groups = job->weights.shape().group;
+  const int64_t image_share = job->group->images;
+  auto start = std::chrono::steady_clock::now();
+  const int64_t project_macs = plan.project_macs / plan.batch * image_share;
+  if (plan.single_pixel) {
+    RunUnits(parallel_for, project_macs,
+             static_cast<size_t>(groups * job->weights.panels_per_group()), ProjectPixelUnit, job);
+  } else if (job->weights.panels_per_group() > 0) {
+    const auto tiles = static_cast<int64_t>(job->group->project_tiles.size());
+    RunUnits(parallel_for, project_macs, static_cast<size_t>(tiles * groups * plan.panel_blocks),
+             ProjectUnit, job);
+  }
+  if (times != nullptr) times->project_ms += Milliseconds(start);
+
+  start = std::chrono::steady_clock::now();
+  const size_t blocks = plan.filter_blocks.size() - 1;
+  RunUnits(parallel_for, plan.lookup_macs / plan.batch * image_share,
+           job->group->lookup_tiles.size() * blocks, LookupUnit, job);
+  if (times != nullptr) times->lookup_ms += Milliseconds(start);
+}
+
+}  // namespace
+
+LookupConv::LookupConv(const LookupConvShape& shape, const LookupConvConstants& constants, Isa isa)
+    : weights_(std::make_unique<PackedWeights>(shape, constants)),
+      plans_(std::make_unique<PlanCache>()),
+      isa_(KernelsFor(isa).isa) {}
+
+LookupConv::~LookupConv() = default;
+
+const LookupConvShape& LookupConv::shape() const { return weights_->shape(); }
+
+int64_t LookupConv::lookups() const { return static_cast<int64_t>(weights_->positions().size()); }
+
+std::shared_ptr<const Plan> LookupConv::PlanFor(int64_t batch, int64_t height,
+                                                int64_t width) const {
+  std::shared_ptr<const Plan> plan = plans_->Find(batch, height, width);
+  if (plan == nullptr) {
+    // Two threads may both make the plan of a new size; either is right.
+    const KernelSet& kernels = KernelsFor(isa_);
+    plan = std::make_shared<const Plan>(
+        MakePlan(*weights_, *kernels.project, *kernels.lookup, batch, height, width));
+    plans_->Add(plan);
+  }
+  return plan;
+}
+
+void LookupConv::Run(const Plan& plan, const float* x, const Residual& residual, float* y,
+                     void* scratch, const ParallelFor& parallel_for, StageTimes* times) const {
+  float* const s = AlignToCacheLine(static_cast<float*>(scratch));
+  Job job = {*weights_, plan, KernelsFor(isa_), residual, x, y, s, &plan.group, 0};
+  for (; job.first_image + plan.group.images <= plan.batch; job.first_image += plan.group.images) {
+    RunGroup(parallel_for, times, &job);
+  }
+  if (plan.last_group.images > 0) {
+    job.group = &plan.last_group;
+    RunGroup(parallel_for, times, &job);
+  }
+}
+
+size_t ScratchBytes(const Plan& plan) {
+  return static_cast<size_t>(plan.scratch_floats) * sizeof(float) + kCacheLine;
+}
+
+int64_t ProjectMacs(const Plan& plan) { return plan.project_macs; }
+
+int64_t LookupMacs(const Plan& plan) { return plan.lookup_macs; }
+
+}  // namespace lcnn

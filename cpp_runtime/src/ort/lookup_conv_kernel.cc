@@ -1,0 +1,218 @@
+#include "lookup_conv_kernel.h"
+
+#include <cstring>
+#include <utility>
+
+namespace lcnn::ort {
+namespace {
+
+constexpr const char* kInputNames[kInputCount] = {"X",    "D",       "gaps", "coefficients",
+                                                  "bias", "residual"};
+
+[[noreturn]] void Fail(const std::string& message) { throw std::invalid_argument(message); }
+
+std::string InputText(Input input) {
+  return "input " + std::to_string(static_cast<size_t>(input)) + " (" + kInputNames[input] + ")";
+}
+
+// Every attribute is required: a default would be a second definition of the operator.
+std::vector<int64_t> IntsAttribute(const OrtApi* api, const OrtKernelInfo* info, const char* name,
+                                   size_t length) {
+  size_t size = 0;
+  Call<KernelInfoGetAttributeInt64s>(api, info, name, static_cast<int64_t*>(nullptr), &size);
+  std::vector<int64_t> values(size);
+  if (size > 0) Call<KernelInfoGetAttributeInt64s>(api, info, name, values.data(), &size);
+  if (size != length) {
+    Fail("attribute " + std::string(name) + " is " + ShapeText(values) + "; it must have " +
+         std::to_string(length) + " elements");
+  }
+  return values;
+}
+
+LookupConvShape ReadAttributes(const OrtApi* api, const OrtKernelInfo* info) {
+  LookupConvShape shape;
+  const auto kernel = IntsAttribute(api, info, "kernel_shape", 2);
+  const auto strides = IntsAttribute(api, info, "strides", 2);
+  const auto dilations = IntsAttribute(api, info, "dilations", 2);
+  const auto pads = IntsAttribute(api, info, "pads", 4);
+  shape.height = {kernel[0], strides[0], dilations[0], pads[0], pads[2]};
+  shape.width = {kernel[1], strides[1], dilations[1], pads[1], pads[3]};
+  Call<KernelInfoGetAttributeInt64>(api, info, "group", &shape.group);
+  Call<KernelInfoGetAttributeFloat>(api, info, "clip_min", &shape.clip_min);
+  Call<KernelInfoGetAttributeFloat>(api, info, "clip_max", &shape.clip_max);
+  return shape;
+}
+
+TensorView ConstantInput(const OrtApi* api, const OrtKernelInfo* info, Input input, size_t rank) {
+  int is_constant = 0;
+  const OrtValue* value = nullptr;
+  Call<KernelInfoGetConstantInput>(api, info, static_cast<size_t>(input), &is_constant, &value);
+  if (is_constant == 0 || value == nullptr) {
+    Fail(InputText(input) + " is not a constant; it must be an initializer of the model");
+  }
+  TensorView view = ViewTensor(api, value);
+  if (view.dims.size() != rank) {
+    Fail(InputText(input) + " has shape " + ShapeText(view.dims) + "; it must have rank " +
+         std::to_string(rank));
+  }
+  return view;
+}
+
+[[noreturn]] void FailType(Input input, int type, const char* allowed) {
+  Fail(InputText(input) + " has ONNX element type " + std::to_string(type) + "; it must be " +
+       allowed);
+}
+
+float FloatFromHalf(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
+  const uint32_t exponent = half >> 10 & 0x1fu;
+  const uint32_t fraction = half & 0x3ffu;
+  if (exponent == 0) {  // subnormal or zero: fraction * 2^-24 is exact in float32
+    const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
+    return sign != 0 ? -magnitude : magnitude;
+  }
+  const uint32_t float_exponent = exponent == 31 ? 255 : exponent + 127 - 15;
+  const uint32_t bits = sign | float_exponent << 23 | fraction << 13;
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+std::vector<float> FloatValues(const TensorView& view, Input input) {
+  const auto count = static_cast<size_t>(view.Count());
+  std::vector<float> values(count);
+  if (view.element_type == kElementFloat) {
+    if (count > 0) std::memcpy(values.data(), view.data, count * sizeof(float));
+  } else if (view.element_type == kElementFloat16) {
+    const auto* halves = static_cast<const uint16_t*>(view.data);
+    for (size_t i = 0; i < count; ++i) values[i] = FloatFromHalf(halves[i]);
+  } else {
+    FailType(input, view.element_type, "float32 (1) or float16 (10)");
+  }
+  return values;
+}
+
+std::vector<uint32_t> GapValues(const TensorView& view) {
+  const auto count = static_cast<size_t>(view.Count());
+  if (view.element_type == kElementUint8) {
+    const auto* data = static_cast<const uint8_t*>(view.data);
+    return std::vector<uint32_t>(data, data + count);
+  }
+  if (view.element_type == kElementUint16) {
+    const auto* data = static_cast<const uint16_t*>(view.data);
+    return std::vector<uint32_t>(data, data + count);
+  }
+  FailType(kGaps, view.element_type, "uint8 (2) or uint16 (4)");
+}
+
+// Rows of D are split among the groups before the core sees them.
+void SetSizes(const TensorView& dictionary, const TensorView& bias, LookupConvShape* shape) {
+  if (shape->group < 1)
+    Fail("group is " + std::to_string(shape->group) + "; it must be at least 1");
+  if (dictionary.dims[0] % shape->group != 0) {
+    Fail("D has " + std::to_string(dictionary.dims[0]) + " rows, not a multiple of group " +
+         std::to_string(shape->group));
+  }
+  shape->dictionary_size = dictionary.dims[0] / shape->group;
+  if (dictionary.dims[1] > INT64_MAX / shape->group) {
+    Fail("D has shape " + ShapeText(dictionary.dims) + ", too large for group " +
+         std::to_string(shape->group));
+  }
+  shape->channels = dictionary.dims[1] * shape->group;
+  shape->out_channels = bias.dims[0];
+}
+
+struct LoopContext {
+  const OrtApi* api;
+  const OrtKernelContext* kernel_context;
+};
+
+void RunInThreadPool(void* context, size_t count, void (*task)(void*, size_t), void* argument) {
+  const auto& loop = *static_cast<const LoopContext*>(context);
+  // 0 batches: as many as the session has threads.
+  Call<KernelContextParallelFor>(loop.api, loop.kernel_context, task, count, size_t{0}, argument);
+}
+
+const OrtValue* OptionalInput(const OrtApi* api, const OrtKernelContext* context, Input input) {
+  size_t count = 0;
+  Call<KernelContextGetInputCount>(api, context, &count);
+  const OrtValue* value = nullptr;
+  if (static_cast<size_t>(input) < count) {
+    Call<KernelContextGetInput>(api, context, static_cast<size_t>(input), &value);
+  }
+  return value;
+}
+
+Residual ReadResidual(const OrtApi* api, const OrtValue* value,
+                      const std::vector<int64_t>& output_dims) {
+  Residual residual;
+  if (value == nullptr) return residual;
+  const TensorView view = ViewTensor(api, value);
+  if (view.dims == output_dims) {
+    residual.tensor = view.floats();
+  } else if (view.Count() == 1) {
+    residual.constant = view.floats()[0];
+  } else {
+    Fail(InputText(kResidual) + " has shape " + ShapeText(view.dims) +
+         "; it must have one element or the output's shape " + ShapeText(output_dims));
+  }
+  return residual;
+}
+
+}  // namespace
+
+std::string NodeSubject(const OrtApi* api, const OrtKernelInfo* info) {
+  size_t size = 0;  // with the final zero
+  Call<KernelInfoGetNodeName>(api, info, static_cast<char*>(nullptr), &size);
+  std::string name(size, '\0');
+  Call<KernelInfoGetNodeName>(api, info, &name[0], &size);
+  return "LookupConv '" + std::string(name.c_str()) + "'";
+}
+
+LookupConvKernel::LookupConvKernel(const OrtApi* api, const OrtKernelInfo* info,
+                                   std::string subject)
+    : api_(api), subject_(std::move(subject)) {
+  const Isa isa = ChooseIsa();
+  LookupConvShape shape = ReadAttributes(api, info);
+  const TensorView dictionary = ConstantInput(api, info, kDictionary, 2);
+  const TensorView bias = ConstantInput(api, info, kBias, 1);
+  if (bias.element_type != kElementFloat) FailType(kBias, bias.element_type, "float32 (1)");
+  SetSizes(dictionary, bias, &shape);
+  LookupConvConstants constants;
+  constants.gaps = GapValues(ConstantInput(api, info, kGaps, 1));
+  constants.coefficients = FloatValues(ConstantInput(api, info, kCoefficients, 1), kCoefficients);
+  const std::vector<float> dictionary_values = FloatValues(dictionary, kDictionary);
+  constants.dictionary = dictionary_values.data();
+  constants.bias = bias.floats();
+  conv_ = std::make_unique<const LookupConv>(shape, constants, isa);
+}
+
+void LookupConvKernel::Compute(OrtKernelContext* context) const {
+  const OrtKernelContext* const inputs = context;
+  const OrtValue* x_value = nullptr;
+  Call<KernelContextGetInput>(api_, inputs, size_t{kX}, &x_value);
+  const TensorView x = ViewTensor(api_, x_value);
+  const LookupConvShape& shape = conv_->shape();
+  if (x.dims.size() != 4 || x.dims[1] != shape.channels) {
+    Fail(InputText(kX) + " has shape " + ShapeText(x.dims) + "; it must be (N, " +
+         std::to_string(shape.channels) + ", H, W)");
+  }
+  const std::vector<int64_t> y_dims = {x.dims[0], shape.out_channels,
+                                       OutputExtent(shape.height, x.dims[2], "height"),
+                                       OutputExtent(shape.width, x.dims[3], "width")};
+  const Residual residual = ReadResidual(api_, OptionalInput(api_, inputs, kResidual), y_dims);
+
+  OrtValue* y_value = nullptr;
+  Call<KernelContextGetOutput>(api_, context, size_t{0}, y_dims.data(), y_dims.size(), &y_value);
+  if (y_dims[0] == 0 || y_dims[1] == 0) return;
+  void* y = nullptr;
+  Call<GetTensorMutableData>(api_, y_value, &y);
+
+  const auto plan = conv_->PlanFor(x.dims[0], x.dims[2], x.dims[3]);
+  const Scratch scratch(api_, inputs, ScratchBytes(*plan));
+  LoopContext loop = {api_, inputs};
+  conv_->Run(*plan, x.floats(), residual, static_cast<float*>(y), scratch.data(),
+             {RunInThreadPool, &loop});
+}
+
+}  // namespace lcnn::ort

@@ -1,0 +1,91 @@
+#include "shape_inference.h"
+
+#include "lcnn/lookup_conv.h"
+#include "lookup_conv_kernel.h"
+#include "ort_handles.h"
+
+namespace lcnn::ort {
+namespace {
+
+struct Dimension {
+  int64_t value = -1;  // -1: not known at load
+  std::string name;    // of an unknown dimension; equal names promise equal values
+  bool Unknown() const { return value < 0 && name.empty(); }
+};
+
+std::vector<Dimension> InputDimensions(const OrtApi* api, const OrtShapeInferContext* context,
+                                       Input input) {
+  OrtTensorTypeAndShapeInfo* info = nullptr;  // the context keeps it
+  Call<ShapeInferGetInputTypeShape>(api, context, static_cast<size_t>(input), &info);
+  if (info == nullptr) return {};
+  const std::vector<int64_t> values = Dimensions(api, info);
+  std::vector<const char*> names(values.size(), nullptr);
+  if (!names.empty()) Call<GetSymbolicDimensions>(api, info, names.data(), names.size());
+  std::vector<Dimension> dims(values.size());
+  for (size_t i = 0; i < dims.size(); ++i) {
+    dims[i].value = values[i];
+    if (values[i] < 0 && names[i] != nullptr) dims[i].name = names[i];
+  }
+  return dims;
+}
+
+std::vector<int64_t> IntsAttribute(const OrtApi* api, const OrtShapeInferContext* context,
+                                   const char* name, size_t length) {
+  const OrtOpAttr* attribute = nullptr;
+  Call<ShapeInferGetAttribute>(api, context, name, &attribute);
+  std::vector<int64_t> values(length);
+  size_t bytes = 0;
+  Call<ReadOpAttr>(api, attribute, kAttributeInts, static_cast<void*>(values.data()),
+                   length * sizeof(int64_t), &bytes);
+  if (bytes != length * sizeof(int64_t)) {
+    throw std::invalid_argument("attribute " + std::string(name) + " has " +
+                                std::to_string(bytes / sizeof(int64_t)) +
+                                " elements; it must have " + std::to_string(length));
+  }
+  return values;
+}
+
+// A symbol stays when the convolution keeps the extent; otherwise the new name spells out the
+// arithmetic, so that it is equal to another one only if the values are equal.
+Dimension OutputDimension(const Dimension& input, const Axis& axis, const char* axis_name) {
+  if (input.value >= 0) return {OutputExtent(axis, input.value, axis_name), ""};
+  const int64_t shrink = axis.dilation * (axis.kernel - 1) - axis.pad_begin - axis.pad_end;
+  if (input.name.empty() || (axis.stride == 1 && shrink == 0)) return input;
+  return {-1, "floor((" + input.name + " - " + std::to_string(shrink + 1) + ")/" +
+                  std::to_string(axis.stride) + ") + 1"};
+}
+
+}  // namespace
+
+void InferOutputShape(const OrtApi* api, OrtShapeInferContext* context) {
+  const std::vector<Dimension> x = InputDimensions(api, context, kX);
+  const std::vector<Dimension> bias = InputDimensions(api, context, kBias);
+  if (x.size() != 4 || bias.size() != 1) return;
+  const auto kernel = IntsAttribute(api, context, "kernel_shape", 2);
+  const auto strides = IntsAttribute(api, context, "strides", 2);
+  const auto dilations = IntsAttribute(api, context, "dilations", 2);
+  const auto pads = IntsAttribute(api, context, "pads", 4);
+  // Bad values are reported at creation of the kernel, with the node's name.
+  if (strides[0] < 1 || strides[1] < 1) return;
+  const Axis height = {kernel[0], strides[0], dilations[0], pads[0], pads[2]};
+  const Axis width = {kernel[1], strides[1], dilations[1], pads[1], pads[3]};
+  const Dimension y[4] = {x[0], bias[0], OutputDimension(x[2], height, "height"),
+                          OutputDimension(x[3], width, "width")};
+
+  int64_t values[4];
+  const char* names[4];
+  for (int i = 0; i < 4; ++i) {
+    if (y[i].Unknown()) return;
+    values[i] = y[i].value;
+    names[i] = y[i].name.c_str();
+  }
+  Owned<OrtTensorTypeAndShapeInfo, ReleaseTensorTypeAndShapeInfo> info(api);
+  Call<CreateTensorTypeAndShapeInfo>(api, info.out());
+  Call<SetTensorElementType>(api, info.get(), kElementFloat);
+  Call<SetDimensions>(api, info.get(), static_cast<const int64_t*>(values), size_t{4});
+  Call<SetSymbolicDimensions>(api, info.get(), static_cast<const char**>(names), size_t{4});
+  const OrtTensorTypeAndShapeInfo* const result = info.get();
+  Call<ShapeInferSetOutputTypeShape>(api, context, size_t{0}, result);
+}
+
+}  // namespace lcnn::ort

@@ -1,0 +1,14 @@
+// The output's shape at model load, so that ONNX Runtime can plan memory.
+#ifndef LCNN_SRC_ORT_SHAPE_INFERENCE_H_
+#define LCNN_SRC_ORT_SHAPE_INFERENCE_H_
+
+#include "ort_abi.h"
+
+namespace lcnn::ort {
+
+// Sets nothing when a dimension is unknown and has no name. Throws std::exception.
+void InferOutputShape(const OrtApi* api, OrtShapeInferContext* context);
+
+}  // namespace lcnn::ort
+
+#endif  // LCNN_SRC_ORT_SHAPE_INFERENCE_H_

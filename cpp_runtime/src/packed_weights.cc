@@ -1,0 +1,147 @@
+#include "packed_weights.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "geometry.h"
+#include "kernels/kernels.h"
+
+namespace lcnn {
+namespace {
+
+constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
+// Keeps every product of two of them, and sums of a few such products, inside 64 bits.
+constexpr int64_t kMaxExtent = kMaxInt32;
+constexpr int64_t kMaxKernel = 65535;
+
+[[noreturn]] void Fail(const std::string& message) { throw std::invalid_argument(message); }
+
+void RequireRange(const std::string& name, int64_t value, int64_t low, int64_t high) {
+  if (value < low || value > high) {
+    Fail(name + " is " + std::to_string(value) + ", outside [" + std::to_string(low) + ", " +
+         std::to_string(high) + "]");
+  }
+}
+
+void CheckAxis(const Axis& axis, const std::string& which) {
+  RequireRange("kernel " + which, axis.kernel, 1, kMaxKernel);
+  RequireRange("stride " + which, axis.stride, 1, kMaxExtent);
+  RequireRange("dilation " + which, axis.dilation, 1, kMaxExtent);
+  RequireRange("padding before " + which, axis.pad_begin, 0, kMaxExtent);
+  RequireRange("padding after " + which, axis.pad_end, 0, kMaxExtent);
+}
+
+void RequireMultiple(const std::string& name, int64_t value, int64_t group) {
+  if (value % group != 0) {
+    Fail(name + " is " + std::to_string(value) + ", not a multiple of group " +
+         std::to_string(group));
+  }
+}
+
+LookupConvShape Checked(const LookupConvShape& shape) {
+  CheckAxis(shape.height, "height");
+  CheckAxis(shape.width, "width");
+  RequireRange("group", shape.group, 1, kMaxExtent);
+  RequireRange("channels", shape.channels, 1, kMaxExtent);
+  RequireRange("out_channels", shape.out_channels, 0, kMaxExtent);
+  RequireRange("dictionary_size", shape.dictionary_size, 0, kMaxExtent);
+  RequireMultiple("channels", shape.channels, shape.group);
+  RequireMultiple("out_channels", shape.out_channels, shape.group);
+  if (!(shape.clip_min <= shape.clip_max)) {
+    Fail("clip_min is " + std::to_string(shape.clip_min) + " and clip_max is " +
+         std::to_string(shape.clip_max) + "; clip_min must not exceed clip_max");
+  }
+  return shape;
+}
+
+void RequireFinite(const std::string& name, const float* values, size_t count) {
+  const float* end = values + count;
+  const float* found = std::find_if(values, end, [](float v) { return !std::isfinite(v); });
+  if (found != end) {
+    Fail(name + " holds " + std::to_string(*found) + " at " + std::to_string(found - values) +
+         "; values must be finite; the model file is damaged or was edited");
+  }
+}
+
+size_t PanelFloats(const LookupConvShape& shape) {
+  const int64_t rows =
+      CheckedMul(shape.group, RoundUp(shape.dictionary_size, kPanelRows), kMaxInt32, "dictionary");
+  return static_cast<size_t>(CheckedMul(
+      rows, shape.channels / shape.group,
+      std::numeric_limits<int64_t>::max() / static_cast<int64_t>(2 * sizeof(float)), "dictionary"));
+}
+
+}  // namespace
+
+PackedWeights::PackedWeights(const LookupConvShape& shape, const LookupConvConstants& constants)
+    : shape_(Checked(shape)),
+      panels_per_group_(CeilDiv(shape.dictionary_size, kPanelRows)),
+      panels_(PanelFloats(shape)) {
+  const size_t dictionary_floats =
+      static_cast<size_t>(shape_.group * shape_.dictionary_size * channels_per_group());
+  RequireFinite("dictionary", constants.dictionary, dictionary_floats);
+  RequireFinite("bias", constants.bias, static_cast<size_t>(shape_.out_channels));
+  RequireFinite("coefficients", constants.coefficients.data(), constants.coefficients.size());
+  bias_.assign(constants.bias, constants.bias + shape_.out_channels);
+  PackDictionary(constants.dictionary);
+  PackEntries(constants);
+}
+
+const float* PackedWeights::panel(int64_t group, int64_t p) const {
+  return panels_.data() + (group * panels_per_group_ + p) * channels_per_group() * kPanelRows;
+}
+
+void PackedWeights::PackDictionary(const float* dictionary) {
+  const int64_t depth = channels_per_group();
+  float* out = panels_.data();
+  for (int64_t g = 0; g < shape_.group; ++g) {
+    for (int64_t p = 0; p < panels_per_group_; ++p) {
+      const int64_t first = p * kPanelRows;
+      const int64_t rows = std::min<int64_t>(kPanelRows, shape_.dictionary_size - first);
+      for (int64_t i = 0; i < depth; ++i, out += kPanelRows) {
+        for (int64_t row = 0; row < rows; ++row) {
+          out[row] = dictionary[(g * shape_.dictionary_size + first + row) * depth + i];
+        }
+      }
+    }
+  }
+}
+
+void PackedWeights::PackEntries(const LookupConvConstants& constants) {
+  const std::vector<uint32_t>& gaps = constants.gaps;
+  if (gaps.size() != constants.coefficients.size()) {
+    Fail("gaps has " + std::to_string(gaps.size()) + " entries and coefficients has " +
+         std::to_string(constants.coefficients.size()) + "; they must be as many");
+  }
+  RequireRange("number of entries", static_cast<int64_t>(gaps.size()), 0, kMaxInt32);
+  const int64_t taps = shape_.height.kernel * shape_.width.kernel;
+  const int64_t per_filter = CheckedMul(taps, shape_.dictionary_size, 0xffffffffLL, "filter");
+  const int64_t positions = per_filter * shape_.out_channels;
+  entry_begin_.reserve(static_cast<size_t>(shape_.out_channels) + 1);
+  int64_t position = 0;
+  for (size_t e = 0; e < gaps.size(); ++e) {
+    if (e > 0 && gaps[e] == 0) {
+      Fail("gaps holds 0 at entry " + std::to_string(e) +
+           "; only the first may be 0; the model file is damaged or was edited");
+    }
+    position += gaps[e];
+    if (position >= positions) {
+      Fail("gaps lead to position " + std::to_string(position) + " at entry " + std::to_string(e) +
+           ", outside [0, " + std::to_string(positions) +
+           "); the model file is damaged or was edited");
+    }
+    if (constants.coefficients[e] == 0) continue;
+    const auto filter = static_cast<size_t>(position / per_filter);
+    entry_begin_.resize(std::max(entry_begin_.size(), filter + 1),
+                        static_cast<int32_t>(coefficients_.size()));
+    coefficients_.push_back(constants.coefficients[e]);
+    positions_.push_back(static_cast<uint32_t>(position % per_filter));
+  }
+  entry_begin_.resize(static_cast<size_t>(shape_.out_channels) + 1,
+                      static_cast<int32_t>(coefficients_.size()));
+}
+
+}  // namespace lcnn

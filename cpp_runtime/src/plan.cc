@@ -1,0 +1,275 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+namespace lcnn {
+namespace {
+
+constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
+// Channels packed at a time: a panel of them (4 KB) and a block of packed pixels (24 KB) share the
+// first-level cache.
+constexpr int64_t kMaxDepthBlock = 128;
+// Longest stage 1 tile, for layers with so few channels that kPackFloats would allow more.
+constexpr int64_t kMaxTilePositions = 512;
+// S of one group of images stays in the second-level cache, if one image does.
+constexpr int64_t kGroupScratchFloats = 256 * 1024;
+// Fewer units than this leave threads idle; more make stage 1 pack X again and stage 2 load S
+// again.
+constexpr int64_t kUnits = 8;
+
+// Appends the map of one vector. pixel_of(position) is the pixel or -1.
+template <class PixelOf>
+void AppendLaneMap(int64_t position, int lanes, const PixelOf& pixel_of, std::vector<LaneMap>* maps,
+                   std::vector<int32_t>* indices) {
+  int32_t pixels[kMaxLanes] = {};
+  LaneMap map = {0, 0, 0, 0};
+  for (int lane = 0; lane < lanes; ++lane) {
+    const int64_t pixel = pixel_of(position + lane);
+    if (pixel < 0) continue;
+    pixels[lane] = static_cast<int32_t>(pixel);
+    if (map.count == 0) map.base = pixels[lane];
+    if (pixels[lane] != map.base + map.count) map.indexed = 1;
+    map.mask = static_cast<uint16_t>(map.mask | 1u << lane);
+    ++map.count;
+  }
+  if (map.indexed) {
+    map.base = static_cast<int32_t>(indices->size());
+    indices->insert(indices->end(), pixels, pixels + lanes);
+  }
+  maps->push_back(map);
+}
+
+class Planner {
+ public:
+  Planner(const PackedWeights& weights, const ProjectKernels& project, const LookupKernels& lookup,
+          int64_t batch, int64_t height, int64_t width)
+      : weights_(weights),
+        shape_(weights.shape()),
+        lanes_(project.lanes),
+        block_vectors_(project.block_vectors),
+        max_vectors_(lookup.max_vectors),
+        rows_(LayOutAxis(shape_.height, height, "height")),
+        columns_(LayOutAxis(shape_.width, width, "width")) {
+    plan_.batch = batch;
+    plan_.in_height = height;
+    plan_.in_width = width;
+    plan_.out_height = rows_.output;
+    plan_.out_width = columns_.output;
+  }
+
+  Plan Make() {
+    LayOutRuns();
+    plan_.group = MakeGroup(images_);
+    plan_.last_group = MakeGroup(plan_.batch % images_);
+    PlaceEntries();
+    SplitWork();
+    return std::move(plan_);
+  }
+
+ private:
+  // Chooses the number of images in a group and the place of everything in S.
+  void LayOutRuns() {
+    plan_.pitch = columns_.pitch;
+    plan_.phases = static_cast<int64_t>(rows_.phases.size() * columns_.phases.size());
+    const int64_t entries =
+        CheckedMul(shape_.group * shape_.dictionary_size, plan_.phases, kMaxInt32, "S");
+    const int64_t plane = CheckedMul(rows_.pitch, plan_.pitch, kMaxInt32, "plane of S");
+    // Whole vectors, so that no vector holds pixels of two images, unless a plane is smaller than a
+    // vector.
+    plan_.image_pitch = plane < lanes_ ? plane : RoundUp(plane, lanes_);
+    const int64_t x_image = CheckedMul(
+        shape_.channels, CheckedMul(plan_.in_height, plan_.in_width, kMaxInt32, "plane of X"),
+        kMaxInt32, "image of X");
+    const int64_t y_image = CheckedMul(
+        shape_.out_channels, CheckedMul(rows_.output, columns_.output, kMaxInt32, "plane of Y"),
+        kMaxInt32, "image of Y");
+    const int64_t shift = CheckedMul(rows_.max_shift, plan_.pitch, kMaxInt32, "plane of S");
+    // Tiles end on a vector, up to kMaxLanes - 1 past the last pixel; the rest keeps cache sets
+    // from colliding (below).
+    const int64_t slack = shift + columns_.max_shift + 4 * kMaxLanes;
+    CheckedMul(entries, plan_.image_pitch + slack, kMaxInt32, "S of one image");
+    const int64_t s_image = entries * plan_.image_pitch;
+    images_ = plan_.batch;
+    images_ = std::min(images_,
+                       std::max<int64_t>(1, kGroupScratchFloats / std::max<int64_t>(1, s_image)));
+    images_ = std::min(images_, kMaxInt32 / std::max({int64_t{1}, x_image, y_image}));
+    images_ =
+        std::min(images_, (kMaxInt32 / std::max<int64_t>(1, entries) - slack) / plan_.image_pitch);
+    images_ = CeilDiv(plan_.batch, CeilDiv(plan_.batch, images_));
+    // Rows of equal length, an odd number of cache lines: then the same column of all entries
+    // spreads over all cache sets.
+    const int64_t lines =
+        CeilDiv(images_ * plan_.image_pitch + shift + columns_.max_shift, kMaxLanes) + 1;
+    plan_.run_length = (lines | 1) * kMaxLanes;
+    plan_.scratch_floats = entries * plan_.run_length;
+    plan_.single_pixel = plan_.batch == 1 && plan_.in_height == 1 && plan_.in_width == 1 &&
+                         plan_.image_pitch == 1 && plan_.phases == 1;
+  }
+
+  ImageGroup MakeGroup(int64_t images) {
+    ImageGroup group;
+    group.images = images;
+    if (images == 0) return group;
+    const int64_t depth = std::min(weights_.channels_per_group(), kMaxDepthBlock);
+    const int64_t step = block_vectors_ * lanes_;
+    const int64_t positions = std::min(kPackFloats / depth, kMaxTilePositions) / step * step;
+    plan_.depth_block = depth;
+    for (int64_t phase = 0; phase < plan_.phases; ++phase) {
+      AddProjectTiles(phase, positions / lanes_, &group);
+    }
+    AddLookupTiles(&group);
+    return group;
+  }
+
+  // Pixel of X, counted from the group's first image, at a position of a phase; -1 in the border.
+  int64_t InputPixel(int64_t phase, int64_t images, int64_t position) const {
+    const auto n_columns = static_cast<int64_t>(columns_.phases.size());
+    const int64_t image = position / plan_.image_pitch;
+    const int64_t row = position % plan_.image_pitch / plan_.pitch;
+    const int64_t column = position % plan_.image_pitch % plan_.pitch;
+    const auto& row_phase = rows_.phases[static_cast<size_t>(phase / n_columns)];
+    const auto& column_phase = columns_.phases[static_cast<size_t>(phase % n_columns)];
+    if (image >= images || row < row_phase.begin || row >= row_phase.end ||
+        column < column_phase.begin || column >= column_phase.end) {
+      return -1;
+    }
+    return image * shape_.channels * plan_.in_height * plan_.in_width +
+           rows_.InputIndex(row_phase, row) * plan_.in_width +
+           columns_.InputIndex(column_phase, column);
+  }
+
+  void AddProjectTiles(int64_t phase, int64_t max_vectors, ImageGroup* group) const {
+    const auto pixel_of = [&](int64_t position) {
+      return InputPixel(phase, group->images, position);
+    };
+    int64_t begin = 0;
+    int64_t end = group->images * plan_.image_pitch;
+    while (begin < end && pixel_of(begin) < 0) ++begin;
+    while (end > begin && pixel_of(end - 1) < 0) --end;
+    begin = begin / lanes_ * lanes_;
+    const int64_t vectors = CeilDiv(end - begin, lanes_);
+    const int64_t tiles = std::max<int64_t>(1, CeilDiv(vectors, max_vectors));
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t first = std::min(vectors, TileStart(t, tiles, vectors));
+      const int64_t last = std::min(vectors, TileStart(t + 1, tiles, vectors));
+      const int64_t zero_after = t + 1 == tiles ? plan_.run_length - (begin + vectors * lanes_) : 0;
+      group->project_tiles.push_back(
+          {static_cast<int32_t>(phase), static_cast<int32_t>(begin + first * lanes_),
+           static_cast<int32_t>(last - first), static_cast<int32_t>(group->project_maps.size()),
+           static_cast<int32_t>(t == 0 ? begin : 0), static_cast<int32_t>(zero_after)});
+      for (int64_t v = first; v < last; ++v) {
+        AppendLaneMap(begin + v * lanes_, lanes_, pixel_of, &group->project_maps,
+                      &group->project_indices);
+      }
+    }
+  }
+
+  // Tiles of equal length, rounded to what the kernel holds in registers.
+  int64_t TileStart(int64_t tile, int64_t tiles, int64_t vectors) const {
+    return RoundUp(tile * vectors / tiles, block_vectors_);
+  }
+
+  void AddLookupTiles(ImageGroup* group) const {
+    const int64_t image_span = (rows_.output - 1) * plan_.pitch + columns_.output;
+    const int64_t image_vectors = CeilDiv(image_span, lanes_);
+    // Small planes share tiles with their neighbours; large ones leave the border rows between
+    // images out.
+    const bool together = group->images == 1 || image_vectors < max_vectors_;
+    const int64_t stretches = together ? 1 : group->images;
+    const int64_t vectors =
+        together ? CeilDiv((group->images - 1) * plan_.image_pitch + image_span, lanes_)
+                 : image_vectors;
+    const int64_t tiles = CeilDiv(vectors, max_vectors_);
+    const auto pixel_of = [&](int64_t position) { return OutputPixel(group->images, position); };
+    for (int64_t stretch = 0; stretch < stretches; ++stretch) {
+      for (int64_t t = 0; t < tiles; ++t) {
+        const int64_t first = t * vectors / tiles;
+        const int64_t last = (t + 1) * vectors / tiles;
+        const int64_t position = stretch * plan_.image_pitch + first * lanes_;
+        group->lookup_tiles.push_back({static_cast<int32_t>(position),
+                                       static_cast<int32_t>(last - first),
+                                       static_cast<int32_t>(group->lookup_maps.size())});
+        for (int64_t v = 0; v < last - first; ++v) {
+          AppendLaneMap(position + v * lanes_, lanes_, pixel_of, &group->lookup_maps,
+                        &group->lookup_indices);
+        }
+      }
+    }
+  }
+
+  int64_t OutputPixel(int64_t images, int64_t position) const {
+    const int64_t image = position / plan_.image_pitch;
+    const int64_t row = position % plan_.image_pitch / plan_.pitch;
+    const int64_t column = position % plan_.image_pitch % plan_.pitch;
+    if (image >= images || row >= rows_.output || column >= columns_.output) return -1;
+    return (image * shape_.out_channels * rows_.output + row) * columns_.output + column;
+  }
+
+  void PlaceEntries() {
+    const int64_t filters_per_group = std::max<int64_t>(1, shape_.out_channels / shape_.group);
+    const auto& entry_begin = weights_.entry_begin();
+    const auto n_columns = static_cast<int64_t>(columns_.phases.size());
+    plan_.offsets.resize(weights_.positions().size());
+    for (int64_t o = 0; o < shape_.out_channels; ++o) {
+      const int64_t first_row = o / filters_per_group * shape_.dictionary_size;
+      for (int32_t e = entry_begin[static_cast<size_t>(o)];
+           e < entry_begin[static_cast<size_t>(o) + 1]; ++e) {
+        const int64_t position = weights_.positions()[static_cast<size_t>(e)];
+        const int64_t row = first_row + position % shape_.dictionary_size;
+        const int64_t tap = position / shape_.dictionary_size;
+        const auto r = static_cast<size_t>(tap / shape_.width.kernel);
+        const auto c = static_cast<size_t>(tap % shape_.width.kernel);
+        const int64_t run =
+            row * plan_.phases + rows_.tap_phase[r] * n_columns + columns_.tap_phase[c];
+        plan_.offsets[static_cast<size_t>(e)] = static_cast<int32_t>(
+            run * plan_.run_length + rows_.tap_shift[r] * plan_.pitch + columns_.tap_shift[c]);
+      }
+    }
+  }
+
+  void SplitWork() {
+    int64_t pixels = 0;
+    for (const auto& map : plan_.group.project_maps) pixels += map.count;
+    const auto entries = static_cast<int64_t>(plan_.offsets.size());
+    plan_.project_macs = pixels / images_ * plan_.batch * shape_.channels * shape_.dictionary_size;
+    plan_.lookup_macs = plan_.batch * rows_.output * columns_.output * entries;
+
+    const auto project_units =
+        static_cast<int64_t>(plan_.group.project_tiles.size()) * shape_.group;
+    plan_.panel_blocks =
+        std::max<int64_t>(1, std::min(weights_.panels_per_group(), CeilDiv(kUnits, project_units)));
+    const auto lookup_units = static_cast<int64_t>(plan_.group.lookup_tiles.size());
+    const int64_t blocks =
+        std::max<int64_t>(1, std::min(shape_.out_channels, CeilDiv(kUnits, lookup_units)));
+    const auto& entry_begin = weights_.entry_begin();
+    plan_.filter_blocks.push_back(0);
+    for (int64_t b = 1; b < blocks; ++b) {
+      const auto bound = std::lower_bound(entry_begin.begin(), entry_begin.end() - 1,
+                                          static_cast<int32_t>(entries * b / blocks));
+      plan_.filter_blocks.push_back(bound - entry_begin.begin());
+    }
+    plan_.filter_blocks.push_back(shape_.out_channels);
+  }
+
+  const PackedWeights& weights_;
+  const LookupConvShape& shape_;
+  const int lanes_;
+  const int block_vectors_;
+  const int max_vectors_;
+  const AxisLayout rows_;
+  const AxisLayout columns_;
+  int64_t images_ = 0;
+  Plan plan_;
+};
+
+}  // namespace
+
+Plan MakePlan(const PackedWeights& weights, const ProjectKernels& project,
+              const LookupKernels& lookup, int64_t batch, int64_t height, int64_t width) {
+  return Planner(weights, project, lookup, batch, height, width).Make();
+}
+
+}  // namespace lcnn

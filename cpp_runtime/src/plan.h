@@ -1,0 +1,82 @@
+// Everything about a layer that depends on the input's size: where S lies in scratch, what each
+// unit of work reads and writes.
+//
+// S holds, for every dictionary entry and every stride phase, one "run" of `run_length` floats: the
+// images of a group one after the other, each as rows of `pitch` floats with its zero border.
+// Output pixel (n, y, x) has position n * image_pitch + y * pitch + x, and tap (r, c) of entry j
+// reads run (j, phase) at that position plus a constant. So stage 2 sees one-dimensional data.
+#ifndef LCNN_SRC_PLAN_H_
+#define LCNN_SRC_PLAN_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "geometry.h"
+#include "kernels/kernels.h"
+#include "packed_weights.h"
+
+namespace lcnn {
+
+// Stage 1, positions [position, position + n_vectors * lanes) of all runs of one phase. The first
+// and the last tile of a phase also write the zeros before and after.
+struct ProjectTile {
+  int32_t phase;
+  int32_t position;
+  int32_t n_vectors;
+  int32_t first_map;
+  int32_t zero_before;  // floats
+  int32_t zero_after;
+};
+
+// Stage 2, output positions [position, position + n_vectors * lanes).
+struct LookupTile {
+  int32_t position;
+  int32_t n_vectors;
+  int32_t first_map;
+};
+
+// The work on `images` images that are in scratch together.
+struct ImageGroup {
+  int64_t images = 0;
+  std::vector<ProjectTile> project_tiles;
+  std::vector<LookupTile> lookup_tiles;
+  std::vector<LaneMap> project_maps;  // positions to pixels of X, from the group's first image on
+  std::vector<LaneMap> lookup_maps;   // positions to pixels of Y
+  std::vector<int32_t> project_indices;
+  std::vector<int32_t> lookup_indices;
+};
+
+struct Plan {
+  int64_t batch = 0;
+  int64_t in_height = 0;
+  int64_t in_width = 0;
+  int64_t out_height = 0;
+  int64_t out_width = 0;
+  int64_t pitch = 0;
+  int64_t image_pitch = 0;
+  int64_t run_length = 0;  // a multiple of kMaxLanes
+  int64_t phases = 0;
+  bool single_pixel = false;  // stage 1 is a matrix-vector product
+
+  int64_t depth_block = 0;  // channels packed at a time
+  int64_t panel_blocks = 0;
+  std::vector<int64_t> filter_blocks;  // boundaries, with similar numbers of entries between them
+  std::vector<int32_t> offsets;        // of each entry, added to an output position
+
+  ImageGroup group;       // batch / group.images times
+  ImageGroup last_group;  // the images left over; may be empty
+  int64_t scratch_floats = 0;
+  int64_t project_macs = 0;
+  int64_t lookup_macs = 0;
+};
+
+// Floats of packed X in one unit of work, on the stack of the thread that runs it: half a
+// first-level data cache.
+constexpr int64_t kPackFloats = 6144;
+
+Plan MakePlan(const PackedWeights& weights, const ProjectKernels& project,
+              const LookupKernels& lookup, int64_t batch, int64_t height, int64_t width);
+
+}  // namespace lcnn
+
+#endif  // LCNN_SRC_PLAN_H_

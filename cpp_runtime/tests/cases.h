@@ -1,0 +1,73 @@
+// The layers and inputs that the operator is tested with, each for a reason.
+#ifndef LCNN_TESTS_CASES_H_
+#define LCNN_TESTS_CASES_H_
+
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "lcnn/lookup_conv.h"
+
+struct Case {
+  const char* name;
+  int64_t batch, height, width;
+  int64_t channels, filters, group, dictionary;
+  lcnn::Axis rows, columns;  // kernel, stride, dilation, padding before and after
+  double density;            // of non-zeros in P; 1 is every dictionary entry at every position
+};
+
+constexpr lcnn::Axis kThree = {3, 1, 1, 1, 1};
+constexpr lcnn::Axis kOne = {1, 1, 1, 0, 0};
+
+inline std::vector<Case> Cases() {
+  std::vector<Case> cases = {
+      {"plain 3x3", 1, 7, 6, 8, 5, 1, 4, kThree, kThree, 0.4},
+      {"all entries (s = k)", 1, 6, 5, 4, 3, 1, 4, kThree, kThree, 1},
+      {"one entry of 4 per position (s = 1)", 1, 6, 5, 4, 3, 1, 4, kThree, kThree, 0.25},
+      {"no entries", 2, 5, 5, 4, 3, 1, 4, kThree, kThree, 0},
+      {"empty dictionary", 2, 5, 5, 4, 3, 1, 0, kThree, kThree, 0},
+      {"no filters", 2, 5, 5, 4, 0, 1, 4, kThree, kThree, 0.5},
+      {"one entry", 1, 5, 5, 4, 3, 1, 1, kThree, kThree, 1},
+      {"non-square kernel", 2, 9, 11, 3, 4, 1, 3, {1, 1, 1, 0, 0}, {7, 1, 1, 3, 3}, 0.5},
+      {"asymmetric padding", 2, 6, 9, 3, 4, 1, 3, {3, 1, 1, 0, 2}, {2, 1, 1, 3, 0}, 0.5},
+      {"stride 2", 2, 11, 14, 3, 4, 1, 3, {3, 2, 1, 1, 1}, {3, 2, 1, 1, 1}, 0.5},
+      {"stride 2, 1x1", 2, 9, 8, 5, 4, 1, 3, {1, 2, 1, 0, 0}, {1, 2, 1, 0, 0}, 0.5},
+      {"stride 3 in rows only", 2, 11, 7, 3, 4, 1, 3, {2, 3, 1, 0, 1}, kThree, 0.5},
+      {"stem 7x7/2", 1, 29, 31, 3, 6, 1, 3, {7, 2, 1, 3, 3}, {7, 2, 1, 3, 3}, 0.5},
+      {"stride above the kernel", 2, 13, 12, 3, 4, 1, 3, {2, 4, 1, 0, 0}, {2, 5, 1, 1, 1}, 0.7},
+      {"padding above the kernel", 2, 4, 3, 3, 4, 1, 3, {3, 1, 1, 5, 4}, {3, 2, 1, 6, 7}, 0.7},
+      {"dilation", 2, 9, 12, 3, 4, 1, 3, {3, 1, 2, 2, 2}, {3, 1, 3, 3, 3}, 0.5},
+      {"dilation and stride", 2, 13, 12, 3, 4, 1, 3, {3, 2, 3, 3, 2}, {2, 3, 2, 1, 1}, 0.5},
+      {"two groups", 2, 6, 7, 6, 8, 2, 3, kThree, kThree, 0.5},
+      {"depthwise", 1, 8, 7, 5, 5, 5, 1, kThree, kThree, 1},
+      {"batch 33, 1x1 plane", 33, 1, 1, 7, 5, 1, 6, kOne, kOne, 0.6},
+      {"batch 33, 2x2 plane", 33, 2, 2, 7, 5, 1, 6, kThree, kThree, 0.6},
+      {"batch 5, 3x3 plane", 5, 3, 3, 3, 4, 1, 4, kThree, kThree, 0.6},
+      {"batch 6, 7x7 plane", 6, 7, 7, 3, 4, 1, 4, kThree, kThree, 0.6},
+      {"batch 3, 14x14 plane", 3, 14, 14, 3, 4, 1, 4, kThree, kThree, 0.6},
+      {"batch 5, images in several groups of S", 5, 40, 40, 2, 3, 1, 70, kThree, kThree, 0.02},
+      {"one pixel", 1, 1, 1, 19, 5, 1, 9, kOne, kOne, 0.5},
+      {"one pixel, groups, long vector", 1, 1, 1, 602, 6, 2, 11, kOne, kOne, 0.3},
+      {"one pixel, padded", 1, 1, 1, 5, 4, 1, 3, kThree, kThree, 0.8},
+      {"one output of a 6x6 plane", 1, 6, 6, 7, 5, 1, 6, {6, 1, 1, 0, 0}, {6, 1, 1, 0, 0}, 0.2},
+      {"more channels than a block", 1, 5, 6, 300, 5, 1, 17, kThree, kThree, 0.2},
+      {"work for several threads", 2, 20, 21, 40, 24, 1, 20, kThree, kThree, 0.3},
+  };
+  // Rows of every remainder modulo the register blocks, planes of every remainder modulo the tiles:
+  // one row below, at and above one vector, one tile and two tiles of each instruction set.
+  for (int64_t k = 1; k <= 9; ++k)
+    cases.push_back({"k rows", 1, 3, 5, 3, 2, 1, k, kOne, kOne, 0.7});
+  for (const int64_t pixels : {1,  3,  4,  5,  7,  8,  9,   15,  16,  17,  47,  48,  49,
+                               63, 64, 65, 95, 96, 97, 112, 127, 128, 129, 255, 256, 257}) {
+    cases.push_back({"pixels", 1, 1, pixels, 3, 2, 1, 3, kOne, kOne, 0.7});
+    cases.push_back({"pixels with border", 1, 2, pixels, 3, 2, 1, 3, kThree, kThree, 0.7});
+  }
+  return cases;
+}
+
+inline lcnn::LookupConvShape ShapeOf(const Case& c) {
+  constexpr float kMax = std::numeric_limits<float>::max();
+  return {c.channels, c.filters, c.group, c.dictionary, c.rows, c.columns, -kMax, kMax};
+}
+
+#endif  // LCNN_TESTS_CASES_H_

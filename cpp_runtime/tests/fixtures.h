@@ -1,0 +1,94 @@
+// Guarded buffers, random layers and a small pool of threads.
+#ifndef LCNN_TESTS_FIXTURES_H_
+#define LCNN_TESTS_FIXTURES_H_
+
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "lcnn/lookup_conv.h"
+
+// Floats between two walls of NaN: reading a wall spoils the result, writing one is found by
+// WallsIntact. `misalign` floats off a cache line, so that nothing works by luck.
+class Guarded {
+ public:
+  explicit Guarded(size_t count, size_t misalign = 1)
+      : storage_(count + 2 * kWall + misalign, std::numeric_limits<float>::quiet_NaN()),
+        count_(count),
+        offset_(kWall + misalign) {}
+  float* data() { return storage_.data() + offset_; }
+  const float* data() const { return storage_.data() + offset_; }
+  size_t size() const { return count_; }
+  float& operator[](size_t i) { return data()[i]; }
+  float operator[](size_t i) const { return data()[i]; }
+  bool WallsIntact() const {
+    for (size_t i = 0; i < storage_.size(); ++i) {
+      const bool inside = i >= offset_ && i < offset_ + count_;
+      if (!inside && !std::isnan(storage_[i])) return false;
+    }
+    return true;
+  }
+
+ private:
+  static constexpr size_t kWall = 64;
+  std::vector<float> storage_;
+  size_t count_;
+  size_t offset_;
+};
+
+inline void Fill(Guarded* buffer, std::mt19937* random) {
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  for (size_t i = 0; i < buffer->size(); ++i) (*buffer)[i] = uniform(*random);
+}
+
+// The list form of a dense P; gaps above `max_gap` are bridged by zero coefficients, as in a file.
+inline void Encode(const std::vector<float>& kernel, uint32_t max_gap,
+                   lcnn::LookupConvConstants* constants) {
+  uint32_t gap = 0;
+  for (size_t position = 0; position < kernel.size(); ++position, ++gap) {
+    const bool bridge = gap == max_gap;
+    if (kernel[position] == 0 && !bridge) continue;
+    constants->gaps.push_back(gap);
+    constants->coefficients.push_back(kernel[position]);
+    gap = 0;
+  }
+}
+
+// Takes units in no fixed order on `threads` threads.
+class Threads {
+ public:
+  explicit Threads(int threads) : threads_(threads) {}
+  lcnn::ParallelFor Loop() { return {threads_ > 1 ? &Threads::Run : nullptr, this}; }
+
+ private:
+  static void Run(void* context, size_t count, void (*task)(void*, size_t), void* argument) {
+    std::atomic<size_t> next{0};
+    const auto work = [&] {
+      for (size_t i = next++; i < count; i = next++) task(argument, i);
+    };
+    std::vector<std::thread> others;
+    for (int t = 1; t < static_cast<Threads*>(context)->threads_; ++t) others.emplace_back(work);
+    work();
+    for (std::thread& other : others) other.join();
+  }
+  int threads_;
+};
+
+// Supported instruction sets; says aloud which are not tested.
+inline std::vector<lcnn::Isa> IsasToTest() {
+  std::vector<lcnn::Isa> isas;
+  for (const lcnn::Isa isa : lcnn::BuiltIsas()) {
+    if (lcnn::IsaSupported(isa)) {
+      isas.push_back(isa);
+    } else {
+      std::printf("SKIPPED: %s is not supported by this machine\n", lcnn::IsaName(isa));
+    }
+  }
+  return isas;
+}
+
+#endif  // LCNN_TESTS_FIXTURES_H_

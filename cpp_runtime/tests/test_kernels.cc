@@ -1,0 +1,184 @@
+// The contracts of kernels/kernels.h that a whole operator does not isolate: each kernel against
+// the scalar one on the same task.
+#include <algorithm>
+
+#include "check.h"
+#include "dispatch.h"
+#include "fixtures.h"
+
+namespace {
+
+using lcnn::kPanelRows;
+using lcnn::LaneMap;
+
+// Every mask of the low lanes pattern as one vector: contiguous pixels with holes in the lanes.
+void TestPackMasks(const lcnn::KernelSet& kernels) {
+  const int lanes = kernels.project->lanes;
+  std::mt19937 random(3);
+  Guarded x(static_cast<size_t>(2 * lanes));
+  Fill(&x, &random);
+  for (uint32_t mask = 0; mask < 1u << lanes; mask += lanes == 16 ? 37 : 1) {
+    int count = 0;
+    for (int l = 0; l < lanes; ++l) count += static_cast<int>(mask >> l & 1);
+    // The last pixels of X: reading past the count would meet the wall.
+    const int base = 2 * lanes - count;
+    const LaneMap map = {base, static_cast<uint16_t>(mask), static_cast<uint8_t>(count), 0};
+    Guarded packed(static_cast<size_t>(lanes));
+    kernels.project->pack({x.data(), 0, 1, &map, nullptr, 1, packed.data()});
+    int next = base;
+    for (int l = 0; l < lanes; ++l) {
+      const float want = (mask >> l & 1) != 0 ? x[static_cast<size_t>(next++)] : 0;
+      CHECK(packed[static_cast<size_t>(l)] == want);
+    }
+    CHECK(packed.WallsIntact());
+  }
+}
+
+void TestPackIndices(const lcnn::KernelSet& kernels) {
+  const int lanes = kernels.project->lanes;
+  Guarded x(40), packed(static_cast<size_t>(2 * 3 * lanes));
+  for (size_t i = 0; i < 40; ++i) x[i] = static_cast<float>(i);
+  int32_t indices[lcnn::kMaxLanes] = {};
+  for (int l = 0; l < lanes; ++l) indices[l] = 19 - l;
+  const LaneMap map = {0, 5, 2, 1};  // lanes 0 and 2
+  const LaneMap maps[3] = {{0, 0, 0, 0}, map, {0, 0, 0, 0}};
+  kernels.project->pack({x.data(), 20, 2, maps, indices, 3, packed.data()});
+  const auto at = [&](int i) { return packed[static_cast<size_t>(i)]; };
+  CHECK(at(lanes) == 19 && at(lanes + 1) == 0 && at(lanes + 2) == 17 && at(0) == 0);
+  CHECK(at(4 * lanes) == 39 && at(4 * lanes + 2) == 37 && packed.WallsIntact());
+}
+
+void TestProject(const lcnn::KernelSet& kernels, int rows, int vectors, int depth, bool add) {
+  const int lanes = kernels.project->lanes;
+  std::mt19937 random(static_cast<uint32_t>(rows * 100 + vectors));
+  Guarded panel(static_cast<size_t>(depth * kPanelRows)),
+      packed(static_cast<size_t>(depth * vectors * lanes));
+  Fill(&panel, &random);
+  Fill(&packed, &random);
+  const int pitch = vectors * lanes + 7;
+  Guarded s(static_cast<size_t>((rows - 1) * pitch + vectors * lanes));
+  Fill(&s, &random);
+  const Guarded before = s;
+  kernels.project->project(
+      {panel.data(), packed.data(), depth, rows, vectors, add, s.data(), pitch});
+  for (int r = 0; r < rows; ++r) {
+    for (int p = 0; p < pitch && r * pitch + p < static_cast<int>(s.size()); ++p) {
+      const auto at = static_cast<size_t>(r * pitch + p);
+      if (p >= vectors * lanes) {
+        CHECK(s[at] == before[at]);
+        continue;
+      }
+      double want = add ? before[at] : 0, magnitude = std::fabs(want);
+      for (int i = 0; i < depth; ++i) {
+        const double term = static_cast<double>(panel[static_cast<size_t>(i * kPanelRows + r)]) *
+                            packed[static_cast<size_t>(i * vectors * lanes + p)];
+        want += term;
+        magnitude += std::fabs(term);
+      }
+      CHECK(std::fabs(s[at] - want) <= 2 * (depth + 1) * 1.2e-7 * magnitude);
+    }
+  }
+  CHECK(s.WallsIntact());
+}
+
+void TestProjectPixel(const lcnn::KernelSet& kernels, int depth) {
+  std::mt19937 random(static_cast<uint32_t>(depth));
+  Guarded panel(static_cast<size_t>(depth * kPanelRows)), x(static_cast<size_t>(depth)),
+      out(kPanelRows);
+  Fill(&panel, &random);
+  Fill(&x, &random);
+  kernels.project->project_pixel({panel.data(), x.data(), depth, out.data()});
+  for (size_t r = 0; r < kPanelRows; ++r) {
+    double want = 0, magnitude = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+      const double term = static_cast<double>(panel[i * kPanelRows + r]) * x[i];
+      want += term;
+      magnitude += std::fabs(term);
+    }
+    CHECK(std::fabs(out[r] - want) <= 2 * depth * 1.2e-7 * magnitude);
+  }
+  CHECK(out.WallsIntact());
+}
+
+void TestLookup(const lcnn::KernelSet& kernels, int vectors, int entries, bool residual) {
+  const int lanes = kernels.project->lanes;
+  const int positions = vectors * lanes;
+  std::mt19937 random(static_cast<uint32_t>(vectors * 100 + entries));
+  Guarded s(static_cast<size_t>(positions + entries)), added(static_cast<size_t>(2 * positions));
+  Fill(&s, &random);
+  Fill(&added, &random);
+  // Filter 0 has the entries, filter 1 none. The first vector lacks its last lane, the last one is
+  // scattered backwards.
+  std::vector<LaneMap> maps;
+  std::vector<int32_t> indices;
+  std::vector<int> pixel(static_cast<size_t>(positions), -1);
+  const auto full = static_cast<uint16_t>((1u << lanes) - 1);
+  for (int v = 0; v < vectors; ++v) {
+    maps.push_back({v * lanes, full, static_cast<uint8_t>(lanes), 0});
+    for (int l = 0; l < lanes; ++l) pixel[static_cast<size_t>(v * lanes + l)] = v * lanes + l;
+  }
+  maps[0].mask = static_cast<uint16_t>(full & ~2u);
+  maps[0].count = static_cast<uint8_t>(lanes - 1);
+  pixel[1] = -1;
+  for (int l = 2; l < lanes; ++l) pixel[static_cast<size_t>(l)] = l - 1;
+  if (vectors > 1) {
+    maps.back() = {0, 1, 1, 1};
+    indices.assign(static_cast<size_t>(lanes), 0);
+    indices[0] = positions - 1;
+    for (int l = 0; l < lanes; ++l)
+      pixel[static_cast<size_t>((vectors - 1) * lanes + l)] = l == 0 ? positions - 1 : -1;
+  }
+  std::vector<float> coefficients;
+  std::vector<int32_t> offsets;
+  for (int e = 0; e < entries; ++e) {
+    coefficients.push_back(0.25f * static_cast<float>(e + 1));
+    offsets.push_back(entries - 1 - e);
+  }
+  const float bias[2] = {0.5f, -9};
+  const int32_t entry_begin[3] = {0, entries, entries};
+  Guarded y(static_cast<size_t>(2 * positions));
+  kernels.lookup->lookup({s.data(), 0, 2, bias, entry_begin, coefficients.data(), offsets.data(),
+                          maps.data(), indices.data(), vectors, residual ? added.data() : nullptr,
+                          1.0f, -2, 30, y.data(), positions});
+  std::vector<bool> written(y.size());
+  for (int o = 0; o < 2; ++o) {
+    for (int p = 0; p < positions; ++p) {
+      if (pixel[static_cast<size_t>(p)] < 0) continue;
+      const auto at = static_cast<size_t>(o * positions + pixel[static_cast<size_t>(p)]);
+      written[at] = true;
+      double want = bias[o] + 1.0 + (residual ? added[at] : 0);
+      for (int e = 0; e < entries && o == 0; ++e) {
+        want += static_cast<double>(coefficients[static_cast<size_t>(e)]) *
+                s[static_cast<size_t>(p + offsets[static_cast<size_t>(e)])];
+      }
+      want = std::min(30.0, std::max(-2.0, want));
+      CHECK(std::fabs(y[at] - want) <= 1e-5 * (1 + entries * entries));
+    }
+  }
+  for (size_t i = 0; i < y.size(); ++i) CHECK(written[i] || std::isnan(y[i]));
+  CHECK(y.WallsIntact());
+}
+
+}  // namespace
+
+int main() {
+  for (const lcnn::Isa isa : IsasToTest()) {
+    const lcnn::KernelSet& kernels = lcnn::KernelsFor(isa);
+    TestPackMasks(kernels);
+    TestPackIndices(kernels);
+    for (int rows = 1; rows <= kPanelRows; ++rows) {
+      for (int vectors = 1; vectors <= 7; ++vectors) {
+        TestProject(kernels, rows, vectors, 5, false);
+        TestProject(kernels, rows, vectors, 1, true);
+      }
+    }
+    for (const int depth : {1, 2, 7, 15, 16, 17, 33}) TestProjectPixel(kernels, depth);
+    for (int vectors = 1; vectors <= kernels.lookup->max_vectors; ++vectors) {
+      for (int entries = 0; entries <= 9; ++entries) {
+        TestLookup(kernels, vectors, entries, false);
+        TestLookup(kernels, vectors, entries, true);
+      }
+    }
+  }
+  return TestResult();
+}

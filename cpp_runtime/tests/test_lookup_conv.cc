@@ -1,0 +1,202 @@
+// The whole operator on every instruction set, against loops in double precision.
+#include <algorithm>
+#include <cstdlib>
+
+#include "cases.h"
+#include "check.h"
+#include "fixtures.h"
+#include "reference.h"
+
+namespace {
+
+enum class ResidualKind { kNone, kConstant, kTensor };
+
+struct Layer {
+  lcnn::LookupConvShape shape;
+  std::vector<float> kernel;  // dense P
+  Guarded dictionary, bias;
+  lcnn::LookupConvConstants constants;
+
+  Layer(const Case& c, std::mt19937* random)
+      : shape(ShapeOf(c)),
+        kernel(static_cast<size_t>(c.filters * c.rows.kernel * c.columns.kernel * c.dictionary)),
+        dictionary(static_cast<size_t>(c.group * c.dictionary * (c.channels / c.group))),
+        bias(static_cast<size_t>(c.filters)) {
+    std::uniform_real_distribution<double> uniform(0, 1);
+    for (float& p : kernel) {
+      if (uniform(*random) < c.density) p = static_cast<float>(uniform(*random)) - 0.6f;
+    }
+    Fill(&dictionary, random);
+    Fill(&bias, random);
+    Encode(kernel, 255, &constants);
+    constants.dictionary = dictionary.data();
+    constants.bias = bias.data();
+  }
+};
+
+std::string Describe(const Case& c, lcnn::Isa isa, int threads) {
+  return std::string(c.name) + ", " + std::to_string(c.batch) + "x" + std::to_string(c.channels) +
+         "x" + std::to_string(c.height) + "x" + std::to_string(c.width) + ", k " +
+         std::to_string(c.dictionary) + ", " + lcnn::IsaName(isa) + ", " + std::to_string(threads) +
+         " threads";
+}
+
+// |y - reference| <= 2 * terms * eps * sum |term|: each of the sums of `terms` numbers rounds at
+// most once per addition and multiplication, in any order. Clipping is monotonic with slope at most
+// 1, so the bound holds after it.
+void CompareAll(const Case& c, const Layer& layer, const Guarded& x, const Guarded& residual,
+                ResidualKind kind, const Guarded& y, const std::string& text) {
+  const int64_t height = lcnn::OutputExtent(c.rows, c.height, "height");
+  const int64_t width = lcnn::OutputExtent(c.columns, c.width, "width");
+  const double terms = static_cast<double>(c.channels / c.group +
+                                           c.dictionary * c.rows.kernel * c.columns.kernel + 2);
+  size_t index = 0;
+  double worst = 0;
+  for (int64_t n = 0; n < c.batch; ++n) {
+    for (int64_t o = 0; o < c.filters; ++o) {
+      for (int64_t pixel = 0; pixel < height * width; ++pixel, ++index) {
+        ReferenceValue want =
+            Reference(layer.shape, layer.dictionary.data(), layer.kernel, layer.bias.data(),
+                      x.data(), c.height, c.width, n, o, pixel / width, pixel % width);
+        const double added = kind == ResidualKind::kNone       ? 0
+                             : kind == ResidualKind::kConstant ? residual[0]
+                                                               : residual[index];
+        const double clipped = std::min<double>(
+            layer.shape.clip_max, std::max<double>(layer.shape.clip_min, want.value + added));
+        const double bound =
+            2 * terms * std::numeric_limits<float>::epsilon() * (want.magnitude + std::fabs(added));
+        const double error = std::fabs(y[index] - clipped);
+        if (!(error <= bound)) worst = std::max(worst, std::isnan(error) ? 1e30 : error / bound);
+      }
+    }
+  }
+  CHECK_TEXT(worst == 0, text + ": error is " + std::to_string(worst) + " times the bound");
+}
+
+void RunCase(const Case& c, lcnn::Isa isa, int threads, ResidualKind kind, float clip_max,
+             uint32_t seed) {
+  std::mt19937 random(seed);
+  Layer layer(c, &random);
+  if (kind != ResidualKind::kNone) layer.shape.clip_min = -0.5f;
+  layer.shape.clip_max = clip_max;
+  const lcnn::LookupConv conv(layer.shape, layer.constants, isa);
+  if (c.filters == 0) return;  // the adapter returns before it asks for a plan of nothing
+  const auto plan = conv.PlanFor(c.batch, c.height, c.width);
+  CHECK(plan == conv.PlanFor(c.batch, c.height, c.width));
+
+  Guarded x(static_cast<size_t>(c.batch * c.channels * c.height * c.width), 3);
+  Fill(&x, &random);
+  const int64_t pixels = lcnn::OutputExtent(c.rows, c.height, "height") *
+                         lcnn::OutputExtent(c.columns, c.width, "width");
+  Guarded y(static_cast<size_t>(c.batch * c.filters * pixels), 5);
+  Guarded residual(kind == ResidualKind::kTensor ? y.size() : 1, 7);
+  Fill(&residual, &random);
+  // NaN in scratch: whatever the kernels read there before writing it would show.
+  Guarded scratch(lcnn::ScratchBytes(*plan) / sizeof(float), 9);
+  lcnn::Residual argument;
+  if (kind == ResidualKind::kTensor) argument.tensor = residual.data();
+  if (kind == ResidualKind::kConstant) argument.constant = residual[0];
+
+  Threads pool(threads);
+  conv.Run(*plan, x.data(), argument, y.data(), scratch.data(), pool.Loop());
+  const std::string text = Describe(c, isa, threads);
+  CompareAll(c, layer, x, residual, kind, y, text);
+  CHECK_TEXT(y.WallsIntact() && scratch.WallsIntact(), text + ": wrote outside a buffer");
+}
+
+void TestSweep() {
+  const float unbounded = std::numeric_limits<float>::max();
+  for (const lcnn::Isa isa : IsasToTest()) {
+    uint32_t seed = 1;
+    for (const Case& c : Cases()) {
+      RunCase(c, isa, 1, ResidualKind::kNone, unbounded, seed);
+      RunCase(c, isa, 3, ResidualKind::kTensor, 0.7f, seed + 1000);
+      RunCase(c, isa, 2, ResidualKind::kConstant, unbounded, seed + 2000);
+      ++seed;
+    }
+  }
+}
+
+void TestNanPassesClip() {
+  const Case c = {"nan", 1, 4, 21, 2, 3, 1, 2, kThree, kThree, 1};
+  for (const lcnn::Isa isa : IsasToTest()) {
+    std::mt19937 random(5);
+    Layer layer(c, &random);
+    layer.shape.clip_min = 0;
+    layer.shape.clip_max = 6;
+    const lcnn::LookupConv conv(layer.shape, layer.constants, isa);
+    const auto plan = conv.PlanFor(1, c.height, c.width);
+    Guarded x(2 * 4 * 21), y(3 * 4 * 21), scratch(lcnn::ScratchBytes(*plan) / sizeof(float));
+    Fill(&x, &random);
+    x[0] = std::numeric_limits<float>::quiet_NaN();  // reaches the 2 x 2 outputs of the corner
+    conv.Run(*plan, x.data(), {}, y.data(), scratch.data(), {});
+    for (size_t i = 0; i < y.size(); ++i) {
+      const size_t row = i / 21 % 4, column = i % 21;
+      CHECK(std::isnan(y[i]) == (row < 2 && column < 2));
+    }
+  }
+}
+
+// Runs of different sizes at once on one layer, more sizes than the cache of plans holds.
+void TestConcurrentRuns() {
+  const Case c = {"concurrent", 1, 6, 6, 4, 5, 1, 4, kThree, kThree, 0.5};
+  std::mt19937 random(7);
+  const Layer layer(c, &random);
+  const lcnn::LookupConv conv(layer.shape, layer.constants, lcnn::ChooseIsa());
+  std::atomic<int> wrong{0};
+  const auto run_sizes = [&](int64_t first) {
+    for (int64_t i = 0; i < 40; ++i) {
+      const int64_t width = 3 + (first + i) % 12;
+      const auto plan = conv.PlanFor(1, 6, width);
+      const std::vector<float> x(static_cast<size_t>(4 * 6 * width), 0.0f);
+      std::vector<float> y(static_cast<size_t>(5 * 6 * width));
+      std::vector<char> scratch(lcnn::ScratchBytes(*plan));
+      conv.Run(*plan, x.data(), {}, y.data(), scratch.data(), {});
+      for (size_t j = 0; j < y.size(); ++j) {
+        const size_t plane = static_cast<size_t>(6 * width);
+        wrong += y[j] != layer.bias[j / plane];  // X is 0
+      }
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int64_t t = 0; t < 4; ++t) threads.emplace_back(run_sizes, 3 * t);
+  for (std::thread& thread : threads) thread.join();
+  CHECK(wrong == 0);
+}
+
+void TestIsaCap() {
+  const char* const before = std::getenv("LCNN_ISA");
+  const std::string saved = before == nullptr ? "" : before;
+  setenv("LCNN_ISA", "scalar", 1);
+  CHECK(lcnn::ChooseIsa() == lcnn::Isa::kScalar);
+  setenv("LCNN_ISA", "avx1024", 1);
+  CHECK_THROWS(lcnn::ChooseIsa(), "LCNN_ISA is 'avx1024'; it must be one of scalar");
+  // The highest name never raises the choice above what the machine has.
+  setenv("LCNN_ISA", lcnn::IsaName(lcnn::BuiltIsas().back()), 1);
+  CHECK(lcnn::IsaSupported(lcnn::ChooseIsa()));
+  setenv("LCNN_ISA", saved.c_str(), 1);
+}
+
+void TestTooLargePlans() {
+  const Case c = {"large", 1, 6, 6, 4, 5, 1, 4, kThree, kThree, 0.5};
+  std::mt19937 random(7);
+  const Layer layer(c, &random);
+  const lcnn::LookupConv conv(layer.shape, layer.constants, lcnn::Isa::kScalar);
+  CHECK_THROWS(conv.PlanFor(1, 100000, 100000), "exceeds the limit of 2147483647");
+  Case small = c;
+  small.rows = {3, 1, 1, 0, 0};
+  const Layer unpadded(small, &random);
+  const lcnn::LookupConv conv2(unpadded.shape, unpadded.constants, lcnn::Isa::kScalar);
+  CHECK_THROWS(conv2.PlanFor(1, 2, 6), "input height is 2");
+}
+
+}  // namespace
+
+int main() {
+  TestSweep();
+  TestNanPassesClip();
+  TestConcurrentRuns();
+  TestIsaCap();
+  TestTooLargePlans();
+  return TestResult();
+}

@@ -1,0 +1,80 @@
+// What is accepted, how it is packed, and what the messages say.
+#include <limits>
+
+#include "check.h"
+#include "packed_weights.h"
+
+namespace {
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+// 2 groups of 2 channels, 2 dictionary rows each, 4 filters of 1 x 2: 4 places per filter.
+struct Small {
+  lcnn::LookupConvShape shape = {4, 4, 2, 2, {1, 1, 1, 0, 0}, {2, 1, 1, 0, 0}, 0, 6};
+  std::vector<float> dictionary = {1, 2, 3, 4, 5, 6, 7, 8};
+  std::vector<float> bias = {0, 0, 0, 0};
+  std::vector<uint32_t> gaps = {3, 1, 6, 5};  // positions 3, 4, 10, 15
+  std::vector<float> coefficients = {1, 0, 2, 3};
+
+  lcnn::PackedWeights Pack() const {
+    return lcnn::PackedWeights(shape, {dictionary.data(), gaps, coefficients, bias.data()});
+  }
+};
+
+void TestEntries() {
+  const lcnn::PackedWeights packed = Small().Pack();
+  CHECK((packed.entry_begin() == std::vector<int32_t>{0, 1, 1, 2, 3}));  // position 4 bridges
+  CHECK((packed.positions() == std::vector<uint32_t>{3, 2, 3}));
+  CHECK((packed.coefficients() == std::vector<float>{1, 2, 3}));
+}
+
+void TestPanels() {
+  const lcnn::PackedWeights packed = Small().Pack();
+  CHECK(packed.panels_per_group() == 1);
+  const float* const panel = packed.panel(1, 0);
+  CHECK(panel[0] == 5 && panel[1] == 7 && panel[2] == 0);   // channel 0 of the group
+  CHECK(panel[8] == 6 && panel[9] == 8 && panel[15] == 0);  // channel 1
+  CHECK(reinterpret_cast<uintptr_t>(packed.panel(0, 0)) % lcnn::kCacheLine == 0);
+}
+
+template <class Change>
+void CheckRefused(const Change& change, const std::string& fragment) {
+  Small small;
+  change(small);
+  CHECK_THROWS(small.Pack(), fragment);
+}
+
+void TestRefused() {
+  CheckRefused([](Small& s) { s.gaps[3] = 6; },
+               "gaps lead to position 16 at entry 3, outside [0, 16); the model file is damaged");
+  CheckRefused([](Small& s) { s.gaps[2] = 0; }, "gaps holds 0 at entry 2");
+  CheckRefused([](Small& s) { s.gaps[2] = 0xffffffffu; }, "outside [0, 16)");
+  CheckRefused([](Small& s) { s.coefficients.pop_back(); },
+               "gaps has 4 entries and coefficients has 3");
+  CheckRefused([](Small& s) { s.coefficients[2] = kNan; }, "coefficients holds nan at 2");
+  CheckRefused([](Small& s) { s.dictionary[5] = std::numeric_limits<float>::infinity(); },
+               "dictionary holds inf at 5");
+  CheckRefused([](Small& s) { s.bias[1] = kNan; }, "bias holds nan at 1");
+  CheckRefused([](Small& s) { s.shape.out_channels = 3; },
+               "out_channels is 3, not a multiple of group 2");
+  CheckRefused([](Small& s) { s.shape.channels = 5; }, "channels is 5, not a multiple of group 2");
+  CheckRefused([](Small& s) { s.shape.channels = 0; }, "channels is 0, outside [1,");
+  CheckRefused([](Small& s) { s.shape.group = 0; }, "group is 0, outside [1,");
+  CheckRefused([](Small& s) { s.shape.height.stride = 0; }, "stride height is 0, outside [1,");
+  CheckRefused([](Small& s) { s.shape.width.dilation = 0; }, "dilation width is 0, outside [1,");
+  CheckRefused([](Small& s) { s.shape.width.pad_end = -1; },
+               "padding after width is -1, outside [0,");
+  CheckRefused([](Small& s) { s.shape.width.kernel = 0; }, "kernel width is 0, outside [1,");
+  CheckRefused([](Small& s) { s.shape.clip_min = 7; }, "clip_min must not exceed clip_max");
+  CheckRefused([](Small& s) { s.shape.clip_max = kNan; }, "clip_max is nan");
+  CheckRefused([](Small& s) { s.shape.dictionary_size = 0; }, "outside [0, 0)");
+}
+
+}  // namespace
+
+int main() {
+  TestEntries();
+  TestPanels();
+  TestRefused();
+  return TestResult();
+}

@@ -1,0 +1,37 @@
+"""lcnn: rewrite the convolutions of a pretrained net as lookup convolutions that are fast in stock ONNX Runtime.
+
+>>> import lcnn_compress as lcnn                                      # doctest: +SKIP
+>>> artefact = lcnn.compress(model, dictionary="30")                  # doctest: +SKIP
+>>> lcnn.save(artefact, "model.lcnn")                                 # doctest: +SKIP
+>>> lcnn.export_onnx(artefact, "model.onnx")                          # doctest: +SKIP
+>>> lcnn.runtime.session("model.onnx").run(None, {"input": x})        # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from lcnn_compress.errors import LcnnError
+
+__version__ = "0.1.0"
+__all__ = ["Artefact", "LcnnError", "LookupConv2d", "bench", "compress", "evaluate", "export_onnx", "load", "runtime", "save"]
+
+if TYPE_CHECKING:
+    from lcnn_compress import runtime
+    from lcnn_compress.api import bench, compress, evaluate, export_onnx, load, save
+    from lcnn_compress.artefact import Artefact
+    from lcnn_compress.modules import LookupConv2d
+
+_HOMES = {"Artefact": "artefact", "LookupConv2d": "modules"} | dict.fromkeys(
+    ("bench", "compress", "evaluate", "export_onnx", "load", "save"), "api"
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch and ONNX only when something that needs them is first used (``lcnn --help`` stays fast)."""
+    if name == "runtime":
+        return importlib.import_module("lcnn_compress.runtime")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"lcnn_compress.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'lcnn_compress' has no attribute '{name}'")

@@ -1,0 +1,5 @@
+"""``python -m lcnn_compress``."""
+
+from lcnn_compress.cli.main import main
+
+main()

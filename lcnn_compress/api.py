@@ -1,0 +1,250 @@
+"""The Python interface: what the command line does, as functions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, fx, nn
+
+from lcnn_compress import benchmark, runtime
+from lcnn_compress.artefact import Artefact, load_artefact, save_artefact
+from lcnn_compress.data import Examples
+from lcnn_compress.errors import LcnnError, SettingsError
+from lcnn_compress.evaluation import Score, onnx_runner, score, torch_runner
+from lcnn_compress.export import ExportSettings, dense_form, to_onnx
+from lcnn_compress.export import export_onnx as export_net
+from lcnn_compress.files import write_atomically
+from lcnn_compress.graph import capture, fold_batch_norms, from_program, layers
+from lcnn_compress.loading import LoadedModel, infer_input_shape, load_model
+from lcnn_compress.pipeline import CompressSettings, TrainingData, compress_net
+from lcnn_compress.plan import LayerPlan
+from lcnn_compress.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dense net as captured, its input shape (1, ...), and how to find it again."""
+
+    net: fx.GraphModule
+    input_shape: tuple[int, ...]
+    origin: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def open_model(
+    model: nn.Module | str | Path,
+    input_shape: tuple[int, ...] | None = None,
+    *,
+    arch: str | None = None,
+    trust_pickle: bool = False,
+) -> Source:
+    """Load and capture a dense net.
+
+    Args:
+        model: a module, or whatever ``lcnn compress`` takes: a path or ``pkg.mod:factory``.
+        input_shape: (N, C, H, W); found out where that is possible.
+        arch: factory for a state_dict, ``pkg.mod:fn`` or ``file.py:fn``.
+        trust_pickle: let a pickled model run code.
+
+    Raises:
+        ModelError, FileError, SettingsError: it cannot be read or captured, or its input shape cannot be known.
+    """
+    if isinstance(model, nn.Module):
+        loaded = LoadedModel(model, "memory", type(model).__name__, None, None, None, ())
+    else:
+        loaded = load_model(str(model), arch=arch, trust_pickle=trust_pickle)
+    notes = list(loaded.notes)
+    shape = input_shape or loaded.input_shape
+    if isinstance(loaded.model, nn.Module):
+        if shape is None:
+            shape, note = infer_input_shape(loaded.model)
+            notes += [note] if note else []
+        net = capture(loaded.model, torch.zeros(shape))
+    else:
+        net = from_program(loaded.model)
+    if shape is None:
+        raise SettingsError(f"{loaded.source}: the input shape is not known; give --input-shape, for example 1,3,224,224")
+    sha256 = loaded.sha256 or _weights_sha256(net)
+    origin = {"spec": loaded.source, "kind": loaded.kind, "arch": arch, "sha256": sha256}
+    return Source(net, (1, *shape[1:]), origin, tuple(notes))
+
+
+def compress(
+    model: nn.Module | str | Path | Source,
+    dictionary: str | int | float | None = None,
+    *,
+    lookups: int | float | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    settings: CompressSettings = CompressSettings(),
+    data: TrainingData = TrainingData(),
+    progress: Progress = silent,
+) -> Artefact:
+    """Compress a net: ``compress(model, 30)``. ``dictionary`` and ``lookups`` take precedence over ``settings.plan``.
+
+    Raises:
+        LcnnError: the model, an option or the data cannot be used; the message says which and what to do.
+    """
+    plan = settings.plan
+    if dictionary is not None:
+        plan = replace(plan, dictionary=str(dictionary))
+    if lookups is not None:
+        plan = replace(plan, lookups=lookups)
+    source = model if isinstance(model, Source) else open_model(model, input_shape)
+    return compress_source(source, replace(settings, plan=plan), data, progress=progress)
+
+
+def compress_source(
+    source: Source,
+    settings: CompressSettings,
+    data: TrainingData = TrainingData(),
+    plans: Sequence[LayerPlan] | None = None,
+    progress: Progress = silent,
+) -> Artefact:
+    """Compress a loaded model; with the ``plans`` of an earlier run its decisions are repeated and nothing is measured."""
+    artefact = compress_net(source.net, source.input_shape, settings, data, plans, progress)
+    artefact.config |= {"model": source.origin, "input_shape": list(source.input_shape)}
+    artefact.report |= {"model": source.origin["spec"], "settings": artefact.config, "notes": list(source.notes)}
+    return artefact
+
+
+def save(artefact: Artefact, path: str | Path) -> None:
+    """Write an artefact directory; see ``artefact.save_artefact``."""
+    path = Path(path)
+    spec = artefact.config.get("model", {})
+    if spec.get("kind") not in (None, "memory", "factory") and Path(spec["spec"]).exists():
+        # Relative to the artefact, so that both can be moved together.
+        spec["spec"] = os.path.relpath(Path(spec["spec"]).resolve(), path.resolve().parent)
+    save_artefact(artefact, path)
+
+
+def load(path: str | Path) -> Artefact:
+    """Read an artefact directory; ``load(path).net`` is a torch module. Raises ArtefactError or FileError."""
+    return load_artefact(Path(path))
+
+
+def export_onnx(artefact: Artefact, path: str | Path, settings: ExportSettings | None = None) -> float:
+    """Write an artefact as ONNX after checking it against torch; return the largest relative difference.
+
+    Raises:
+        ModelError: the check failed; nothing was written.
+    """
+    settings = settings or ExportSettings(coefficients=artefact.config["coefficients"])
+    return export_net(artefact.net, Path(path), artefact.input_shape, settings, {"layers": layer_rows(artefact.report)})
+
+
+def bench(lookup: str | Path, dense: str | Path | None = None, settings: benchmark.BenchSettings | None = None) -> dict[str, Any]:
+    """Compare an exported ONNX file with a dense one (by default its own dense form); the object of ``lcnn bench --json``."""
+    settings = settings or benchmark.BenchSettings()
+    if dense is not None:
+        return benchmark.compare(Path(dense), Path(lookup), settings)
+    with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
+        path = Path(folder) / "dense.onnx"
+        write_dense_form(Path(lookup), path)
+        return benchmark.compare(path, Path(lookup), settings) | {"dense_source": "dense form of the same file"}
+
+
+def write_dense_form(lookup: Path, path: Path) -> None:
+    """Write the dense form of an exported ONNX file."""
+    runtime.session(lookup)  # a damaged file is refused here, with its name
+    model = dense_form(onnx.load(lookup))
+    write_atomically(path, model.SerializeToString())
+
+
+def export_dense(source: Source, path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the dense net a model file holds as ONNX, batch norms folded."""
+    net = source.net
+    fold_batch_norms(net)
+    model = to_onnx(net, source.input_shape, ExportSettings(), {"layers": rows})
+    write_atomically(path, model.SerializeToString())
+
+
+def find_dense(artefact: Artefact, path: Path, trust_pickle: bool = False) -> Source | None:
+    """Return the dense net an artefact was made from, or None where it is gone or has changed."""
+    origin = artefact.config.get("model", {})
+    if origin.get("kind") in (None, "memory"):
+        return None
+    spec = origin["spec"]
+    candidates = [spec] if origin["kind"] == "factory" else [str((path.resolve().parent / spec).resolve()), spec]
+    for candidate in candidates:
+        try:
+            source = open_model(candidate, artefact.input_shape, arch=origin["arch"], trust_pickle=trust_pickle)
+        except LcnnError:
+            continue  # gone or unreadable: the caller falls back to the dense form and says so
+        if source.origin["sha256"] == origin["sha256"]:
+            return source
+    return None
+
+
+def describe_onnx(path: Path) -> dict[str, Any]:
+    """Return the facts and layers an ONNX file tells about itself."""
+    runtime.session(path)  # a damaged file is refused here, with its name
+    model = onnx.load(path)
+    kinds = Counter(f"{node.domain}::{node.op_type}".removeprefix("::") for node in model.graph.node)
+    stored = {entry.key: json.loads(entry.value) for entry in model.metadata_props if entry.key.startswith("lcnn.")}
+    facts = {
+        "file": str(path), "bytes": path.stat().st_size, "input": stored.get("lcnn.input_shape"),
+        "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+        "operators": dict(kinds.most_common()), "body for other runtimes": bool(model.functions),
+    }  # fmt: skip
+    nodes = {node.name: node for node in model.graph.node}
+    constants = {t.name: t for t in model.graph.initializer}
+    return {"facts": facts, "layers": [_onnx_row(row, nodes[row["name"]], constants) for row in stored.get("lcnn.layers", [])]}
+
+
+def _onnx_row(row: dict[str, Any], node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> dict[str, Any]:
+    """Complete a stored row with the shapes found in the file."""
+    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+    kernel = next((list(a.ints) for a in node.attribute if a.name == "kernel_shape"), [1, 1])
+    dims = list(constants[node.input[1]].dims)
+    if row["kind"] != "lookup":
+        flipped = node.op_type == "MatMul"
+        return row | {"in_channels": dims[0 if flipped else 1] * groups, "out_channels": dims[1 if flipped else 0], "kernel": kernel}
+    filters, entries = constants[node.input[4]].dims[0], constants[node.input[2]].dims[0]
+    return row | {
+        "in_channels": dims[1] * groups, "out_channels": filters, "kernel": kernel, "dictionary_size": dims[0] // groups,
+        "lookups_per_position": entries / (filters * kernel[0] * kernel[1]),
+    }  # fmt: skip
+
+
+def evaluate(model: fx.GraphModule | str | Path, examples: Examples, progress: Progress = silent) -> Score:
+    """Score a captured net, or an ONNX file by its path. Raises DataError where the examples do not fit."""
+    run = torch_runner(model) if isinstance(model, fx.GraphModule) else onnx_runner(runtime.session(Path(model)))
+    return score(run, examples, progress)
+
+
+def dense_rows(net: fx.GraphModule, input_shape: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Return the rows of ``lcnn inspect`` for a dense net: names, shapes, MACs and what stands against compressing it."""
+    return [
+        {
+            "name": layer.name, "type": type(layer.module).__name__, "kind": "dense", "reason": layer.obstacle or "",
+            "in_channels": layer.in_channels, "out_channels": layer.out_channels, "kernel": list(layer.geometry.kernel),
+            "macs_dense": layer.dense_macs, "macs": layer.dense_macs,
+        }
+        for layer in layers(net, torch.zeros(input_shape))
+    ]  # fmt: skip
+
+
+def layer_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what an exported file says about each layer."""
+    return [{key: row[key] for key in ("name", "kind", "reason", "macs_dense", "macs")} for row in report["layers"]]
+
+
+def _weights_sha256(net: fx.GraphModule) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        digest.update(name.encode() + _bytes(tensor))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else str(tensor.item()).encode()

@@ -1,0 +1,2 @@
+from lcnn_compress.bench import *
+from lcnn_compress.bench import BenchSettings, Gain, compare, measure_gain, layer_times

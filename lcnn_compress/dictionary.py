@@ -1,0 +1,258 @@
+"""Choose the dictionary and the sparse kernel of a lookup convolution from a trained weight.
+
+Every filter position of a dense weight is a channel vector, a slice W[o, :, r, c]; the slices of a group are written as sparse
+combinations of its k dictionary rows (Bagherinezhad et al., "LCNN", CVPR 2017, arXiv 1611.06473, section 3.1). The paper trains
+both from random values; here they start from the slices:
+
+* ``svd``: rows are the top right singular vectors; of the exact products with them the largest are kept, layer-wide.
+* ``kmeans``: rows are cluster centres; each slice is coded by orthogonal matching pursuit (OMP).
+* ``ksvd``: the k-means start, then dictionary least squares and OMP in turns (MOD, Engan et al. 1999).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import eigh, qr
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from lcnn_compress.errors import ModelError, SettingsError
+
+INITS = ("kmeans", "svd", "ksvd")
+
+KMEANS_STARTS = 2
+KMEANS_ITERATIONS = 50
+KSVD_ROUNDS = 6
+BLOCK_BYTES = 64 << 20  # work space of one block of slices in OMP
+# A slice is done when its best atom correlates with the residual by less than this share of the slice's length.
+SMALLEST_CORRELATION = 1e-11
+# An atom whose part outside the span of the chosen ones has less than this squared length is a duplicate of them.
+SMALLEST_NEW_PART = 1e-10
+
+Array = NDArray[np.float64]
+
+
+def factorise(
+    weight: NDArray[np.float32], *, groups: int, dictionary_size: int, lookups: float, init: str, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Approximate a convolution weight by a dictionary and a sparse kernel.
+
+    Arithmetic is float64 on one thread and equal scores go to the lower index, so on one machine with one set of libraries
+    the bytes do not depend on the number of threads. Another BLAS may round differently in the last bit of float64, which
+    the final rounding to float32 nearly always, but not provably, hides.
+
+    Args:
+        weight: (C_out, C_in / groups, kH, kW).
+        dictionary_size: k, rows for each group; more than C_in / groups is allowed.
+        lookups: 1 or more: whole number of non-zeros for each filter position; below 1: that share of k. ``svd`` meets the
+            number on average over the layer, the others at every position (at least 1).
+        init: one of ``INITS``.
+        seed: of the k-means start.
+
+    Returns:
+        Dictionary (groups * k, C_in / groups) with rows of unit length, and sparse kernel (C_out, k, kH, kW). Rows that no
+        filter uses are unit vectors. Fewer non-zeros than asked for remain where fewer are exact.
+
+    Raises:
+        SettingsError: unknown init, or dictionary_size or lookups out of range.
+        ModelError: the weight holds NaN or infinity.
+    """
+    _check(dictionary_size, lookups, init)
+    if not np.isfinite(weight).all():
+        count = int((~np.isfinite(weight)).sum())
+        raise ModelError(f"weight of shape {weight.shape} holds {count} values that are not finite; the checkpoint is damaged")
+    out_channels, m, height, width = weight.shape
+    # (groups, slices of the group, m)
+    slices = np.ascontiguousarray(
+        weight.reshape(groups, -1, m, height * width).transpose(0, 1, 3, 2), dtype=np.float64
+    ).reshape(groups, -1, m)
+    with threadpool_limits(1):
+        if init == "svd":
+            dictionary, codes = _svd(slices, dictionary_size, lookups)
+        else:
+            n_lookups = int(lookups) if lookups >= 1 else max(1, round(lookups * dictionary_size))
+            rounds = KSVD_ROUNDS if init == "ksvd" else 0
+            parts = [_kmeans_coded(block, dictionary_size, n_lookups, seed, rounds) for block in slices]
+            dictionary, codes = (np.stack(part) for part in zip(*parts, strict=True))
+    kernel = codes.reshape(out_channels, height, width, dictionary_size).transpose(0, 3, 1, 2)
+    return dictionary.reshape(-1, m).astype(np.float32), np.ascontiguousarray(kernel, dtype=np.float32)
+
+
+def _check(dictionary_size: int, lookups: float, init: str) -> None:
+    if init not in INITS:
+        raise SettingsError(f"init is {init!r}, which is unknown; use one of {', '.join(INITS)}")
+    if dictionary_size < 1:
+        raise SettingsError(f"dictionary_size is {dictionary_size}; it must be 1 or more")
+    if not (math.isfinite(lookups) and lookups > 0):
+        raise SettingsError(f"lookups is {lookups}; it must be a number above 0")
+    if lookups >= 1 and lookups != int(lookups):
+        raise SettingsError(f"lookups is {lookups}; from 1 up it counts entries and must be whole, below 1 it is a density")
+    if lookups > dictionary_size:
+        raise SettingsError(
+            f"lookups is {lookups:g}, but dictionary_size is {dictionary_size}; "
+            f"lower lookups to {dictionary_size} or raise dictionary_size"
+        )
+
+
+def _svd(slices: Array, size: int, lookups: float) -> tuple[Array, Array]:
+    dictionary = np.stack([_singular_rows(block, size) for block in slices])
+    codes = slices @ dictionary.transpose(0, 2, 1)  # (groups, slices, k)
+    used = min(size, slices.shape[2])
+    codes[:, :, used:] = 0  # rows beyond an orthonormal basis
+    n_positions = codes.shape[0] * codes.shape[1]
+    n_kept = round(lookups * n_positions) if lookups >= 1 else round(lookups * size * n_positions)
+    flat = codes.reshape(-1)
+    flat[np.argsort(-np.abs(flat), kind="stable")[n_kept:]] = 0
+    return dictionary, codes
+
+
+def _singular_rows(slices: Array, size: int) -> Array:
+    """Return the top right singular vectors (k, m) of (n, m) slices, largest component positive, padded with unit vectors."""
+    n, m = slices.shape
+    # Squaring loses singular values below 1e-8 of the largest; float32 weights do not hold them either.
+    gram = slices.T @ slices if m <= n else slices @ slices.T
+    side = len(gram)
+    count = min(size, side)
+    vectors = eigh(gram, subset_by_index=(side - count, side - 1))[1][:, ::-1]
+    rows = vectors.T if m <= n else qr(slices.T @ vectors, mode="economic")[0].T
+    largest = np.abs(rows).argmax(axis=1)
+    rows = rows * np.where(rows[np.arange(count), largest] < 0, -1.0, 1.0)[:, None]
+    return np.concatenate([rows, _unit_rows(count, size, m)])
+
+
+def _unit_rows(first: int, last: int, m: int) -> Array:
+    rows: Array = np.eye(m)[np.arange(first, last) % m]
+    return rows
+
+
+def _kmeans_coded(slices: Array, size: int, n_lookups: int, seed: int, rounds: int) -> tuple[Array, Array]:
+    """Code the (n, m) slices of one group in k-means centres, improved by ``rounds`` of dictionary least squares."""
+    dictionary = _normalised(_centres(slices, size, seed))
+    codes = code_slices(slices, dictionary, n_lookups=n_lookups)
+    best = _squared_error(slices, dictionary, codes)
+    trial, trial_codes = dictionary, codes
+    for _ in range(rounds):
+        trial = _refitted(slices, trial, trial_codes)
+        trial_codes = code_slices(slices, trial, n_lookups=n_lookups)
+        error = _squared_error(slices, trial, trial_codes)
+        if error < best:
+            dictionary, codes, best = trial, trial_codes, error
+    return dictionary, codes
+
+
+def _squared_error(slices: Array, dictionary: Array, codes: Array) -> float:
+    return float(((slices - codes @ dictionary) ** 2).sum())
+
+
+def _centres(slices: Array, size: int, seed: int) -> Array:
+    distinct = np.unique(slices, axis=0)
+    if len(distinct) <= size:
+        return np.concatenate([distinct, _unit_rows(len(distinct), size, slices.shape[1])])
+    model = KMeans(size, n_init=KMEANS_STARTS, max_iter=KMEANS_ITERATIONS, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # slices that differ by rounding only
+        centres: Array = model.fit(slices).cluster_centers_
+    return centres
+
+
+def _normalised(rows: Array) -> Array:
+    """Scale rows to unit length; rows of zeros become unit vectors."""
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    # No slice is shorter than a float32 can be, so this only catches zeros and their rounding.
+    zero = length[:, 0] < np.finfo(np.float32).tiny
+    rows = rows / np.where(zero[:, None], 1, length)
+    rows[zero] = np.eye(rows.shape[1])[np.flatnonzero(zero) % rows.shape[1]]
+    return rows
+
+
+def _refitted(slices: Array, dictionary: Array, codes: Array) -> Array:
+    """Return the least-squares dictionary for fixed codes; unused rows restart from the slices that are coded worst."""
+    gram = codes.T @ codes
+    used = np.diag(gram) > 0
+    fitted = dictionary.copy()
+    if used.any():
+        fitted[used] = np.linalg.lstsq(gram[np.ix_(used, used)], codes[:, used].T @ slices, rcond=None)[0]
+    misses = ((slices - codes @ fitted) ** 2).sum(axis=1)
+    worst = np.argsort(-misses, kind="stable")[: int((~used).sum())]
+    spare = np.flatnonzero(~used)[: len(worst)]
+    fitted[spare] = slices[worst]
+    return _normalised(fitted)
+
+
+def code_slices(slices: Array, dictionary: Array, *, n_lookups: int) -> Array:
+    """Write each slice as a least-squares combination of at most ``n_lookups`` dictionary rows, chosen by OMP.
+
+    Args:
+        slices: (n, m).
+        dictionary: (k, m), rows of unit length.
+        n_lookups: non-zeros allowed for each slice.
+
+    Returns:
+        (n, k) with at most n_lookups non-zeros in each row; zero slices have none.
+    """
+    size = len(dictionary)
+    if n_lookups >= size:
+        return np.asarray(slices @ np.linalg.pinv(dictionary, rcond=SMALLEST_NEW_PART))
+    gram = dictionary @ dictionary.T
+    codes = np.empty((len(slices), size))
+    block = max(1, BLOCK_BYTES // (8 * (n_lookups**2 + 4 * size)))
+    for start in range(0, len(slices), block):
+        part = slices[start : start + block]
+        codes[start : start + block] = _pursue(part @ dictionary.T, np.linalg.norm(part, axis=1), gram, n_lookups)
+    return codes
+
+
+def _pursue(products: Array, lengths: Array, gram: Array, n_lookups: int) -> Array:
+    """Batch OMP (Rubinstein et al. 2008) on all slices of a block at once: only products with the atoms are needed.
+
+    ``basis[b, t]`` holds the t-th Gram-Schmidt vector of slice b as coefficients of its chosen atoms, so the residual's
+    products change by one (n, k) x (k, k) gemm for each step. Finished slices add zero vectors.
+
+    Args:
+        products: (n, k), slices times atoms.
+        lengths: (n), of the slices.
+        gram: (k, k), atoms times atoms.
+    """
+    n, size = products.shape
+    rows = np.arange(n)
+    chosen = np.zeros((n, n_lookups), np.int64)
+    basis = np.zeros((n, n_lookups, n_lookups))
+    along = np.zeros((n, n_lookups))  # slice times basis vector
+    left = products.copy()  # residual times atoms
+    live = lengths > 0
+    n_steps = 0
+    taken = np.zeros((n, size), bool)
+    for t in range(n_lookups):
+        scores = np.where(taken, -1.0, np.abs(left))
+        atom = scores.argmax(axis=1)  # the first of equal ones
+        before, earlier = basis[:, :t, :t], chosen[:, :t]
+        inside = (before @ gram[earlier, atom[:, None]][:, :, None])[:, :, 0]
+        new_part = 1 - (inside**2).sum(axis=1)
+        live &= (scores[rows, atom] > SMALLEST_CORRELATION * lengths) & (new_part > SMALLEST_NEW_PART)
+        if not live.any():
+            break
+        scale = np.where(live, 1 / np.sqrt(np.where(live, new_part, 1)), 0)
+        chosen[:, t] = atom
+        basis[:, t, :t] = (inside[:, None] @ before)[:, 0] * -scale[:, None]
+        basis[:, t, t] = scale
+        taken[rows[live], atom[live]] = True
+        along[:, t] = left[rows, atom] * scale
+        left -= _scattered(basis[:, t] * along[:, t, None], chosen, t + 1, size) @ gram
+        n_steps = t + 1
+    codes = _scattered((along[:, None] @ basis)[:, 0], chosen, n_steps, size)
+    # One refinement of the least squares removes what Gram-Schmidt lost on nearly parallel atoms.
+    missed = np.take_along_axis(products - codes @ gram, chosen, axis=1)
+    correction = basis.transpose(0, 2, 1) @ (basis @ missed[:, :, None])
+    return codes + _scattered(correction[:, :, 0], chosen, n_steps, size)
+
+
+def _scattered(values: Array, chosen: NDArray[np.int64], n_steps: int, size: int) -> Array:
+    """Put the first ``n_steps`` values of each row at their atoms; finished slices put zeros at atoms they have not taken."""
+    dense = np.zeros((len(values), size))
+    np.put_along_axis(dense, chosen[:, :n_steps], values[:, :n_steps], axis=1)
+    return dense

@@ -1,0 +1,371 @@
+"""A net as an ONNX file: LookupConv nodes with bias, activation and residual, and a body that runs them anywhere.
+
+Layers keep their names as node names, and ``lcnn.layers`` / ``lcnn.input_shape`` in the file's metadata say what was done to
+each, so that a file can be measured and inspected without the artefact or torch.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper, numpy_helper
+from torch import Tensor, fx, nn
+
+from lcnn_compress import runtime
+from lcnn_compress.errors import ModelError
+from lcnn_compress.files import write_atomically
+from lcnn_compress.graph import calls
+from lcnn_compress.modules import LookupConv2d
+from lcnn_compress.op import (
+    DOMAIN,
+    NO_BOUND,
+    OP_TYPE,
+    OP_VERSION,
+    OPSET,
+    decode_positions,
+    encode_positions,
+    function_body,
+    node_attributes,
+)
+
+log = logging.getLogger(__name__)
+IR_VERSION = 10
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """How to write an ONNX file."""
+
+    coefficients: str = "float16"  # or "float32"
+    fallback: bool = True  # write the function body
+    dense: bool = False  # write ordinary Conv nodes instead of LookupConv
+    tolerance: float = 1e-3  # largest difference to torch, relative to the largest output (at least 1)
+
+
+class _LookupConvNode(nn.Module):
+    """Stands in for a LookupConv2d while the net is exported: its tensors become initialisers, its call one node."""
+
+    dictionary: Tensor
+    gaps: Tensor
+    coefficients: Tensor
+    bias: Tensor
+    residual: Tensor
+
+    def __init__(self, lookup: LookupConv2d, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.geometry, self.out_channels = lookup.geometry, lookup.out_channels
+        gaps, coefficients = encode_positions((lookup.sparse_kernel * lookup.support).detach().numpy())
+        self.register_buffer("dictionary", lookup.dictionary.detach())
+        self.register_buffer("gaps", torch.from_numpy(gaps))
+        self.register_buffer("coefficients", torch.from_numpy(coefficients).to(dtype))
+        self.register_buffer("bias", lookup.bias.detach())
+        self.register_buffer("residual", torch.zeros(1))  # adds nothing until fusion finds a residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = self.geometry.output_size(x.shape[2], x.shape[3])
+        inputs = (x, self.dictionary, self.gaps, self.coefficients, self.bias, self.residual)
+        shape = (x.shape[0], self.out_channels, height, width)
+        attributes = node_attributes(self.geometry)
+        return torch.onnx.ops.symbolic(f"{DOMAIN}::{OP_TYPE}", inputs, attributes, dtype=x.dtype, shape=shape, version=OP_VERSION)
+
+
+def to_onnx(net: fx.GraphModule, input_shape: tuple[int, ...], settings: ExportSettings, metadata: dict[str, Any]) -> onnx.ModelProto:
+    """Return ``net`` as ONNX, dynamic in batch, height and width where the net allows it.
+
+    Raises:
+        ModelError: torch's exporter fails on the net.
+    """
+    dtype = {"float16": torch.float16, "float32": torch.float32}[settings.coefficients]
+    stand_in = fx.GraphModule(net, copy.deepcopy(net.graph))
+    for node, lookup in list(calls(net, LookupConv2d)):
+        stand_in.add_submodule(str(node.target), _LookupConvNode(lookup, dtype))
+    model = _trace(net, stand_in, torch.zeros(2, *input_shape[1:]))
+    model = dense_form(model) if settings.dense else model
+    for key, value in {**metadata, "input_shape": list(input_shape)}.items():
+        model.metadata_props.append(onnx.StringStringEntryProto(key=f"lcnn.{key}", value=json.dumps(value)))
+    if not settings.fallback:
+        del model.functions[:]
+    onnx.checker.check_model(model)
+    return model
+
+
+def export_onnx(
+    net: fx.GraphModule,
+    path: Path,
+    input_shape: tuple[int, ...],
+    settings: ExportSettings = ExportSettings(),
+    metadata: dict[str, Any] | None = None,
+) -> float:
+    """Write ``net`` to ``path`` and return its largest difference to torch, checked before anything is written.
+
+    Raises:
+        ModelError: ONNX Runtime's result differs from torch's by more than the tolerance, or the exporter fails.
+        FileError: the file cannot be written.
+    """
+    model = to_onnx(net, input_shape, settings, metadata or {})
+    data = model.SerializeToString(deterministic=True)
+    difference = verify(net, data, input_shape, settings.tolerance)
+    write_atomically(path, data)
+    return difference
+
+
+def verify(net: fx.GraphModule, data: bytes, input_shape: tuple[int, ...], tolerance: float) -> float:
+    """Return the largest difference between ONNX Runtime and torch, relative to max(1, |torch|), native and fallback alike.
+
+    Raises:
+        ModelError: it exceeds ``tolerance`` or is not a number.
+    """
+    first = onnx.load_from_string(data).graph.input[0]
+    dynamic_batch = not first.type.tensor_type.shape.dim[0].HasField("dim_value")
+    size = (2 if dynamic_batch else input_shape[0], *input_shape[1:])
+    worst = 0.0
+    for native in {runtime.library_path() is not None, False}:
+        worst = max(worst, _difference(net, data, size, native=native))
+        if not worst <= tolerance:
+            way = "the native library" if native else "standard operators"
+            raise ModelError(
+                f"the exported net differs from torch by {worst:.2e} of the largest output with {way}, more than "
+                f"{tolerance:.0e}; nothing was written (raise --tolerance if this is acceptable)"
+            )
+    return worst
+
+
+def _difference(net: fx.GraphModule, data: bytes, size: tuple[int, ...], *, native: bool) -> float:
+    x = torch.rand(size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = net(x)
+    session = runtime.session(data, native=native)
+    outputs = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    worst = 0.0
+    for got, want in zip(outputs, expected if isinstance(expected, tuple) else (expected,), strict=True):
+        if got.shape != tuple(want.shape):
+            return float("inf")
+        scale = max(1.0, float(want.abs().max())) if want.numel() else 1.0
+        difference = float(np.abs(got - want.numpy()).max(initial=0)) / scale
+        worst = difference if not difference <= worst else worst  # a NaN stays
+    return worst
+
+
+def dense_form(model: onnx.ModelProto, names: set[str] | None = None) -> onnx.ModelProto:
+    """Return a copy in which LookupConv nodes (all, or those named) are ordinary Convs with the rebuilt weight."""
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    constants = {t.name: t for t in model.graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        if node.domain != DOMAIN or (names is not None and node.name not in names):
+            nodes.append(node)
+            continue
+        values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        weight = numpy_helper.from_array(lookup_weight(node, constants), f"{node.name}.weight")
+        model.graph.initializer.append(weight)
+        nodes += _dense_nodes(node, values, weight.name, constants)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    _drop_unread(model.graph)
+    if not any(node.domain == DOMAIN for node in nodes):
+        _drop_domain(model)
+    return model
+
+
+def lookup_weight(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return the dense weight (C_out, C_in / groups, kH, kW) a LookupConv node stands for."""
+    dictionary, gaps, coefficients, bias = (numpy_helper.to_array(constants[name]) for name in node.input[1:5])
+    values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    groups = values["group"]
+    shape = (len(bias), len(dictionary) // groups, *values["kernel_shape"])
+    kernel = decode_positions(gaps, coefficients, shape).reshape(groups, -1, *shape[1:])
+    blocks = dictionary.astype(np.float32).reshape(groups, shape[1], -1)
+    return np.einsum("gokrc,gkm->gomrc", kernel, blocks, optimize=True).reshape(len(bias), -1, *shape[2:]).astype(np.float32)
+
+
+def _dense_nodes(
+    node: onnx.NodeProto, values: dict[str, Any], weight: str, constants: dict[str, onnx.TensorProto]
+) -> list[onnx.NodeProto]:
+    bounds = values.pop("clip_min"), values.pop("clip_max")
+    residual = node.input[5] if node.input[5] not in constants else None
+    names = [f"{node.output[0]}/convolved", f"{node.output[0]}/added", f"{node.output[0]}/clipped"]
+    nodes = [helper.make_node("Conv", [node.input[0], weight, node.input[4]], [names[0]], name=node.name, **values)]
+    if residual is not None:
+        nodes.append(helper.make_node("Add", [names[0], residual], [names[1]], name=f"{node.name}/add"))
+    if bounds == (0, np.float32(NO_BOUND)):
+        nodes.append(helper.make_node("Relu", [nodes[-1].output[0]], [names[2]], name=f"{node.name}/relu"))
+    elif bounds != (-np.float32(NO_BOUND), np.float32(NO_BOUND)):
+        limits = [f"{names[2]}/{which}" for which in ("min", "max")]
+        for limit, value in zip(limits, bounds, strict=True):
+            constant = numpy_helper.from_array(np.array(value, np.float32))
+            nodes.insert(0, helper.make_node("Constant", [], [limit], value=constant))
+        nodes.append(helper.make_node("Clip", [nodes[-1].output[0], *limits], [names[2]], name=f"{node.name}/clip"))
+    nodes[-1].output[0] = node.output[0]
+    return nodes
+
+
+def _trace(net: fx.GraphModule, stand_in: fx.GraphModule, example: Tensor) -> onnx.ModelProto:
+    """Export with as many dynamic axes as hold what they promise: each choice is tried on an input of another size.
+
+    (torch's exporter marks height and width dynamic even where it has fixed an adaptive pooling to the traced size.)
+    """
+    auto = torch.export.Dim.AUTO
+    problem: Exception | None = None
+    batch, *rest = example.shape
+    other = (3, *rest)
+    if example.ndim == 4:  # a quarter to a half larger, by multiples of 32 because many nets need those
+        other = (1, rest[0], rest[1] + 32 * -(-rest[1] // 128), rest[2] + 64 * -(-rest[2] // 128))
+    for axes, size in (((0, 2, 3) if example.ndim == 4 else (0,), other), ((0,), (3, *rest)), ((), (batch, *rest))):
+        shapes = ({axis: auto for axis in axes},) if axes else None
+        try:
+            with _quiet_exporter(), torch.no_grad():
+                program = torch.onnx.export(
+                    stand_in, (example,), dynamo=True, dynamic_shapes=shapes, opset_version=OPSET, verbose=False,
+                    input_names=["input"],
+                )  # fmt: skip
+                assert program is not None
+                model = _finish(program.model_proto)
+                if _difference(net, model.SerializeToString(), size, native=False) < 1e-3:
+                    return model
+        except Exception as error:  # the exporter wraps whatever went wrong in its own and other classes
+            problem = problem or error
+    lines = str(problem).strip().splitlines()
+    raise ModelError(f"torch.onnx cannot export the net: {type(problem).__name__}: {lines[-1] if lines else ''}") from problem
+
+
+def _finish(model: onnx.ModelProto) -> onnx.ModelProto:
+    _clean(model)
+    _name_layers(model)
+    _fuse(model)
+    _drop_unread(model.graph)
+    if any(node.domain == DOMAIN for node in model.graph.node):
+        model.functions.append(function_body())
+    else:
+        _drop_domain(model)
+    return model
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """The exporter logs and warns about packages we do not need (torchvision) and its own deprecations."""
+    noisy = logging.getLogger("torch.onnx")
+    level = noisy.level
+    noisy.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        noisy.setLevel(level)
+
+
+def _clean(model: onnx.ModelProto) -> None:
+    """Drop stack traces and source paths the exporter leaves; name the dynamic axes; use our IR version."""
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = "lcnn", ""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
+        del value.metadata_props[:]
+    axes = model.graph.input[0].type.tensor_type.shape.dim
+    names = {d.dim_param: n for d, n in zip(axes, ("batch", "", "height", "width"), strict=False) if d.dim_param and n}
+    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in names:
+                dim.dim_param = names[dim.dim_param]
+
+
+def _name_layers(model: onnx.ModelProto) -> None:
+    """Give every node that reads a layer's weight the layer's name."""
+    for node in model.graph.node:
+        if (layer := layer_of(node)) is not None:
+            node.name = layer
+
+
+def layer_of(node: onnx.NodeProto) -> str | None:
+    """Return the layer whose weight or dictionary the node reads, or None."""
+    wanted = {"Conv": ".weight", "Gemm": ".weight", "MatMul": ".weight", OP_TYPE: ".dictionary"}.get(node.op_type)
+    if wanted is None or len(node.input) < 2 or not node.input[1].endswith(wanted):
+        return None
+    return str(node.input[1].removesuffix(wanted))
+
+
+def _fuse(model: onnx.ModelProto) -> None:
+    """Let each LookupConv do the Add, Relu or Clip that alone reads its result."""
+    graph = model.graph
+    shapes = {v.name: str(v.type.tensor_type.shape) for v in [*graph.value_info, *graph.input, *graph.output]}
+    constants = {t.name: t for t in graph.initializer}
+    constants |= {n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant" and n.attribute[0].name == "value"}
+    outputs = {v.name for v in graph.output}
+    for lookup in [n for n in graph.node if n.domain == DOMAIN]:
+        while (tail := _single_reader(graph, lookup.output[0], outputs)) is not None and _absorb(lookup, tail, shapes, constants):
+            # The residual may be computed after the lookup's old place, so the fused node moves to the place of its tail.
+            graph.node.remove(lookup)
+            lookup = _put_in_place_of(graph, tail, lookup)
+
+
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    """Delete nodes and initialisers nothing reads (the exporter leaves the size arithmetic of custom operators behind)."""
+    read = {v.name for v in graph.output}
+    needed = []
+    for node in reversed(graph.node):
+        if read.intersection(node.output):
+            read.update(node.input)
+            needed.append(node)
+    tensors = [t for t in graph.initializer if t.name in read]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(reversed(needed))
+    graph.initializer.extend(tensors)
+
+
+def _single_reader(graph: onnx.GraphProto, value: str, outputs: set[str]) -> onnx.NodeProto | None:
+    readers = [n for n in graph.node for name in n.input if name == value]
+    return readers[0] if len(readers) == 1 and value not in outputs else None
+
+
+def _absorb(
+    lookup: onnx.NodeProto, tail: onnx.NodeProto, shapes: dict[str, str], constants: dict[str, onnx.TensorProto]
+) -> bool:
+    """Fold ``tail`` into ``lookup`` if it computes what the epilogue can; return whether it did."""
+    bounds = {a.name: a for a in lookup.attribute if a.name in ("clip_min", "clip_max")}
+    unbounded = bounds["clip_min"].f <= -NO_BOUND and bounds["clip_max"].f >= NO_BOUND
+    own = lookup.output[0]
+    if tail.op_type == "Add" and unbounded and lookup.input[5] in constants:
+        other = tail.input[1] if tail.input[0] == own else tail.input[0]
+        if other in constants or own not in shapes or shapes.get(other) != shapes[own]:
+            return False
+        lookup.input[5] = other
+        return True
+    if tail.op_type == "Relu" and unbounded:
+        bounds["clip_min"].f = 0
+        return True
+    if tail.op_type == "Clip" and unbounded and all(name in constants or not name for name in tail.input[1:]):
+        for key, name in zip(("clip_min", "clip_max"), tail.input[1:], strict=False):
+            if name:
+                bounds[key].f = float(numpy_helper.to_array(constants[name]))
+        return True
+    return False
+
+
+def _put_in_place_of(graph: onnx.GraphProto, tail: onnx.NodeProto, lookup: onnx.NodeProto) -> onnx.NodeProto:
+    position = list(graph.node).index(tail)
+    fused = onnx.NodeProto()
+    fused.CopyFrom(lookup)
+    fused.output[0] = tail.output[0]
+    graph.node[position].CopyFrom(fused)
+    return graph.node[position]
+
+
+def _drop_domain(model: onnx.ModelProto) -> None:
+    del model.functions[:]
+    for entry in [o for o in model.opset_import if o.domain == DOMAIN]:
+        model.opset_import.remove(entry)

@@ -1,0 +1,54 @@
+"""Geometry of a 2-d convolution and the cost of computing it. Plain integers, no torch.
+
+One multiply-add counts as one MAC. Borders are not discounted: a padded tap counts like any other, for dense and lookup alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """Kernel, stride, zero padding, dilation (all height before width) and channel groups."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return (height, width) of the output plane; 0 or less where the input is smaller than the kernel."""
+        top, left, bottom, right = self.padding
+        reach_h, reach_w = ((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
+        return (height + top + bottom - reach_h) // self.stride[0] + 1, (width + left + right - reach_w) // self.stride[1] + 1
+
+    @property
+    def taps(self) -> int:
+        """Positions of the kernel, kH * kW."""
+        return self.kernel[0] * self.kernel[1]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists and numbers."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ConvGeometry:
+        """Invert ``to_json``."""
+        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+
+
+def dense_macs(in_channels: int, out_channels: int, geometry: ConvGeometry, size: tuple[int, int]) -> int:
+    """MACs of the dense convolution on one image of (height, width) ``size``."""
+    height, width = geometry.output_size(*size)
+    return in_channels // geometry.groups * out_channels * geometry.taps * height * width
+
+
+def lookup_macs(
+    in_channels: int, dictionary_size: int, n_nonzeros: int, geometry: ConvGeometry, size: tuple[int, int]
+) -> int:
+    """MACs of both stages on one image: the dictionary at input resolution, then one per non-zero and output pixel."""
+    height, width = geometry.output_size(*size)
+    return dictionary_size * in_channels * size[0] * size[1] + n_nonzeros * height * width

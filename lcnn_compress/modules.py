@@ -1,0 +1,105 @@
+"""The lookup convolution as a torch module, usable alone.
+
+Bagherinezhad et al., "LCNN: Lookup-based Convolutional Neural Network", CVPR 2017 (arXiv 1611.06473), section 3: all filters
+of a layer share a dictionary D of channel vectors; a sparse kernel P says which of them each filter position adds up.
+Training and inference use the same two tensors: X * W = (X * D) * P.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lcnn_compress.geometry import ConvGeometry, dense_macs, lookup_macs
+
+
+class LookupConv2d(nn.Module):
+    """A 2-d convolution whose weight is W[o, :, r, c] = sum_j P[o, j, r, c] * D[g(o), j, :].
+
+    Attributes:
+        dictionary: (groups * k, C_in / groups), one block of k rows for each group.
+        sparse_kernel: (C_out, k, kH, kW), the training form P of indices and coefficients.
+        support: (C_out, k, kH, kW) bool, False where an entry of P is pruned for good.
+        bias: (C_out).
+    """
+
+    dictionary: nn.Parameter
+    sparse_kernel: nn.Parameter
+    bias: nn.Parameter
+    support: Tensor
+
+    def __init__(self, dictionary: Tensor, sparse_kernel: Tensor, bias: Tensor | None, geometry: ConvGeometry) -> None:
+        super().__init__()
+        out_channels, size, *kernel = sparse_kernel.shape
+        if len(dictionary) != size * geometry.groups or tuple(kernel) != geometry.kernel or out_channels % geometry.groups:
+            raise ValueError(
+                f"dictionary {tuple(dictionary.shape)} and sparse_kernel {tuple(sparse_kernel.shape)} do not fit {geometry}: "
+                "they must be (groups * k, C_in / groups) and (C_out, k, kH, kW) with C_out a multiple of groups"
+            )
+        self.geometry = geometry
+        self.in_channels = dictionary.shape[1] * geometry.groups
+        self.out_channels = int(out_channels)
+        self.dictionary_size = int(size)
+        self.dictionary = nn.Parameter(dictionary.detach().clone())
+        self.sparse_kernel = nn.Parameter(sparse_kernel.detach().clone())
+        self.bias = nn.Parameter(dictionary.new_zeros(out_channels) if bias is None else bias.detach().clone())
+        self.register_buffer("support", sparse_kernel.detach() != 0, persistent=False)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, {self.out_channels}, k={self.dictionary_size}, nonzeros={self.n_nonzeros}, {self.geometry}"
+
+    @property
+    def n_nonzeros(self) -> int:
+        """Lookups of all filters together."""
+        return int(self.support.sum())
+
+    def weight(self) -> Tensor:
+        """Return the dense weight this layer stands for, (C_out, C_in / groups, kH, kW)."""
+        blocks = self.dictionary.unflatten(0, (self.geometry.groups, -1))  # (groups, k, m)
+        kernel = (self.sparse_kernel * self.support).unflatten(0, (self.geometry.groups, -1))  # (groups, O/g, k, kH, kW)
+        return torch.einsum("gokrc,gkm->gomrc", kernel, blocks).flatten(0, 1)
+
+    @torch.no_grad()
+    def normalise_(self) -> None:
+        """Give every dictionary row unit length and move its scale into the kernel; the weight stays the same.
+
+        (P / a, a * D) is the same layer at another L1 norm, so a penalty or a threshold on P means something only then.
+        """
+        length = self.dictionary.norm(dim=1, keepdim=True)
+        length[length == 0] = 1
+        self.dictionary /= length
+        groups = self.geometry.groups
+        self.sparse_kernel.unflatten(0, (groups, -1)).mul_(length.view(groups, 1, -1, 1, 1))
+
+    @torch.no_grad()
+    def restrict_(self, support: Tensor) -> None:
+        """Prune every entry of the kernel outside ``support`` for good."""
+        self.support &= support
+        self.sparse_kernel *= self.support
+
+    def macs(self, size: tuple[int, int]) -> int:
+        """MACs of both stages for one image of (height, width) ``size``."""
+        return lookup_macs(self.in_channels, self.dictionary_size, self.n_nonzeros, self.geometry, size)
+
+    def dense_macs(self, size: tuple[int, int]) -> int:
+        """MACs of the dense convolution this layer replaces."""
+        return dense_macs(self.in_channels, self.out_channels, self.geometry, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, H', W')."""
+        top, left, bottom, right = self.geometry.padding
+        groups, stride, dilation = self.geometry.groups, self.geometry.stride, self.geometry.dilation
+        # Two stages cost k * (m + O * taps) per pixel, the rebuilt weight m * O * taps: torch has no sparse kernel here.
+        m, taps = self.dictionary.shape[1], self.geometry.taps
+        filters = self.out_channels // groups
+        two_stages = self.dictionary_size * (m + filters * taps) < m * filters * taps
+        if two_stages:
+            x = functional.conv2d(x, self.dictionary[:, :, None, None], groups=groups)
+        # Zero padding commutes with stage 1 because stage 1 has no bias.
+        if (top, left) == (bottom, right):
+            padding = (top, left)
+        else:
+            x, padding = functional.pad(x, (left, right, top, bottom)), (0, 0)
+        kernel = self.sparse_kernel * self.support if two_stages else self.weight()
+        return functional.conv2d(x, kernel, self.bias, stride, padding, dilation, groups)

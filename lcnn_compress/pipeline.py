@@ -1,0 +1,244 @@
+"""A dense net in, an artefact out: plan, dictionaries, measurement, calibration, fine-tuning, folding, report."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, fx
+
+from lcnn_compress import benchmark, runtime
+from lcnn_compress.artefact import Artefact
+from lcnn_compress.calibrate import reestimate_batch_norms, refit
+from lcnn_compress.data import Examples
+from lcnn_compress.dictionary import INITS, factorise
+from lcnn_compress.errors import SettingsError
+from lcnn_compress.export import ExportSettings, dense_form, to_onnx
+from lcnn_compress.files import write_atomically
+from lcnn_compress.finetune import FinetuneSettings, finetune
+from lcnn_compress.graph import Layer, calls, fold_batch_norms, layers
+from lcnn_compress.graph import replace as replace_layer
+from lcnn_compress.modules import LookupConv2d
+from lcnn_compress.plan import LayerPlan, PlanSettings, plan_layers
+from lcnn_compress.progress import Progress, silent
+from lcnn_compress.summary import layer_rows, make_report
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CompressSettings:
+    """Everything that decides the result, apart from the model and the data."""
+
+    plan: PlanSettings = field(default_factory=PlanSettings)
+    init: str = "kmeans"
+    seed: int = 0
+    coefficients: str = "float16"
+    measure: bool = True  # layers not measured faster go back to dense
+    threads: int = 1  # of the measurement
+    finetune: FinetuneSettings | None = None
+
+    def __post_init__(self) -> None:
+        if self.init not in INITS:
+            raise SettingsError(f"--init is '{self.init}'; it must be one of {', '.join(INITS)}")
+        if self.coefficients not in ("float16", "float32"):
+            raise SettingsError(f"--coefficients is '{self.coefficients}'; it must be float16 or float32")
+        if self.threads < 1:
+            raise SettingsError(f"--threads is {self.threads}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What may improve a compressed net: unlabelled calibration batches, training examples, a checkpoint to keep or resume.
+
+    ``on_plan`` gets the layer decisions before training starts: a resumed run must be given the same ones.
+    """
+
+    calibration: Sequence[Tensor] = ()
+    examples: Examples | None = None
+    checkpoint: Path | None = None
+    resume: bool = False
+    on_plan: Callable[[Sequence[LayerPlan]], None] | None = None
+
+
+def compress_net(
+    dense: fx.GraphModule,
+    input_shape: tuple[int, ...],
+    settings: CompressSettings,
+    data: TrainingData = TrainingData(),
+    plans: Sequence[LayerPlan] | None = None,
+    progress: Progress = silent,
+) -> Artefact:
+    """Compress a captured net; ``dense`` itself is not changed.
+
+    Args:
+        dense: the net, batch norms not folded.
+        input_shape: (1, C, H, W); layers are planned and measured at this size.
+        settings: how.
+        data: calibration and training data; none of it is required.
+        plans: decisions of an earlier run (its ``config["layers"]``); nothing is planned or measured then.
+        progress: called as work goes on.
+
+    Raises:
+        ModelError: the net cannot be compressed or does not run on ``input_shape``.
+        SettingsError: an option does not fit the net.
+    """
+    if settings.finetune is not None and data.examples is None:
+        raise SettingsError("--epochs asks for fine-tuning, but there is no training data; add --data")
+    found = layers(dense, torch.zeros(input_shape))
+    decided = plan_layers(found, settings.plan) if plans is None else _check_plans(plans, found)
+    lookups = _factorise(found, decided, settings, progress)
+    timing = _Timing(input_shape, settings) if settings.measure and runtime.library_path() is not None and lookups else None
+    if timing is not None and plans is None:
+        timing.export(_build(dense, input_shape, lookups), progress)
+        decided = timing.keep_what_gains(decided, settings.plan.keep_slow)
+        lookups = {plan.name: lookups[plan.name] for plan in decided if plan.kind == "lookup"}
+    if data.on_plan is not None:
+        data.on_plan(decided)
+    net = _build(dense, input_shape, lookups)
+    training = _improve(net, dense, settings, data, progress)
+    rows = layer_rows(net, found, decided, settings.coefficients)
+    fold_batch_norms(net)
+    _round_coefficients(net, settings.coefficients)
+    if timing is not None and (training is not None or plans is not None):
+        timing.export(net, progress)  # training chose other lookups than those measured before
+    config = {
+        "init": settings.init, "seed": settings.seed, "coefficients": settings.coefficients,
+        "layers": [asdict(plan) for plan in decided],
+        "finetune": None if settings.finetune is None else asdict(settings.finetune),
+    }  # fmt: skip
+    report = make_report(rows, input_shape, training, timing.times if timing is not None and lookups else None)
+    return Artefact(net, input_shape, config, report)
+
+
+def _check_plans(plans: Sequence[LayerPlan], found: Sequence[Layer]) -> list[LayerPlan]:
+    names, expected = [plan.name for plan in plans], [layer.name for layer in found]
+    if names != expected:
+        odd = sorted(set(names) ^ set(expected))[:4]
+        raise SettingsError(
+            f"the configuration is of another net: it lists {len(names)} layers, the model has {len(expected)} "
+            f"(they differ in {', '.join(odd) or 'order'})"
+        )
+    return list(plans)
+
+
+def _factorise(
+    found: Sequence[Layer], plans: Sequence[LayerPlan], settings: CompressSettings, progress: Progress
+) -> dict[str, LookupConv2d]:
+    """Return the lookup convolution of every layer planned to become one."""
+    chosen = [(layer, plan) for layer, plan in zip(found, plans, strict=True) if plan.kind == "lookup"]
+    lookups = {}
+    for done, (layer, plan) in enumerate(chosen):
+        progress("dictionaries", done, len(chosen))
+        dictionary, kernel = factorise(
+            layer.weight().detach().numpy(), groups=layer.geometry.groups, dictionary_size=plan.dictionary_size,
+            lookups=plan.lookups, init=settings.init, seed=settings.seed,
+        )  # fmt: skip
+        factors = torch.from_numpy(dictionary), torch.from_numpy(kernel)
+        lookups[layer.name] = LookupConv2d(*factors, layer.module.bias, layer.geometry)
+    progress("dictionaries", len(chosen), len(chosen))
+    return lookups
+
+
+def _build(dense: fx.GraphModule, input_shape: tuple[int, ...], lookups: dict[str, LookupConv2d]) -> fx.GraphModule:
+    """Return a copy of ``dense`` with the named layers replaced."""
+    net = copy.deepcopy(dense)
+    for layer in layers(net, torch.zeros(input_shape)):
+        if layer.name in lookups:
+            replace_layer(net, layer, copy.deepcopy(lookups[layer.name]))
+    return net.eval()
+
+
+class _Timing:
+    """Measures a net layer by layer against its dense form, both in ONNX Runtime."""
+
+    def __init__(self, input_shape: tuple[int, ...], settings: CompressSettings) -> None:
+        self.input_shape, self.settings = input_shape, settings
+        self.model: onnx.ModelProto
+        self.times: benchmark.Gain
+
+    def export(self, net: fx.GraphModule, progress: Progress) -> None:
+        """Export ``net`` and measure it."""
+        progress("measuring", 0, 2)
+        folded = copy.deepcopy(net)
+        fold_batch_norms(folded)
+        self.model = to_onnx(folded, self.input_shape, ExportSettings(self.settings.coefficients), {})
+        progress("measuring", 1, 2)
+        self.measure()
+        progress("measuring", 2, 2)
+
+    def measure(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
+            paths = Path(folder) / "dense.onnx", Path(folder) / "lookup.onnx"
+            for path, content in zip(paths, (dense_form(self.model), self.model), strict=True):
+                write_atomically(path, content.SerializeToString())
+            self.times = benchmark.measure_gain(*paths, threads=self.settings.threads)
+
+    def keep_what_gains(self, plans: Sequence[LayerPlan], keep_slow: bool) -> list[LayerPlan]:
+        """Turn every lookup layer that was not measured faster back to dense."""
+        kept, slow = [], set()
+        for plan in plans:
+            dense_ms, lookup_ms = self.times.layers.get(plan.name, (0.0, 0.0))
+            if plan.kind == "lookup" and not lookup_ms < dense_ms and not keep_slow:
+                slow.add(plan.name)
+                reason = f"measured: lookup {lookup_ms:.3f} ms, dense {dense_ms:.3f} ms"
+                plan = LayerPlan(plan.name, "dense", reason, note=plan.note)
+            kept.append(plan)
+        if slow:
+            self.model = dense_form(self.model, slow)
+            self.measure()
+        return kept
+
+
+def _improve(
+    net: fx.GraphModule, dense: fx.GraphModule, settings: CompressSettings, data: TrainingData, progress: Progress
+) -> dict[str, Any] | None:
+    """Re-estimate batch norms, refit coefficients and fine-tune, as far as there is data; return the training report."""
+    if data.calibration:
+        reestimate_batch_norms(net, data.calibration)
+        refit(net, dense, data.calibration, progress)
+        reestimate_batch_norms(net, data.calibration)
+    if settings.finetune is None or data.examples is None:
+        return None
+    targets = {str(node.target): lookup.n_nonzeros for node, lookup in calls(net, LookupConv2d)}
+    for name in targets:
+        _fill(net.get_submodule(name), dense.get_submodule(name).weight)
+    report = finetune(
+        net, dense, data.examples, settings.finetune, targets=targets, checkpoint=data.checkpoint, resume=data.resume,
+        progress=progress,
+    )  # fmt: skip
+    net.eval()
+    return asdict(report)
+
+
+@torch.no_grad()
+def _fill(lookup: Any, weight: Tensor) -> None:
+    """Set every entry of the kernel to its least-squares value for ``weight``: training prunes from there."""
+    groups = lookup.geometry.groups
+    slices = weight.double().reshape(groups, lookup.out_channels // groups, weight.shape[1], *lookup.geometry.kernel)
+    inverse = torch.linalg.pinv(lookup.dictionary.double().unflatten(0, (groups, -1)))  # (groups, m, k)
+    kernel = torch.einsum("gomrc,gmk->gokrc", slices, inverse).flatten(0, 1)
+    lookup.sparse_kernel.copy_(kernel.to(lookup.sparse_kernel.dtype))
+    lookup.support.fill_(True)
+
+
+@torch.no_grad()
+def _round_coefficients(net: fx.GraphModule, dtype: str) -> None:
+    """Round coefficients to the stored type, so that torch, artefact and ONNX file hold the same net.
+
+    The scale of each dictionary moves out of the coefficients first, or small ones would fall below float16's range.
+    """
+    for _, lookup in calls(net, LookupConv2d):
+        lookup.restrict_(lookup.sparse_kernel != 0)
+        scale = float(lookup.sparse_kernel.abs().max()) or 1.0
+        lookup.dictionary *= scale
+        rounded = (lookup.sparse_kernel / scale).to(getattr(torch, dtype)).float()
+        lookup.sparse_kernel.copy_(rounded)
+        lookup.restrict_(rounded != 0)

@@ -1,0 +1,206 @@
+"""Decide for every layer whether it becomes a lookup convolution, and with how large a dictionary.
+
+The paper's rules (Bagherinezhad et al. 2017, section 4) as far as they carry over to a pretrained net: a dictionary is smaller
+than the number of vectors it codes, and not larger than the vectors are long unless that is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from lcnn_compress.errors import ModelError, SettingsError
+from lcnn_compress.geometry import lookup_macs
+from lcnn_compress.graph import Layer
+
+# Shares of m (channels of one group): ResNet-18 LCNN-fast uses 16/32/64/128, m / 4; "accurate" keeps twice that.
+PRESETS: dict[str, tuple[float, int | float]] = {"fast": (0.25, 1), "accurate": (0.5, 0.5)}
+DEFAULT_LOOKUPS = 0.25  # share of the dictionary
+FEW_CHANNELS = 4
+TINY_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What happens to one layer. ``lookups`` of 1 and more counts entries per position, below 1 it is a share of the dictionary."""
+
+    name: str
+    kind: str  # "lookup" or "dense"
+    reason: str
+    dictionary_size: int = 0
+    lookups: float = 0.0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class DictionaryRule:
+    """One entry of ``--dict``: layers matching ``glob`` get ``size`` rows (int) or that share of their channels (float)."""
+
+    glob: str
+    size: int | float
+    explicit: bool  # given for these layers, not for all: may exceed the channel count
+
+    def rows(self, channels: int) -> int:
+        """Return the dictionary size for vectors of length ``channels``, before any limit."""
+        return self.size if isinstance(self.size, int) else max(1, round(self.size * channels))
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """Which layers to compress and how far; ``dictionary`` and ``lookups`` as on the command line."""
+
+    dictionary: str = "0.25"
+    lookups: int | float | None = None  # int: entries per position; float: share of the dictionary
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    keep_slow: bool = False
+
+    def __post_init__(self) -> None:
+        parse_dictionary(self.dictionary)
+        if self.lookups is not None:
+            _check_amount("--lookups", str(self.lookups), self.lookups, "lookups per position", "the dictionary")
+
+    @property
+    def effective_lookups(self) -> int | float:
+        """``lookups``, or what the preset or the default says."""
+        return self.lookups if self.lookups is not None else PRESETS.get(self.dictionary, (0.0, DEFAULT_LOOKUPS))[1]
+
+
+def parse_dictionary(text: str) -> tuple[DictionaryRule, ...]:
+    """Read ``30``, ``0.25``, ``fast``, ``accurate`` or ``glob=K,glob=K``.
+
+    Raises:
+        SettingsError: not one of these, or a size that is 0, negative or not a whole number.
+    """
+    text = text.strip()
+    if text in PRESETS:
+        return (DictionaryRule("*", PRESETS[text][0], False),)
+    pairs = [part.partition("=") for part in text.split(",")] if "=" in text else [("*", "", text)]
+    return tuple(
+        DictionaryRule(glob.strip(), parse_amount("--dict", value.strip(), "entries", "the channels"), "=" in text)
+        for glob, _, value in pairs
+    )
+
+
+def parse_amount(option: str, text: str, unit: str, whole: str) -> int | float:
+    """Read a whole number (int) or a share between 0 and 1 (float).
+
+    Raises:
+        SettingsError: ``text`` is neither.
+    """
+    try:
+        value: int | float = int(text)
+    except ValueError:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+    _check_amount(option, text, value, unit, whole)
+    return value
+
+
+def _check_amount(option: str, text: str, value: int | float, unit: str, whole: str) -> None:
+    if not (value >= 1 if isinstance(value, int) else 0 < value <= 1):
+        raise SettingsError(f"{option} is '{text}'; it must be a whole number of {unit}, at least 1, or a share of {whole} up to 1.0")
+
+
+def plan_layers(layers: Sequence[Layer], settings: PlanSettings) -> list[LayerPlan]:
+    """Return one LayerPlan for each layer, in order.
+
+    Raises:
+        ModelError: the net has no convolution or linear layer.
+        SettingsError: a glob matches nothing, or the dictionary is larger than any layer allows.
+    """
+    if not layers:
+        raise ModelError("the model has no Conv2d and no Linear layer; there is nothing to compress")
+    rules = parse_dictionary(settings.dictionary)
+    globs = [*settings.only, *settings.skip, *(rule.glob for rule in rules if rule.explicit)]
+    for glob in globs:
+        if not any(fnmatchcase(layer.name, glob) for layer in layers):
+            names = ", ".join(layer.name for layer in layers[:8])
+            raise SettingsError(f"'{glob}' matches no layer; the layers are {names}{', ...' if len(layers) > 8 else ''}")
+    _check_size(layers, rules)
+    total = sum(layer.dense_macs for layer in layers)
+    weights = sum(layer.weight().numel() for layer in layers)
+    return [_plan_layer(layer, settings, rules, total, weights) for layer in layers]
+
+
+def _check_size(layers: Sequence[Layer], rules: Sequence[DictionaryRule]) -> None:
+    for rule in rules:
+        limits = [_limits(layer)[1] for layer in layers if layer.obstacle is None and fnmatchcase(layer.name, rule.glob)]
+        if limits and isinstance(rule.size, int) and rule.size > max(limits):
+            raise SettingsError(
+                f"--dict asks for {rule.size} entries, but the largest layer '{rule.glob}' matches codes {max(limits) + 1} "
+                f"vectors and a dictionary must be smaller than that; use at most {max(limits)}"
+            )
+
+
+def _limits(layer: Layer) -> tuple[int, int]:
+    """Return (usual, hard) upper limits of k: the vector length, and one less than the number of vectors in a group."""
+    groups = layer.geometry.groups
+    vectors = layer.out_channels // groups * layer.geometry.taps
+    return min(layer.in_channels // groups, max(1, vectors - 1)), max(1, vectors - 1)
+
+
+def _plan_layer(
+    layer: Layer, settings: PlanSettings, rules: Sequence[DictionaryRule], total: int, weights: int
+) -> LayerPlan:
+    named = any(fnmatchcase(layer.name, glob) for glob in settings.only)
+    rule = next((r for r in rules if fnmatchcase(layer.name, r.glob)), None)
+    reason = _reason_against(layer, settings, named or (rule is not None and rule.explicit), total, weights)
+    if reason is None and rule is None:
+        reason = "no --dict entry matches it"
+    if reason is not None:
+        return LayerPlan(layer.name, "dense", reason)
+    assert rule is not None
+    channels = layer.in_channels // layer.geometry.groups
+    asked, (usual, hard) = rule.rows(channels), _limits(layer)
+    limit = hard if rule.explicit else usual
+    size = min(asked, limit)
+    note = f"dictionary of {asked} limited to {size}" if size < asked else ""
+    lookups = settings.effective_lookups
+    if isinstance(lookups, int) and lookups > size:
+        note = "; ".join(filter(None, [note, f"{lookups} lookups limited to {size}"]))
+        lookups = size
+    elif lookups == 1.0 and isinstance(lookups, float):
+        lookups = size
+    plan = LayerPlan(layer.name, "lookup", "", size, lookups, note)
+    macs = planned_macs(layer, plan)
+    if macs >= layer.dense_macs and not settings.keep_slow:
+        reason = f"lookup does not pay: {macs / 1e6:.3g} million MACs against {layer.dense_macs / 1e6:.3g} dense"
+        return replace(plan, kind="dense", reason=reason, dictionary_size=0, lookups=0.0)
+    return plan
+
+
+def lookups_per_position(plan: LayerPlan) -> float:
+    """Return the planned mean number of lookups for one kernel position."""
+    return plan.lookups if plan.lookups >= 1 else plan.lookups * plan.dictionary_size
+
+
+def planned_macs(layer: Layer, plan: LayerPlan) -> int:
+    """Return the MACs of the layer for one image if the plan is carried out."""
+    nonzeros = round(max(1.0, lookups_per_position(plan)) * layer.out_channels * layer.geometry.taps)
+    sizes = layer.sizes
+    return sum(lookup_macs(layer.in_channels, plan.dictionary_size, nonzeros, layer.geometry, size) for size in sizes)
+
+
+def _reason_against(layer: Layer, settings: PlanSettings, named: bool, total: int, weights: int) -> str | None:
+    if layer.obstacle is not None:
+        return layer.obstacle
+    if settings.only and not any(fnmatchcase(layer.name, glob) for glob in settings.only):
+        return "not named by --only"
+    for glob in settings.skip:
+        if fnmatchcase(layer.name, glob):
+            return f"kept dense by --skip '{glob}'"
+    if named:
+        return None
+    channels = layer.in_channels // layer.geometry.groups
+    if layer.is_classifier:
+        return "classifier: few vectors, each of its own class (name it with --only to compress it)"
+    if channels <= FEW_CHANNELS:
+        return f"only {channels} input channel{'s' if channels > 1 else ''}: no room for a dictionary (--only overrides)"
+    share = layer.dense_macs / max(1, total)
+    if share < TINY_SHARE and layer.weight().numel() / max(1, weights) < TINY_SHARE:
+        return f"tiny: {share:.2%} of the net's MACs (--only overrides)"
+    return None

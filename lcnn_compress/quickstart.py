@@ -1,0 +1,46 @@
+"""The main job on the embedded default: a small residual net and a part of Fashion-MNIST that ship with the package.
+
+The net was trained on all 60,000 images by ``examples/train_fashion_mnist.py``; 4,000 of them and 2,000 test images are here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lcnn_compress import api, benchmark
+from lcnn_compress.data import batches, load_examples
+from lcnn_compress.evaluation import onnx_runner, score
+from lcnn_compress.finetune import FinetuneSettings
+from lcnn_compress.pipeline import CompressSettings, TrainingData
+from lcnn_compress.plan import PlanSettings
+from lcnn_compress.progress import Progress
+from lcnn_compress import runtime
+
+EMBEDDED = Path(__file__).parent / "embedded"
+INPUT_SHAPE = (1, 1, 28, 28)
+ARCH = "lcnn_compress.zoo:fashion_resnet"
+PLAN = PlanSettings(dictionary="30", lookups=2)
+CALIBRATION_IMAGES = 512
+
+
+def run(output: Path, epochs: int, progress: Progress) -> dict[str, Any]:
+    """Compress, export, score and time the embedded net; return the figures of the table."""
+    training = load_examples(str(EMBEDDED / "fashion_mnist_train.npz"), INPUT_SHAPE)
+    test = load_examples(str(EMBEDDED / "fashion_mnist_test.npz"), INPUT_SHAPE)
+    few = load_examples(str(EMBEDDED / "fashion_mnist_train.npz"), INPUT_SHAPE, limit=CALIBRATION_IMAGES)
+    source = api.open_model(EMBEDDED / "fashion_resnet.safetensors", INPUT_SHAPE, arch=ARCH)
+    finetune = FinetuneSettings(epochs=epochs) if epochs else None
+    settings = CompressSettings(plan=PLAN, finetune=finetune)
+    data = TrainingData([x for x, _ in batches(few, 64)], training if epochs else None)
+    artefact = api.compress_source(source, settings, data, progress=progress)
+    api.save(artefact, output)
+    lookup_file, dense_file = output / "model.onnx", output / "dense.onnx"
+    api.export_onnx(artefact, lookup_file)
+    api.export_dense(source, dense_file, api.layer_rows(artefact.report))
+    scores = [score(onnx_runner(runtime.session(path)), test, progress).value for path in (dense_file, lookup_file)]
+    timing = benchmark.compare(dense_file, lookup_file, benchmark.BenchSettings(iterations=200, per_layer=False))
+    return {
+        "command": "quickstart", "artefact": str(output), "metric": "top1_percent", "n": len(test),
+        "dense": scores[0], "lookup": scores[1], "totals": artefact.report["totals"], "bench": timing,
+    }  # fmt: skip

@@ -1,0 +1,102 @@
+"""Artefacts: round trip, same bytes, and every kind of damage refused with a message that says which."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from cases import small_net
+
+from lcnn_compress import api
+from lcnn_compress.artefact import FORMAT_VERSION, load_artefact, save_artefact
+from lcnn_compress.errors import ArtefactError, FileError
+from lcnn_compress.pipeline import CompressSettings
+
+STABLE = ("manifest.json", "lcnn.json", "model.safetensors", "config.json")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    source = api.open_model(small_net(), (1, 3, 16, 16))
+    artefact = api.compress(source, 8, lookups=2, settings=CompressSettings(measure=False))
+    path = tmp_path_factory.mktemp("artefact") / "small.lcnn"
+    save_artefact(artefact, path)
+    return artefact, path
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    target = tmp_path / "copy.lcnn"
+    shutil.copytree(made[1], target)
+    return target
+
+
+def test_round_trip_gives_the_same_outputs(made):
+    artefact, path = made
+    x = torch.randn(3, 3, 16, 16)
+    again = load_artefact(path)
+    assert torch.equal(again.net(x), artefact.net(x))
+    assert again.input_shape == (1, 3, 16, 16)
+    assert again.config == json.loads(json.dumps(artefact.config))
+    assert {p.name for p in path.iterdir()} == {*STABLE, "report.json", "report.html"}
+
+
+def test_same_configuration_gives_the_same_bytes(made, tmp_path):
+    artefact, path = made
+    source = api.open_model(small_net(), (1, 3, 16, 16))
+    from lcnn_compress.plan import LayerPlan
+
+    plans = [LayerPlan(**values) for values in artefact.config["layers"]]
+    again = api.compress_source(source, CompressSettings(), plans=plans)
+    save_artefact(again, tmp_path / "again.lcnn")
+    for name in STABLE:
+        assert (tmp_path / "again.lcnn" / name).read_bytes() == (path / name).read_bytes(), name
+
+
+def test_nothing_in_it_is_a_pickle(made):
+    for file in made[1].iterdir():
+        assert not file.read_bytes().startswith(b"\x80"), file
+        assert b"data.pkl" not in file.read_bytes(), file
+
+
+@pytest.mark.parametrize("name", STABLE)
+def test_a_flipped_byte_is_found(copy, name):
+    file = copy / name
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0x04
+    file.write_bytes(data)
+    with pytest.raises(ArtefactError, match="copy"):
+        load_artefact(copy)
+
+
+@pytest.mark.parametrize("name", [*STABLE, "report.json"])
+def test_a_missing_or_truncated_file_is_found(copy, name):
+    data = (copy / name).read_bytes()
+    (copy / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(ArtefactError, match=name):
+        load_artefact(copy)
+    (copy / name).unlink()
+    with pytest.raises(ArtefactError, match=f"{name}: the file is missing"):
+        load_artefact(copy)
+
+
+def test_a_newer_version_is_refused(copy):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["format_version"] = FORMAT_VERSION + 1
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtefactError, match=rf"format_version {FORMAT_VERSION + 1} is newer"):
+        load_artefact(copy)
+
+
+def test_no_such_directory(tmp_path):
+    with pytest.raises(FileError, match=r"none\.lcnn: no such artefact"):
+        load_artefact(tmp_path / "none.lcnn")
+
+
+def test_an_artefact_can_be_compressed_no_further_and_says_so(made):
+    from lcnn_compress.graph import layers
+
+    found = layers(made[0].net, torch.zeros(1, 3, 16, 16))
+    assert {layer.obstacle for layer in found if layer.name.startswith("conv")} == {"already a lookup convolution"}

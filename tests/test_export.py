@@ -1,0 +1,150 @@
+"""ONNX files: right numbers with and without the library, fused epilogues, dynamic sizes, and no file after a failed check."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from cases import small_net
+from torch import nn
+
+from lcnn_compress import runtime
+from lcnn_compress.errors import ModelError
+from lcnn_compress.export import ExportSettings, dense_form, export_onnx
+from lcnn_compress.graph import capture, layers
+from lcnn_compress.op import DOMAIN, NO_BOUND
+from lcnn_compress.pipeline import CompressSettings, compress_net
+from lcnn_compress.plan import PlanSettings
+
+
+def compressed(model: nn.Module, shape: tuple[int, ...]):
+    plan = PlanSettings("0.5", 2, keep_slow=True)
+    return compress_net(capture(model, torch.zeros(shape)), shape, CompressSettings(plan, measure=False)).net
+
+
+def outputs(path, x, **kwargs):
+    return runtime.session(path, **kwargs).run(None, {"input": x.numpy()})[0]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    net = compressed(small_net(), (1, 3, 16, 16))
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    difference = export_onnx(net, path, (1, 3, 16, 16), metadata={"layers": [{"name": "conv1"}]})
+    assert difference < 1e-5
+    return net, path
+
+
+def test_batch_norm_relu_and_residual_are_inside_the_node(exported):
+    model = onnx.load(exported[1])
+    kinds = [n.op_type for n in model.graph.node]
+    assert kinds == ["Conv", "Relu", "LookupConv", "LookupConv", "ReduceMean", "Gemm"]
+    conv1, conv2 = (n for n in model.graph.node if n.domain == DOMAIN)
+    assert (conv1.name, conv2.name) == ("conv1", "conv2")
+    assert conv2.input[5] == conv1.output[0]
+    for node in (conv1, conv2):
+        bounds = {a.name: a.f for a in node.attribute if a.name.startswith("clip")}
+        assert bounds == {"clip_min": 0.0, "clip_max": np.float32(NO_BOUND)}
+    assert {p.key for p in model.metadata_props} == {"lcnn.layers", "lcnn.input_shape"}
+    assert "/" not in onnx.helper.printable_graph(model.graph).replace("/convolved", "")  # no source paths left inside
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("shape", [(1, 3, 16, 16), (4, 3, 16, 16), (2, 3, 9, 31)])
+def test_every_batch_and_size_agrees_with_torch(exported, native, shape):
+    net, path = exported
+    x = torch.randn(shape)
+    with torch.no_grad():
+        np.testing.assert_allclose(outputs(path, x, native=native), net(x).numpy(), atol=2e-5)
+
+
+def test_dense_form_needs_nothing_of_ours(exported, tmp_path):
+    net, path = exported
+    dense = dense_form(onnx.load(path))
+    assert not dense.functions
+    assert {o.domain for o in dense.opset_import} == {""}
+    assert [n.op_type for n in dense.graph.node].count("Conv") == 3
+    onnx.checker.check_model(dense, full_check=True)
+    x = torch.randn(2, 3, 16, 16)
+    (tmp_path / "dense.onnx").write_bytes(dense.SerializeToString())
+    with torch.no_grad():
+        np.testing.assert_allclose(outputs(tmp_path / "dense.onnx", x), net(x).numpy(), atol=2e-5)
+
+
+def test_inliner_of_onnx_can_replace_the_operator(exported, tmp_path):
+    from onnx.inliner import inline_local_functions
+
+    net, path = exported
+    inlined = inline_local_functions(onnx.load(path))
+    assert all(n.domain != DOMAIN for n in inlined.graph.node)
+    onnx.save(inlined, tmp_path / "inlined.onnx")
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        np.testing.assert_allclose(outputs(tmp_path / "inlined.onnx", x, native=False), net(x).numpy(), atol=2e-5)
+
+
+def test_file_passes_the_full_checker_and_shape_inference(exported):
+    model = onnx.load(exported[1])
+    onnx.checker.check_model(model, full_check=True)
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    assert inferred.graph.output[0].type.tensor_type.shape.dim[1].dim_value == 10
+
+
+def test_without_body_the_file_needs_the_library(exported, tmp_path):
+    net, _ = exported
+    path = tmp_path / "strict.onnx"
+    if runtime.library_path() is None:
+        pytest.skip("the native library is not installed")
+    export_onnx(net, path, (1, 3, 16, 16), ExportSettings(fallback=False))
+    assert not onnx.load(path).functions
+    with pytest.raises(Exception, match="LookupConv"):
+        runtime.session(path, native=False)
+
+
+def test_a_failed_check_writes_nothing(exported, tmp_path, monkeypatch):
+    net = copy.deepcopy(exported[0])
+    path = tmp_path / "wrong.onnx"
+    path.write_bytes(b"the old file")
+    from lcnn_compress import export as module
+
+    monkeypatch.setattr(module, "_difference", lambda *a, **k: 0.0 if k["native"] is False else 0.5)
+    monkeypatch.setattr(module.runtime, "library_path", lambda: path)
+    with pytest.raises(ModelError, match=r"differs from torch by 5\.00e-01"):
+        export_onnx(net, path, (1, 3, 16, 16))
+    assert path.read_bytes() == b"the old file"
+
+
+class FixedSize(nn.Module):
+    """Adaptive pooling to 2x2 and a flatten: height and width cannot be dynamic; ReLU6 and sigmoid after layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(8, 16, 3, padding=1)
+        self.b = nn.Conv2d(16, 16, 3, padding=1)
+        self.c = nn.Linear(64, 32)
+        self.d = nn.Linear(32, 4)
+
+    def forward(self, x):
+        x = nn.functional.relu6(self.a(x))
+        x = torch.sigmoid(self.b(x)) + x
+        x = nn.functional.adaptive_avg_pool2d(x, 2)
+        return self.d(torch.relu(self.c(torch.flatten(x, 1))))
+
+
+def test_sizes_the_net_fixes_stay_fixed_and_clip_is_fused(tmp_path):
+    torch.manual_seed(0)
+    net = compressed(FixedSize(), (1, 8, 12, 12))
+    assert sum(layer.obstacle is not None for layer in layers(net, torch.zeros(1, 8, 12, 12))) == 3
+    export_onnx(net, tmp_path / "fixed.onnx", (1, 8, 12, 12))
+    model = onnx.load(tmp_path / "fixed.onnx")
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    assert dims[0].dim_param == "batch"
+    assert (dims[2].dim_value, dims[3].dim_value) == (12, 12)
+    first = next(n for n in model.graph.node if n.name == "a")
+    assert {a.name: a.f for a in first.attribute if a.name.startswith("clip")} == {"clip_min": 0.0, "clip_max": 6.0}
+    x = torch.randn(5, 8, 12, 12)
+    with torch.no_grad():
+        np.testing.assert_allclose(outputs(tmp_path / "fixed.onnx", x), net(x).numpy(), atol=2e-5)

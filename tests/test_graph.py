@@ -1,0 +1,186 @@
+"""Captured nets: same outputs, same names, batch norms folded, layers replaced, written as JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from cases import small_net
+from torch import nn
+from torch.nn import functional
+
+from lcnn_compress import graph_json
+from lcnn_compress.errors import ArtefactError, ModelError
+from lcnn_compress.graph import capture, fold_batch_norms, from_program, layers, replace
+from lcnn_compress.modules import LookupConv2d
+
+
+class Oddities(nn.Module):
+    """What real nets do: same padding, functional calls, a shared layer, separate padding, in-place, 3-d linear, two outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.same = nn.Conv2d(3, 8, (4, 3), padding="same")
+        self.shared = nn.Conv2d(8, 8, 3, padding=1, dilation=1)
+        self.strided = nn.Conv2d(8, 6, 3, stride=2, groups=2)
+        self.norm = nn.BatchNorm2d(6)
+        self.tokens = nn.Linear(6, 4)
+        self.norm1 = nn.BatchNorm1d(4)
+        self.weight = nn.Parameter(torch.randn(5, 6, 1, 1))
+
+    def forward(self, x):
+        x = functional.relu_(self.same(x))
+        x = self.shared(functional.dropout(self.shared(x), training=self.training))
+        x = functional.hardswish(self.norm(self.strided(functional.pad(x, (0, 1, 1, 2)))))
+        tokens = self.tokens(x.flatten(2).transpose(1, 2))
+        return self.norm1(tokens.mean(1)), functional.conv2d(x, self.weight)
+
+
+def oddities() -> Oddities:
+    torch.manual_seed(0)
+    net = Oddities().eval()
+    net.norm.running_mean.normal_()
+    net.norm1.running_var.uniform_(0.5, 2)
+    return net
+
+
+def lookup_of(layer) -> LookupConv2d:
+    """An exact lookup form of a layer: the identity as dictionary."""
+    weight = layer.weight().detach()
+    groups, m = layer.geometry.groups, weight.shape[1]
+    return LookupConv2d(torch.eye(m).repeat(groups, 1), weight, layer.module.bias, layer.geometry)
+
+
+@pytest.fixture(scope="module")
+def captured():
+    x = torch.randn(2, 3, 11, 10, generator=torch.Generator().manual_seed(1))
+    model = oddities()
+    return model, capture(model, x), x
+
+
+def test_capture_keeps_outputs_names_and_the_callers_model(captured):
+    model, net, x = captured
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    for got, want in zip(net(x), model(x), strict=True):
+        assert torch.equal(got, want)
+    names = {layer.name for layer in layers(net, x)}
+    assert {"same", "shared", "strided", "tokens"} <= names
+    assert len(names) == 5
+    net_parameter = net.get_submodule("same").weight
+    with torch.no_grad():
+        net_parameter.add_(1).sub_(1)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_geometry_includes_all_zero_padding(captured):
+    _, net, x = captured
+    found = {layer.name: layer for layer in layers(net, x)}
+    assert found["same"].geometry.padding == (1, 1, 2, 1)
+    assert found["strided"].geometry.padding == (1, 0, 2, 1)
+    assert found["strided"].sizes == ((11, 10),)
+    assert found["shared"].sizes == ((11, 10), (11, 10))
+    assert found["tokens"].dense_macs == 6 * 4 * 30
+
+
+def test_every_layer_can_be_replaced_by_its_exact_lookup_form():
+    x = torch.randn(2, 3, 11, 10, generator=torch.Generator().manual_seed(1))
+    model = oddities()
+    net = capture(model, x)
+    for layer in layers(net, x):
+        replace(net, layer, lookup_of(layer))
+    assert sum(isinstance(m, LookupConv2d) for m in net.modules()) == 5
+    for got, want in zip(net(x), model(x), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    for got, want in zip(net(x[:1]), model(x[:1]), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    fold_batch_norms(net)
+    left = [type(m) for m in net.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d, nn.Dropout))]
+    assert left == [nn.BatchNorm1d]  # it follows a mean, not a layer
+    for got, want in zip(net(x), model(x), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("lookup", [False, True])
+def test_batch_norm_after_a_linear_layer_is_folded(lookup):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4, bias=False), nn.BatchNorm1d(4, affine=False), nn.ReLU())
+    model[1].running_mean.normal_()
+    x = torch.randn(5, 6)
+    net = capture(model, x)
+    for layer in layers(net, x) if lookup else ():
+        replace(net, layer, lookup_of(layer))
+    fold_batch_norms(net)
+    assert not any(isinstance(m, nn.BatchNorm1d) for m in net.modules())
+    torch.testing.assert_close(net(x), model.eval()(x))
+
+
+def test_other_heights_and_widths_run_where_the_model_allows():
+    model = small_net()
+    net = capture(model, torch.zeros(1, 3, 16, 16))
+    for shape in ((1, 3, 16, 16), (5, 3, 9, 31)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(net(x), model(x))
+
+
+def test_program_is_taken_like_a_module():
+    model = small_net()
+    x = torch.randn(2, 3, 16, 16)
+    net = from_program(torch.export.export(model, (x,)))
+    torch.testing.assert_close(net(x), model(x))
+    assert [layer.name for layer in layers(net, x)] == ["stem", "conv1", "conv2", "fc"]
+
+
+def test_training_mode_uses_batch_statistics_again():
+    net = capture(small_net(), torch.zeros(2, 3, 16, 16))
+    before = net.get_submodule("bn").running_mean.clone()
+    net.train()(torch.randn(4, 3, 16, 16))
+    assert not torch.equal(net.get_submodule("bn").running_mean, before)
+
+
+def test_json_round_trip_keeps_every_bit():
+    x = torch.randn(2, 3, 11, 10, generator=torch.Generator().manual_seed(1))
+    net = capture(oddities(), x)
+    for layer in layers(net, x):
+        if layer.name in ("shared", "tokens"):
+            replace(net, layer, lookup_of(layer))
+    values, tensors = graph_json.to_json(net)
+    again = graph_json.from_json(json.loads(json.dumps(values)), tensors, "here")
+    for got, want in zip(again(x), net(x), strict=True):
+        assert torch.equal(got, want)
+    assert graph_json.to_json(again)[0] == values
+
+
+@pytest.mark.parametrize("target", ["operator.methodcaller", "os.system", "builtins.eval", "aten.no_such.default", "aten.relu.x.y"])
+def test_only_known_functions_can_be_read(target):
+    values, tensors = graph_json.to_json(capture(small_net(), torch.zeros(2, 3, 16, 16)))
+    call = next(n for n in values["nodes"] if n["op"] == "call_function")
+    call["target"] = target
+    with pytest.raises(ArtefactError, match="here"):
+        graph_json.from_json(values, tensors, "here")
+
+
+def test_missing_or_misshapen_tensors_are_refused():
+    values, tensors = graph_json.to_json(capture(small_net(), torch.zeros(2, 3, 16, 16)))
+    with pytest.raises(ArtefactError, match=r"'conv1\.weight' is missing"):
+        graph_json.from_json(values, {k: v for k, v in tensors.items() if k != "conv1.weight"}, "here")
+    with pytest.raises(ArtefactError, match="size mismatch"):
+        graph_json.from_json(values, tensors | {"conv1.weight": torch.zeros(1, 2, 3, 3)}, "here")
+
+
+def test_models_that_cannot_be_captured_say_why():
+    class Branching(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    class TwoInputs(nn.Module):
+        def forward(self, x, y):
+            return x + y
+
+    with pytest.raises(ModelError, match="cannot be captured for an input of"):
+        capture(Branching(), torch.zeros(2, 3, 4, 4))
+    program = torch.export.export(TwoInputs(), (torch.zeros(2), torch.zeros(2)))
+    with pytest.raises(ModelError, match="takes 2 inputs"):
+        from_program(program)
+    with pytest.raises(ModelError, match=r"does not run on an input of \(1, 4, 16, 16\)"):
+        layers(capture(small_net(), torch.zeros(2, 3, 16, 16)), torch.zeros(1, 4, 16, 16))

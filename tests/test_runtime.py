@@ -1,0 +1,156 @@
+"""Opening ONNX files: with the native library, without it, and files that cannot be opened."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from lcnn_compress import op, runtime
+from lcnn_compress.errors import ArtefactError, FileError, MissingError
+from lcnn_compress.geometry import ConvGeometry
+
+
+@pytest.fixture
+def no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(runtime.LIBRARY_VARIABLE, raising=False)
+    monkeypatch.setattr(runtime, "PACKAGED_LIBRARY", tmp_path / "absent.so")
+
+
+def lookup_model(body: bool = True) -> onnx.ModelProto:
+    """One LookupConv, 1x1: y[o] = sum_j P[o, j] * sum_i D[j, i] * x[i] + bias[o], with P = diag(2, 3), D = [[1, 1], [1, -1]]."""
+    gaps, coefficients = op.encode_positions(np.diag([2.0, 3.0]).astype(np.float32).reshape(2, 2, 1, 1))
+    arrays = {
+        "D": np.array([[1, 1], [1, -1]], np.float32), "gaps": gaps, "coefficients": coefficients,
+        "bias": np.array([10, 20], np.float32), "residual": np.zeros(1, np.float32),
+    }  # fmt: skip
+    node = helper.make_node(
+        op.OP_TYPE, list(op.INPUTS), ["Y"], name="conv", domain=op.DOMAIN, **op.node_attributes(ConvGeometry((1, 1)))
+    )
+    graph = helper.make_graph(
+        [node], "net", [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["n", 2, 1, 1])],
+        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["n", 2, 1, 1])],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid(op.DOMAIN, op.OP_VERSION)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    if body:
+        model.functions.append(op.function_body())
+    return model
+
+
+def result(session: object) -> list[float]:
+    x = np.array([5, 2], np.float32).reshape(1, 2, 1, 1)
+    return session.run(None, {"X": x})[0].ravel().tolist()  # type: ignore[attr-defined]
+
+
+EXPECTED = [2 * (5 + 2) + 10, 3 * (5 - 2) + 20]
+
+
+def test_a_model_runs_without_the_library_and_says_so_once(no_library: None, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        session = runtime.session(lookup_model().SerializeToString(), threads=1)
+    assert result(session) == EXPECTED
+    (record,) = caplog.records
+    assert record.getMessage().startswith("the model: running the dense fallback: correct, not faster; install a wheel")
+
+
+def test_the_fallback_asked_for_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    assert result(runtime.session(lookup_model().SerializeToString(), native=False)) == EXPECTED
+    assert not caplog.records
+
+
+def test_the_library_runs_the_same_model(tmp_path: Path) -> None:
+    if runtime.library_path() is None:
+        pytest.skip("the native library is not there")
+    path = tmp_path / "native.onnx"
+    onnx.save(lookup_model(body=False), path)  # without a body only the library can run it
+    assert result(runtime.session(path, threads=1)) == EXPECTED
+    assert runtime.runtime_version()
+    assert runtime.isa()
+
+
+def test_without_body_and_library_the_error_says_what_to_install(no_library: None, tmp_path: Path) -> None:
+    path = tmp_path / "strict.onnx"
+    onnx.save(lookup_model(body=False), path)
+    with pytest.raises(MissingError, match=r"^strict.onnx: has no function body, so it needs the native library; install"):
+        runtime.session(path)
+
+
+def test_require_library_says_how_to_get_it(no_library: None) -> None:
+    assert runtime.library_path() is None
+    assert runtime.isa() is None
+    assert runtime.runtime_version() is None
+    with pytest.raises(MissingError, match=r"native library is not there \(.*absent.so\); install a wheel") as caught:
+        runtime.require_library()
+    assert caught.value.exit_code == 3
+
+
+def test_the_variable_chooses_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    chosen = tmp_path / "mine.so"
+    chosen.write_bytes(b"not a library")
+    monkeypatch.setenv(runtime.LIBRARY_VARIABLE, str(chosen))
+    assert runtime.require_library() == chosen.resolve()
+    with pytest.raises(MissingError, match=r"mine.so: cannot be loaded"):
+        runtime.isa()
+    with pytest.raises(MissingError, match=r"mine.so: ONNX Runtime cannot load it"):
+        runtime.session(lookup_model().SerializeToString())
+
+
+def test_the_variable_must_name_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(runtime.LIBRARY_VARIABLE, str(tmp_path / "gone.so"))
+    with pytest.raises(MissingError, match=r"LCNN_RUNTIME_LIBRARY is '.*gone.so': there is no such file"):
+        runtime.library_path()
+
+
+def test_a_missing_file_and_a_folder_are_file_errors(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"gone.onnx: cannot be read: No such file or directory") as caught:
+        runtime.session(tmp_path / "gone.onnx")
+    assert caught.value.exit_code == 5
+    with pytest.raises(FileError, match="cannot be read: Is a directory"):
+        runtime.session(tmp_path)
+
+
+def damaged_files() -> dict[str, bytes]:
+    whole = lookup_model().SerializeToString()
+    model = lookup_model()
+    model.graph.node[0].input[0] = "nowhere"
+    return {
+        "empty": b"",
+        "text": b"hello, this is no model",
+        "half": whole[: len(whole) // 2],
+        "edited": model.SerializeToString(),
+    }
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "half", "edited"])
+def test_a_damaged_file_is_refused_with_its_name(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{kind}.onnx"
+    path.write_bytes(damaged_files()[kind])
+    with pytest.raises(ArtefactError, match=rf"^{kind}.onnx: ONNX Runtime .* refuses it: .*; the file is damaged") as caught:
+        runtime.session(path, native=False)
+    assert "[ONNXRuntimeError]" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_domain_is_found_across_block_borders(tmp_path: Path) -> None:
+    path = tmp_path / "big"
+    for offset in ((1 << 20) - 3, (1 << 20), 0):
+        path.write_bytes(b"\0" * offset + op.DOMAIN.encode() + b"\0" * 10)
+        assert runtime.uses_lookups(path)
+    path.write_bytes(b"\0" * (1 << 21))
+    assert not runtime.uses_lookups(path)
+    assert runtime.uses_lookups(lookup_model().SerializeToString())
+
+
+def test_threads_and_profile_are_passed_on(tmp_path: Path) -> None:
+    session = runtime.session(lookup_model().SerializeToString(), threads=2, native=False, profile_prefix=tmp_path / "trace")
+    assert session.get_session_options().intra_op_num_threads == 2
+    assert session.get_providers() == ["CPUExecutionProvider"]
+    written = Path(session.end_profiling())
+    assert written.parent == tmp_path
+    assert written.name.startswith("trace")
