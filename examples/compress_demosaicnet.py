@@ -1,4 +1,4 @@
-"""demosaicnet (Bayer): compress a pretrained image-restoration net data-free, calibrated and fine-tuned, and look at the result.
+"""demosaicnet (Bayer): compress a pretrained restoration net data-free, calibrated and fine-tuned, and look at it.
 
 PSNR is the mean over 384x384 crops of five photos from scikit-image and scikit-learn; the net learns from other photos (20 from
 foolbox). Milliseconds are for one 3x256x256 mosaic in ONNX Runtime, dense and lookup in turn. Writes results/demosaicnet.json
@@ -27,9 +27,9 @@ from lcnn_compress import api, benchmark
 from lcnn_compress.artefact import Artefact
 from lcnn_compress.evaluation import score, torch_runner
 from lcnn_compress.finetune import FinetuneSettings
+from lcnn_compress.machine import machine
 from lcnn_compress.pipeline import CompressSettings, TrainingData
 from lcnn_compress.plan import PlanSettings
-from lcnn_compress.summary import machine
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -92,7 +92,9 @@ def measure(source: api.Source, artefact: Artefact, folder: Path) -> dict[str, A
     api.export_dense(source, dense, api.layer_rows(artefact.report))
     run = benchmark.compare(dense, lookup, benchmark.BenchSettings(iterations=20, warmup=3, per_layer=False))["runs"][0]
     return {key: run[key] for key in ("speedup_p50", "speedup_ci95", "macs_ratio", "realised_fraction")} | {
-        f"{name}_{key}": run[name][key] for name in ("dense", "lookup") for key in ("latency_ms_p50", "file_bytes", "peak_rss_bytes")
+        f"{name}_{key}": run[name][key]
+        for name in ("dense", "lookup")
+        for key in ("latency_ms_p50", "file_bytes", "peak_rss_bytes")
     }
 
 
@@ -125,7 +127,9 @@ def main() -> None:
     for name, artefact in variants(source, options).items():
         values = psnr(artefact.net, crops)
         with tempfile.TemporaryDirectory() as folder:
-            timing = measure(api.open_model(package_file("demosaicnet", "data", "bayer.pth"), SHAPE, arch=arch), artefact, Path(folder))
+            timing = measure(
+                api.open_model(package_file("demosaicnet", "data", "bayer.pth"), SHAPE, arch=arch), artefact, Path(folder)
+            )
         result["variants"][name] = {"psnr_db": values, "psnr_db_mean": float(np.mean(values)), **timing}
         save_picture(artefact.net, crops[0], name)
         print(f"{name}: {np.mean(values):.2f} dB (dense {np.mean(result['psnr_db_dense']):.2f}), {timing}", flush=True)

@@ -1,4 +1,4 @@
-"""Train the embedded default: a residual classifier on the full Fashion-MNIST (60,000 images), scored on all 10,000 test images.
+"""Train the embedded default: a residual classifier on all 60,000 images of Fashion-MNIST, scored on all 10,000 test images.
 
 Writes the weights, a stratified subset of the data (400 training and 200 test images a class) and the score into
 ``lcnn_compress/embedded``. No model selection: the last epoch is what ships. About 15 minutes on 2 cores with AMX.

@@ -142,7 +142,9 @@ def export_onnx(artefact: Artefact, path: str | Path, settings: ExportSettings |
     return export_net(artefact.net, Path(path), artefact.input_shape, settings, {"layers": layer_rows(artefact.report)})
 
 
-def bench(lookup: str | Path, dense: str | Path | None = None, settings: benchmark.BenchSettings | None = None) -> dict[str, Any]:
+def bench(
+    lookup: str | Path, dense: str | Path | None = None, settings: benchmark.BenchSettings | None = None
+) -> dict[str, Any]:
     """Compare an exported ONNX file with a dense one (by default its own dense form); the object of ``lcnn bench --json``."""
     settings = settings or benchmark.BenchSettings()
     if dense is not None:
@@ -208,7 +210,11 @@ def _onnx_row(row: dict[str, Any], node: onnx.NodeProto, constants: dict[str, on
     dims = list(constants[node.input[1]].dims)
     if row["kind"] != "lookup":
         flipped = node.op_type == "MatMul"
-        return row | {"in_channels": dims[0 if flipped else 1] * groups, "out_channels": dims[1 if flipped else 0], "kernel": kernel}
+        return row | {
+            "in_channels": dims[0 if flipped else 1] * groups,
+            "out_channels": dims[1 if flipped else 0],
+            "kernel": kernel,
+        }
     filters, entries = constants[node.input[4]].dims[0], constants[node.input[2]].dims[0]
     return row | {
         "in_channels": dims[1] * groups, "out_channels": filters, "kernel": kernel, "dictionary_size": dims[0] // groups,

@@ -10,8 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lcnn_compress import __version__, runtime
 from lcnn_compress.geometry import ConvGeometry
-from lcnn_compress.op import OPSET, DOMAIN, INPUTS, OP_TYPE, OP_VERSION, encode_positions, function_body, node_attributes
-from lcnn_compress.summary import machine
+from lcnn_compress.machine import machine
+from lcnn_compress.op import DOMAIN, INPUTS, OP_TYPE, OP_VERSION, OPSET, encode_positions, function_body, node_attributes
 
 
 def check() -> dict[str, Any]:

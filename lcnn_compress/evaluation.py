@@ -49,7 +49,9 @@ def score(run: Run, examples: Examples, progress: Progress = silent) -> Score:
 
 def _accuracy(output: Tensor, y: Tensor) -> tuple[str, float]:
     if output.ndim != 2 or (len(y) and int(y.max()) >= output.shape[1]):
-        raise DataError(f"labels go up to {int(y.max())}, but the net's output is {tuple(output.shape)}; it must be (n, classes)")
+        raise DataError(
+            f"labels go up to {int(y.max())}, but the net's output is {tuple(output.shape)}; it must be (n, classes)"
+        )
     return "top1_percent", 100.0 * int((output.argmax(1) == y).sum())
 
 

@@ -77,10 +77,14 @@ class _LookupConvNode(nn.Module):
         inputs = (x, self.dictionary, self.gaps, self.coefficients, self.bias, self.residual)
         shape = (x.shape[0], self.out_channels, height, width)
         attributes = node_attributes(self.geometry)
-        return torch.onnx.ops.symbolic(f"{DOMAIN}::{OP_TYPE}", inputs, attributes, dtype=x.dtype, shape=shape, version=OP_VERSION)
+        return torch.onnx.ops.symbolic(
+            f"{DOMAIN}::{OP_TYPE}", inputs, attributes, dtype=x.dtype, shape=shape, version=OP_VERSION
+        )
 
 
-def to_onnx(net: fx.GraphModule, input_shape: tuple[int, ...], settings: ExportSettings, metadata: dict[str, Any]) -> onnx.ModelProto:
+def to_onnx(
+    net: fx.GraphModule, input_shape: tuple[int, ...], settings: ExportSettings, metadata: dict[str, Any]
+) -> onnx.ModelProto:
     """Return ``net`` as ONNX, dynamic in batch, height and width where the net allows it.
 
     Raises:
@@ -125,12 +129,18 @@ def verify(net: fx.GraphModule, data: bytes, input_shape: tuple[int, ...], toler
 
     Raises:
         ModelError: it exceeds ``tolerance`` or is not a number.
+        MissingError: the file has no function body and the native library is not there.
     """
-    first = onnx.load_from_string(data).graph.input[0]
+    model = onnx.load_from_string(data)
+    first = model.graph.input[0]
+    ways = {runtime.library_path() is not None, False}
+    if any(node.domain == DOMAIN for node in model.graph.node) and not model.functions:
+        runtime.require_library()
+        ways = {True}
     dynamic_batch = not first.type.tensor_type.shape.dim[0].HasField("dim_value")
     size = (2 if dynamic_batch else input_shape[0], *input_shape[1:])
     worst = 0.0
-    for native in {runtime.library_path() is not None, False}:
+    for native in ways:
         worst = max(worst, _difference(net, data, size, native=native))
         if not worst <= tolerance:
             way = "the native library" if native else "standard operators"
@@ -186,7 +196,8 @@ def lookup_weight(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) 
     shape = (len(bias), len(dictionary) // groups, *values["kernel_shape"])
     kernel = decode_positions(gaps, coefficients, shape).reshape(groups, -1, *shape[1:])
     blocks = dictionary.astype(np.float32).reshape(groups, shape[1], -1)
-    return np.einsum("gokrc,gkm->gomrc", kernel, blocks, optimize=True).reshape(len(bias), -1, *shape[2:]).astype(np.float32)
+    weight = np.einsum("gokrc,gkm->gomrc", kernel, blocks, optimize=True)
+    return np.asarray(weight.reshape(len(bias), -1, *shape[2:]), np.float32)
 
 
 def _dense_nodes(
@@ -222,7 +233,7 @@ def _trace(net: fx.GraphModule, stand_in: fx.GraphModule, example: Tensor) -> on
     if example.ndim == 4:  # a quarter to a half larger, by multiples of 32 because many nets need those
         other = (1, rest[0], rest[1] + 32 * -(-rest[1] // 128), rest[2] + 64 * -(-rest[2] // 128))
     for axes, size in (((0, 2, 3) if example.ndim == 4 else (0,), other), ((0,), (3, *rest)), ((), (batch, *rest))):
-        shapes = ({axis: auto for axis in axes},) if axes else None
+        shapes = (dict.fromkeys(axes, auto),) if axes else None
         try:
             with _quiet_exporter(), torch.no_grad():
                 program = torch.onnx.export(
@@ -304,10 +315,15 @@ def _fuse(model: onnx.ModelProto) -> None:
     graph = model.graph
     shapes = {v.name: str(v.type.tensor_type.shape) for v in [*graph.value_info, *graph.input, *graph.output]}
     constants = {t.name: t for t in graph.initializer}
-    constants |= {n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant" and n.attribute[0].name == "value"}
+    constants |= {
+        n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant" and n.attribute[0].name == "value"
+    }
     outputs = {v.name for v in graph.output}
-    for lookup in [n for n in graph.node if n.domain == DOMAIN]:
-        while (tail := _single_reader(graph, lookup.output[0], outputs)) is not None and _absorb(lookup, tail, shapes, constants):
+    for name in [n.output[0] for n in graph.node if n.domain == DOMAIN]:
+        lookup = next(n for n in graph.node if n.output[0] == name)
+        while (tail := _single_reader(graph, lookup.output[0], outputs)) is not None and _absorb(
+            lookup, tail, shapes, constants
+        ):
             # The residual may be computed after the lookup's old place, so the fused node moves to the place of its tail.
             graph.node.remove(lookup)
             lookup = _put_in_place_of(graph, tail, lookup)
@@ -361,8 +377,9 @@ def _put_in_place_of(graph: onnx.GraphProto, tail: onnx.NodeProto, lookup: onnx.
     fused = onnx.NodeProto()
     fused.CopyFrom(lookup)
     fused.output[0] = tail.output[0]
-    graph.node[position].CopyFrom(fused)
-    return graph.node[position]
+    place: onnx.NodeProto = graph.node[position]
+    place.CopyFrom(fused)
+    return place
 
 
 def _drop_domain(model: onnx.ModelProto) -> None:

@@ -37,7 +37,13 @@ class ConvGeometry:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ConvGeometry:
         """Invert ``to_json``."""
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        return cls(
+            tuple(values["kernel"]),
+            tuple(values["stride"]),
+            tuple(values["padding"]),
+            tuple(values["dilation"]),
+            values["groups"],
+        )
 
 
 def dense_macs(in_channels: int, out_channels: int, geometry: ConvGeometry, size: tuple[int, int]) -> int:
@@ -46,9 +52,7 @@ def dense_macs(in_channels: int, out_channels: int, geometry: ConvGeometry, size
     return in_channels // geometry.groups * out_channels * geometry.taps * height * width
 
 
-def lookup_macs(
-    in_channels: int, dictionary_size: int, n_nonzeros: int, geometry: ConvGeometry, size: tuple[int, int]
-) -> int:
+def lookup_macs(in_channels: int, dictionary_size: int, n_nonzeros: int, geometry: ConvGeometry, size: tuple[int, int]) -> int:
     """MACs of both stages on one image: the dictionary at input resolution, then one per non-zero and output pixel."""
     height, width = geometry.output_size(*size)
     return dictionary_size * in_channels * size[0] * size[1] + n_nonzeros * height * width

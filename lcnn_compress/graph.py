@@ -1,7 +1,7 @@
 """A net as a flat graph of named layers: captured with ``torch.export``, so every kind of input model takes one path.
 
 The captured graph calls torch.nn modules for what has weights (under the model's own dotted names) and ATen operators for
-everything else. It needs no source code of the model, trains like the original, and is written as plain JSON (``graph_json.py``).
+everything else. It needs no source code of the model, trains like the original, and can be written as JSON (``graph_json.py``).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
     for axes in ((0, 2, 3) if example.ndim == 4 else (0,), (0,), ()):
         try:
             with torch.no_grad():
-                program = torch.export.export(model, (example,), dynamic_shapes=({axis: auto for axis in axes},), strict=False)
+                program = torch.export.export(model, (example,), dynamic_shapes=(dict.fromkeys(axes, auto),), strict=False)
         except Exception as error:  # torch.export raises whatever the model's own code raises
             problem = problem or error
         else:
@@ -143,17 +143,16 @@ def _restore_modules(net: fx.GraphModule) -> None:
 def _module_of(net: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     if node.op != "call_function":
         return None
-    arguments = [_tensor(net, a) if isinstance(a, fx.Node) and a.op == "get_attr" else a for a in node.args]
-    rest = arguments[1:]
+    rest: list[Any] = [_tensor(net, a) if isinstance(a, fx.Node) and a.op == "get_attr" else a for a in node.args][1:]
     match node.target:
         case aten.conv2d.default | aten.conv2d.padding if isinstance(rest[0], Tensor):
             return _conv(*rest)
         case aten.convolution.default if isinstance(rest[0], Tensor) and rest[0].ndim == 4 and not rest[5]:
-            return _conv(*rest[:5], rest[7])
+            return _conv(rest[0], rest[1], rest[2], rest[3], rest[4], rest[7])
         case aten.linear.default if isinstance(rest[0], Tensor):
             return _linear(*rest)
         case aten.batch_norm.default if isinstance(rest[2], Tensor) and isinstance(rest[3], Tensor):
-            return _batch_norm(*rest, n_dims=node.args[0].meta["val"].ndim)
+            return _batch_norm(*rest, n_dims=node.all_input_nodes[0].meta["val"].ndim)
         case aten.dropout.default:
             return nn.Dropout(rest[0])
         case aten.feature_dropout.default:
@@ -162,44 +161,49 @@ def _module_of(net: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 
 
 def _conv(
-    weight: Tensor, bias: Tensor | None = None, stride: Any = (1, 1), padding: Any = (0, 0), dilation: Any = (1, 1), groups: int = 1
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = (1, 1),
+    padding: Any = (0, 0),
+    dilation: Any = (1, 1),
+    groups: int = 1,
 ) -> nn.Conv2d:
     out_channels, in_channels, *kernel = weight.shape
     pair = [tuple(v) * 2 if len(v) == 1 else tuple(v) for v in (stride, dilation)]
     padding = padding if isinstance(padding, str) else tuple(padding) * 2 if len(padding) == 1 else tuple(padding)
-    conv = nn.utils.skip_init(
+    conv: nn.Conv2d = nn.utils.skip_init(
         nn.Conv2d, in_channels * groups, out_channels, tuple(kernel), pair[0], padding, pair[1], groups, bias is not None
     )
-    return _with_weights(conv, weight, bias)
+    _set_weights(conv, weight, bias)
+    return conv
 
 
 def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
-    linear = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], bias is not None)
-    return _with_weights(linear, weight, bias)
+    linear: nn.Linear = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], bias is not None)
+    _set_weights(linear, weight, bias)
+    return linear
 
 
-def _with_weights(module: Any, weight: Tensor, bias: Tensor | None) -> Any:
+def _set_weights(module: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
     module.weight = nn.Parameter(weight.detach())
     if bias is not None:
         module.bias = nn.Parameter(bias.detach())
-    return module
 
 
-def _batch_norm(
-    weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, *rest: Any, n_dims: int
-) -> nn.Module:
+def _batch_norm(weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, *rest: Any, n_dims: int) -> nn.Module:
     _, momentum, eps = rest[:3]
     kind = nn.BatchNorm2d if n_dims == 4 else nn.BatchNorm1d
     norm = kind(len(mean), eps, momentum, affine=weight is not None)
     if weight is not None:
-        _with_weights(norm, weight, bias)
+        _set_weights(norm, weight, bias)
     norm.running_mean, norm.running_var = mean.detach(), var.detach()
     return norm
 
 
 def _tensor(net: fx.GraphModule, node: fx.Node) -> Tensor:
     owner, _, leaf = str(node.target).rpartition(".")
-    return getattr(net.get_submodule(owner), leaf)
+    tensor: Tensor = getattr(net.get_submodule(owner), leaf)
+    return tensor
 
 
 def _module_name(net: fx.GraphModule, node: fx.Node, module: nn.Module) -> str:
@@ -258,7 +262,9 @@ def layers(net: fx.GraphModule, example: Tensor) -> list[Layer]:
             ShapeProp(net).propagate(example)
     except RuntimeError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ModelError(f"the model does not run on an input of {tuple(example.shape)}: {reason}; check --input-shape") from error
+        raise ModelError(
+            f"the model does not run on an input of {tuple(example.shape)}: {reason}; check --input-shape"
+        ) from error
     found: dict[str, Layer] = {}
     for node, module in calls(net, (nn.Conv2d, nn.Linear, LookupConv2d)):
         name = str(node.target)
@@ -336,7 +342,7 @@ def _obstacle(node: fx.Node, module: nn.Module) -> str | None:
     if isinstance(module, nn.Linear):
         return None
     assert isinstance(module, nn.Conv2d)
-    if module.in_channels == module.groups:
+    if module.in_channels == module.groups > 1:
         return "depthwise: each filter sees one channel, there is no channel vector to look up"
     if (mode := _padding_mode(node.all_input_nodes[0])) is not None:
         return f"padding mode '{mode}' is not zero padding"

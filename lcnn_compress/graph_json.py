@@ -138,7 +138,7 @@ def _node_from_json(graph: fx.Graph, values: dict[str, Any], nodes: dict[str, fx
     if operation not in ("placeholder", "get_attr", "call_module", "call_function", "output"):
         raise ValueError(f"node '{values['name']}' has the unknown kind '{operation}'")
     args = _decode(values["args"], nodes)
-    kwargs = _decode(values.get("kwargs", {}), nodes)
+    kwargs = _decode(values["kwargs"], nodes) if "kwargs" in values else {}
     callee = _function(target) if operation == "call_function" else target
     return graph.create_node(operation, callee, tuple(args), kwargs, name=values["name"])
 
@@ -177,7 +177,13 @@ def _decode(value: Any, nodes: dict[str, fx.Node]) -> Any:
         return [_decode(v, nodes) for v in value]
     if not isinstance(value, dict):
         return value
-    (kind, content), *rest = value.items() if len(value) == 1 else [("dict", value)]
+    if len(value) != 1:
+        raise ValueError(f"unknown value {value!r}")
+    kind, content = next(iter(value.items()))
+    return _decode_marked(str(kind), content, nodes)
+
+
+def _decode_marked(kind: str, content: Any, nodes: dict[str, fx.Node]) -> Any:
     match kind:
         case "node":
             return nodes[content]
@@ -192,7 +198,7 @@ def _decode(value: Any, nodes: dict[str, fx.Node]) -> Any:
             if not isinstance(constant, _TORCH_CONSTANTS):
                 raise ValueError(f"torch.{content} is not a constant")
             return constant
-    raise ValueError(f"unknown value {value!r}")
+    raise ValueError(f"unknown kind of value '{kind}'")
 
 
 def _add_submodule(root: nn.Module, path: str, module: nn.Module) -> None:

@@ -68,7 +68,7 @@ class LookupConv2d(nn.Module):
         """
         length = self.dictionary.norm(dim=1, keepdim=True)
         length[length == 0] = 1
-        self.dictionary /= length
+        self.dictionary.div_(length)
         groups = self.geometry.groups
         self.sparse_kernel.unflatten(0, (groups, -1)).mul_(length.view(groups, 1, -1, 1, 1))
 
@@ -76,7 +76,7 @@ class LookupConv2d(nn.Module):
     def restrict_(self, support: Tensor) -> None:
         """Prune every entry of the kernel outside ``support`` for good."""
         self.support &= support
-        self.sparse_kernel *= self.support
+        self.sparse_kernel.mul_(self.support)
 
     def macs(self, size: tuple[int, int]) -> int:
         """MACs of both stages for one image of (height, width) ``size``."""

@@ -133,9 +133,7 @@ def function_body() -> onnx.FunctionProto:
         node("Add", ["convolved", "residual"], ["added"]),
         node("Clip", ["added", "lowest", "highest"], ["Y"]),
     ]  # fmt: skip
-    return helper.make_function(
-        DOMAIN, OP_TYPE, list(INPUTS), ["Y"], nodes, [helper.make_opsetid("", OPSET)], attributes
-    )
+    return helper.make_function(DOMAIN, OP_TYPE, list(INPUTS), ["Y"], nodes, [helper.make_opsetid("", OPSET)], attributes)
 
 
 def _reference(field: str, name: str) -> onnx.AttributeProto:

@@ -189,8 +189,9 @@ class _Timing:
             if plan.kind == "lookup" and not lookup_ms < dense_ms and not keep_slow:
                 slow.add(plan.name)
                 reason = f"measured: lookup {lookup_ms:.3f} ms, dense {dense_ms:.3f} ms"
-                plan = LayerPlan(plan.name, "dense", reason, note=plan.note)
-            kept.append(plan)
+                kept.append(LayerPlan(plan.name, "dense", reason, note=plan.note))
+            else:
+                kept.append(plan)
         if slow:
             self.model = dense_form(self.model, slow)
             self.measure()
@@ -219,7 +220,7 @@ def _improve(
 
 
 @torch.no_grad()
-def _fill(lookup: Any, weight: Tensor) -> None:
+def _fill(lookup: Any, weight: Any) -> None:
     """Set every entry of the kernel to its least-squares value for ``weight``: training prunes from there."""
     groups = lookup.geometry.groups
     slices = weight.double().reshape(groups, lookup.out_channels // groups, weight.shape[1], *lookup.geometry.kernel)

@@ -23,7 +23,7 @@ TINY_SHARE = 0.01
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What happens to one layer. ``lookups`` of 1 and more counts entries per position, below 1 it is a share of the dictionary."""
+    """What happens to one layer. ``lookups`` from 1 on counts entries per position; below 1 it is a share of k."""
 
     name: str
     kind: str  # "lookup" or "dense"
@@ -102,7 +102,9 @@ def parse_amount(option: str, text: str, unit: str, whole: str) -> int | float:
 
 def _check_amount(option: str, text: str, value: int | float, unit: str, whole: str) -> None:
     if not (value >= 1 if isinstance(value, int) else 0 < value <= 1):
-        raise SettingsError(f"{option} is '{text}'; it must be a whole number of {unit}, at least 1, or a share of {whole} up to 1.0")
+        raise SettingsError(
+            f"{option} is '{text}'; it must be a whole number of {unit}, at least 1, or a share of {whole} up to 1.0"
+        )
 
 
 def plan_layers(layers: Sequence[Layer], settings: PlanSettings) -> list[LayerPlan]:
@@ -143,9 +145,7 @@ def _limits(layer: Layer) -> tuple[int, int]:
     return min(layer.in_channels // groups, max(1, vectors - 1)), max(1, vectors - 1)
 
 
-def _plan_layer(
-    layer: Layer, settings: PlanSettings, rules: Sequence[DictionaryRule], total: int, weights: int
-) -> LayerPlan:
+def _plan_layer(layer: Layer, settings: PlanSettings, rules: Sequence[DictionaryRule], total: int, weights: int) -> LayerPlan:
     named = any(fnmatchcase(layer.name, glob) for glob in settings.only)
     rule = next((r for r in rules if fnmatchcase(layer.name, r.glob)), None)
     reason = _reason_against(layer, settings, named or (rule is not None and rule.explicit), total, weights)

@@ -8,14 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lcnn_compress import api, benchmark
+from lcnn_compress import api, benchmark, runtime
 from lcnn_compress.data import batches, load_examples
 from lcnn_compress.evaluation import onnx_runner, score
 from lcnn_compress.finetune import FinetuneSettings
 from lcnn_compress.pipeline import CompressSettings, TrainingData
 from lcnn_compress.plan import PlanSettings
 from lcnn_compress.progress import Progress
-from lcnn_compress import runtime
 
 EMBEDDED = Path(__file__).parent / "embedded"
 INPUT_SHAPE = (1, 1, 28, 28)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
 
-from lcnn_compress import runtime
 from lcnn_compress.geometry import lookup_macs
 from lcnn_compress.graph import Layer
+from lcnn_compress.machine import machine
 from lcnn_compress.modules import LookupConv2d
 from lcnn_compress.op import encode_positions
 from lcnn_compress.plan import LayerPlan
@@ -36,7 +34,7 @@ def _row(module: nn.Module, layer: Layer, plan: LayerPlan, coefficients: str) ->
     dense_bytes = 4 * (weight.numel() + layer.out_channels)
     row: dict[str, Any] = {
         "name": layer.name, "type": type(layer.module).__name__, "kind": plan.kind, "reason": plan.reason, "note": plan.note,
-        "in_channels": layer.in_channels, "out_channels": layer.out_channels, "kernel": list(layer.geometry.kernel),
+        "in_channels": layer.in_channels, "out_channels": layer.out_channels, "kernel": list(layer.geometry.kernel), "groups": layer.geometry.groups,
         "input_sizes": [list(size) for size in layer.sizes], "macs_dense": layer.dense_macs, "macs": layer.dense_macs,
         "weight_bytes_dense": dense_bytes, "weight_bytes": dense_bytes,
     }  # fmt: skip
@@ -86,17 +84,3 @@ def make_report(
         "command": "compress", "input_shape": list(input_shape), "layers": rows, "totals": sums, "training": training,
         "evaluation": None, "machine": machine(),
     }  # fmt: skip
-
-
-def machine() -> dict[str, Any]:
-    """Return what a figure needs to be understood later: processor, instruction set, versions."""
-    return {
-        "cpu": _cpu_model(), "isa": runtime.isa(), "onnxruntime": runtime.onnxruntime_version(), "torch": torch.__version__,
-        "python": platform.python_version(),
-    }  # fmt: skip
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

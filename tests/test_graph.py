@@ -17,7 +17,7 @@ from lcnn_compress.modules import LookupConv2d
 
 
 class Oddities(nn.Module):
-    """What real nets do: same padding, functional calls, a shared layer, separate padding, in-place, 3-d linear, two outputs."""
+    """What real nets do: same padding, functional calls, a shared layer, separate padding, 3-d linear, two outputs."""
 
     def __init__(self):
         super().__init__()
@@ -151,7 +151,9 @@ def test_json_round_trip_keeps_every_bit():
     assert graph_json.to_json(again)[0] == values
 
 
-@pytest.mark.parametrize("target", ["operator.methodcaller", "os.system", "builtins.eval", "aten.no_such.default", "aten.relu.x.y"])
+@pytest.mark.parametrize(
+    "target", ["operator.methodcaller", "os.system", "builtins.eval", "aten.no_such.default", "aten.relu.x.y"]
+)
 def test_only_known_functions_can_be_read(target):
     values, tensors = graph_json.to_json(capture(small_net(), torch.zeros(2, 3, 16, 16)))
     call = next(n for n in values["nodes"] if n["op"] == "call_function")

@@ -379,7 +379,7 @@ def write_cut(path: Path, zipped: bool) -> None:
         (lambda path: path.write_bytes(pickle.dumps({"a": 1})), "is a pickle that torch.save did not write"),
         (lambda path: path.write_bytes(b"\x08"), "is not a file of PyTorch (it starts with 08)"),
         (lambda path: path.write_bytes(bytes(range(200, 256))), "is not a file of PyTorch (it starts with c8 c9 ca cb cc"),
-        (lambda path: write_cut(path, True), "starts like a torch.save archive but is damaged or ends too early; copy it again"),
+        (lambda path: write_cut(path, True), "starts like a torch.save archive but is damaged or ends too early; copy it"),
         (lambda path: write_cut(path, False), "is damaged or ends too early"),
         (lambda path: write_safetensors(path, 900), "is a safetensors file that ends too early (33 bytes)"),
         (lambda path: write_safetensors(path, 5), "is damaged or ends too early (SafetensorError"),

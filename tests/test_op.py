@@ -29,7 +29,9 @@ needs_library = pytest.mark.skipif(runtime.library_path() is None, reason="the n
 ISAS = ("scalar", "avx2", "avx512")
 
 
-def node_model(case: LookupConvCase, *, dtype=np.float32, gap_type=None, body=True, residual=None, clip=None, **changes) -> bytes:
+def node_model(
+    case: LookupConvCase, *, dtype=np.float32, gap_type=None, body=True, residual=None, clip=None, **changes
+) -> bytes:
     """One LookupConv as an ONNX file; ``changes`` replace tensors, attributes or input sizes."""
     layer = case.module()
     gaps, coefficients = encode_positions((layer.sparse_kernel * layer.support).detach().numpy())

@@ -2,9 +2,10 @@
 #ifndef LCNN_TESTS_FIXTURES_H_
 #define LCNN_TESTS_FIXTURES_H_
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <cstring>
+#include <cstdio>
 #include <limits>
 #include <random>
 #include <thread>
@@ -12,29 +13,63 @@
 
 #include "lcnn/lookup_conv.h"
 
-// Floats between two walls of NaN: reading a wall spoils the result, writing one is found by
-// WallsIntact. `misalign` floats off a cache line, so that nothing works by luck.
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define LCNN_ASAN 1
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+#define LCNN_ASAN 1
+#endif
+#if defined(LCNN_ASAN)
+#include <sanitizer/asan_interface.h>
+#endif
+
+// Floats between two walls of NaN: using what was read from a wall spoils the result, writing one
+// is found by WallsIntact, and with AddressSanitizer any access to one stops the test. `misalign`
+// floats off a cache line, so that nothing works by luck.
 class Guarded {
  public:
   explicit Guarded(size_t count, size_t misalign = 1)
       : storage_(count + 2 * kWall + misalign, std::numeric_limits<float>::quiet_NaN()),
         count_(count),
-        offset_(kWall + misalign) {}
+        offset_(kWall + misalign) {
+    SetWallsAccessible(false);
+  }
+  Guarded(const Guarded& other) : Guarded(other.count_, other.offset_ - kWall) {
+    std::copy(other.data(), other.data() + count_, data());
+  }
+  Guarded& operator=(const Guarded&) = delete;
+  ~Guarded() { SetWallsAccessible(true); }
+
   float* data() { return storage_.data() + offset_; }
   const float* data() const { return storage_.data() + offset_; }
   size_t size() const { return count_; }
   float& operator[](size_t i) { return data()[i]; }
   float operator[](size_t i) const { return data()[i]; }
   bool WallsIntact() const {
+    SetWallsAccessible(true);
+    bool intact = true;
     for (size_t i = 0; i < storage_.size(); ++i) {
       const bool inside = i >= offset_ && i < offset_ + count_;
-      if (!inside && !std::isnan(storage_[i])) return false;
+      intact = intact && (inside || std::isnan(storage_[i]));
     }
-    return true;
+    SetWallsAccessible(false);
+    return intact;
   }
 
  private:
   static constexpr size_t kWall = 64;
+
+  void SetWallsAccessible([[maybe_unused]] bool accessible) const {
+#if defined(LCNN_ASAN)
+    const auto set = accessible ? __asan_unpoison_memory_region : __asan_poison_memory_region;
+    const float* const end = data() + count_;
+    set(storage_.data(), offset_ * sizeof(float));
+    set(end, static_cast<size_t>(storage_.data() + storage_.size() - end) * sizeof(float));
+#endif
+  }
+
   std::vector<float> storage_;
   size_t count_;
   size_t offset_;

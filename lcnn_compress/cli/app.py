@@ -14,8 +14,6 @@ from lcnn_compress.cli.main import guarded
 
 if TYPE_CHECKING:
     from lcnn_compress.api import Source
-    from lcnn_compress.data import Examples
-    from lcnn_compress.pipeline import TrainingData
 
 app = typer.Typer(
     name="lcnn", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
@@ -41,8 +39,16 @@ def lcnn(
 @guarded
 def compress(
     model: options.Model,
-    dict_: Annotated[str | None, Option("--dict", help="Entries per layer: 30, a share of the channels 0.25, 'layer1.*=16,fc=0.5', fast or accurate [default: 0.25]")] = None,
-    lookups: Annotated[str | None, Option(help="Lookups per filter position: 2, or a share of the dictionary [default: 0.25]")] = None,
+    dict_: Annotated[
+        str | None,
+        Option(
+            "--dict",
+            help="Entries per layer: 30, a share of the channels 0.25, 'layer1.*=16,fc=0.5', fast or accurate [default: 0.25]",
+        ),
+    ] = None,
+    lookups: Annotated[
+        str | None, Option(help="Lookups per filter position: 2, or a share of the dictionary [default: 0.25]")
+    ] = None,
     init: Annotated[str | None, Option(help="Start of the dictionaries: kmeans, svd or ksvd [default: kmeans]")] = None,
     only: Annotated[list[str] | None, Option(help="Compress only layers matching this glob (may be repeated)")] = None,
     skip: Annotated[list[str] | None, Option(help="Keep layers matching this glob dense (may be repeated)")] = None,
@@ -52,7 +58,9 @@ def compress(
     epochs: Annotated[int, Option(min=0, help="Fine-tune for so many passes over --data")] = 0,
     lr: Annotated[float, Option(help="Learning rate of fine-tuning")] = 3e-3,
     batch_size: Annotated[int, Option(min=1, help="Images per training step")] = 128,
-    sparsity: Annotated[str, Option(help="gradual (prune the smallest to a cubic schedule) or threshold (L1 and epsilon, as in the paper)")] = "gradual",
+    sparsity: Annotated[
+        str, Option(help="gradual (prune the smallest to a cubic schedule) or threshold (L1 and epsilon, as in the paper)")
+    ] = "gradual",
     l1: Annotated[float, Option(help="lambda' of the paper: L1 weight in units of epsilon (threshold only)")] = 0.1,
     threshold_c: Annotated[float, Option(help="epsilon in units of the kernel's standard deviation (threshold only)")] = 0.01,
     distill: Annotated[bool, Option(help="Learn from the dense net too")] = True,
@@ -67,7 +75,9 @@ def compress(
     arch: options.Arch = None,
     input_shape: options.InputShape = None,
     trust_pickle: options.TrustPickle = False,
-    config: Annotated[Path | None, Option("--config", "-c", help="config.json of an artefact: repeat that run's decisions")] = None,
+    config: Annotated[
+        Path | None, Option("--config", "-c", help="config.json of an artefact: repeat that run's decisions")
+    ] = None,
     output: Annotated[Path | None, Option("--output", "-o", help="Artefact to write [default: MODEL.lcnn here]")] = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -91,8 +101,11 @@ def compress(
     _notes(source, trust_pickle, quiet)
     preprocessing = (options.numbers("--mean", mean), options.numbers("--std", std))
     feed = request.data(request.Feed(calib, samples, data, preprocessing, settings.seed), source.input_shape)
-    with render.progress(quiet or as_json) as progress, request.checkpointing(feed, target, settings, resume) as (training, plans):
-        plans = plans if plans is not None else earlier
+    with (
+        render.progress(quiet or as_json) as progress,
+        request.checkpointing(feed, target, settings, resume) as (training, resumed),
+    ):
+        plans = earlier if resumed is None else resumed
         artefact = api.compress_source(source, settings, training, plans, progress)
         artefact.config["data"] = {"calib": calib, "samples": samples, "data": data, "mean": mean, "std": std}
         api.save(artefact, target)
@@ -183,7 +196,9 @@ def bench(
 @guarded
 def evaluate(
     target: Annotated[Path | None, typer.Argument(help="Artefact, model file or .onnx; default: the artefact here")] = None,
-    data: Annotated[str | None, Option(help="Labelled data: folder with class sub-folders, .npz with x and y, or pkg.mod:fn")] = None,
+    data: Annotated[
+        str | None, Option(help="Labelled data: folder with class sub-folders, .npz with x and y, or pkg.mod:fn")
+    ] = None,
     limit: Annotated[int | None, Option(min=1, help="Use only so many images")] = None,
     mean: options.Mean = None,
     std: options.Std = None,

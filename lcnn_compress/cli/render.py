@@ -154,7 +154,9 @@ def bench_layers(rows: Sequence[dict[str, Any]]) -> None:
     for name in ("layer", "kind", "million MACs", "ms"):
         table.add_column(name, justify="left" if name in ("layer", "kind") else "right")
     for row in rows:
-        table.add_row(row["name"], row["kind"], _pair(row, "macs", "macs_dense", 1e6, 2), _pair(row, "lookup_ms", "dense_ms", 1, 3))
+        table.add_row(
+            row["name"], row["kind"], _pair(row, "macs", "macs_dense", 1e6, 2), _pair(row, "lookup_ms", "dense_ms", 1, 3)
+        )
     out().print(table)
     _reasons(rows)
 

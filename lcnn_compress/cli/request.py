@@ -85,15 +85,17 @@ def settings(
     """
     if config is not None:
         return _from_config(wish, config, tuning)
-    lookups = None if wish.lookups is None else parse_amount("--lookups", wish.lookups, "lookups per position", "the dictionary")
+    lookups = (
+        None if wish.lookups is None else parse_amount("--lookups", wish.lookups, "lookups per position", "the dictionary")
+    )
     plan = PlanSettings(wish.dictionary or "0.25", lookups, wish.only, wish.skip, wish.keep_slow)
-    chosen = CompressSettings(plan, wish.init or "kmeans", wish.seed or 0, wish.coefficients or "float16", measure, threads, tuning)
+    chosen = CompressSettings(
+        plan, wish.init or "kmeans", wish.seed or 0, wish.coefficients or "float16", measure, threads, tuning
+    )
     return chosen, None
 
 
-def _from_config(
-    wish: Wish, path: Path, tuning: FinetuneSettings | None
-) -> tuple[CompressSettings, list[LayerPlan]]:
+def _from_config(wish: Wish, path: Path, tuning: FinetuneSettings | None) -> tuple[CompressSettings, list[LayerPlan]]:
     given = [name for name, value in asdict(wish).items() if value]
     require(not given, f"--config already fixes {', '.join(given)}; leave those options out, or leave out --config")
     values = read_config(path)
@@ -105,7 +107,9 @@ def _from_config(
             PlanSettings(), values["init"], values["seed"], values["coefficients"], finetune=finetune
         ), plans
     except (KeyError, TypeError) as error:
-        raise ArtefactError(f"{path}: not a configuration of this version ({error}); use the config.json of an artefact") from error
+        raise ArtefactError(
+            f"{path}: not a configuration of this version ({error}); use the config.json of an artefact"
+        ) from error
 
 
 def read_config(path: Path) -> dict[str, Any]:

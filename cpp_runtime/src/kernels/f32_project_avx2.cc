@@ -1,11 +1,11 @@
 // Stage 1, AVX2: 4 x 3 accumulators, 3 vectors of pixels and one broadcast fill the 16 registers.
 #include "vec_avx2.h"
-//
+// Vec first: the body is written in terms of it.
 #include "f32_project_body.h"
 
 namespace {
 
-// One register holds a panel's 8 rows; four sums because a multiply-add takes 4-5 cycles and two
+// One register holds a panel's 8 rows; eight sums because a multiply-add takes 4-5 cycles and two
 // start per cycle.
 void ProjectPixel(const lcnn::ProjectPixelTask& t) {
   constexpr int kSums = 8;

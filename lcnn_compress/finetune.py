@@ -1,0 +1,430 @@
+"""Train a compressed net: dictionaries, sparse kernels and everything that stayed dense, while the kernels lose entries.
+
+Two ways to lose them. ``gradual`` keeps the largest entries of each layer, fewer and fewer along the cubic schedule of Zhu and
+Gupta 2017 (arXiv 1710.01878) over the first half of training. ``threshold`` is the method of Bagherinezhad et al., "LCNN",
+CVPR 2017 (arXiv 1611.06473), section 3.2: an L1 penalty, and entries within epsilon of zero die. What died stays dead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lcnn_compress.errors import ArtefactError, DataError, FileError, ModelError, SettingsError
+from lcnn_compress.files import write_atomically
+from lcnn_compress.modules import LookupConv2d
+from lcnn_compress.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from lcnn_compress.data import Examples
+
+log = logging.getLogger(__name__)
+
+SPARSITIES = ("gradual", "threshold")
+PRUNE_EVERY = 8  # steps between two prunings of the gradual schedule
+WARMUP_STEPS = 30  # or a tenth of training where that is less
+BETAS = (0.9, 0.98)
+CHECKPOINT_SECONDS = 60
+CHECKPOINT_MAGIC = b"lcnn training 1\n"  # then the SHA-256 of the rest, which torch.save wrote
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """How to fine-tune.
+
+    Attributes:
+        epochs: passes over the examples.
+        batch_size: examples in a step; up to twice that where the epoch does not divide evenly.
+        lr: peak learning rate of Adam.
+        sparsity: one of ``SPARSITIES``.
+        density: share of kernel entries alive at the end of every layer (gradual); None: the ``targets`` of ``finetune``.
+        threshold_c: epsilon of a layer in standard deviations of its kernel at the start (threshold).
+        l1: lambda' of the paper; the penalty of a layer is l1 * epsilon * |P| (threshold).
+        distill: learn from the dense net too.
+        distill_weight: its share of the loss.
+        temperature: of the softened class probabilities (Hinton et al. 2015).
+        seed: of the order of examples and of dropout.
+    """
+
+    epochs: int = 5
+    batch_size: int = 128
+    lr: float = 3e-3
+    sparsity: str = "gradual"
+    density: float | None = None
+    threshold_c: float = 0.01
+    l1: float = 0.1
+    distill: bool = True
+    distill_weight: float = 0.7
+    temperature: float = 3.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        def check(name: str, valid: bool, rule: str) -> None:
+            if not valid:
+                raise SettingsError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
+
+        check("epochs", self.epochs >= 1, "1 or more")
+        check("batch_size", self.batch_size >= 2, "2 or more, because batch norm needs a variance")
+        check("lr", math.isfinite(self.lr) and self.lr > 0, "a number above 0")
+        check("sparsity", self.sparsity in SPARSITIES, f"one of {', '.join(SPARSITIES)}")
+        check("density", self.density is None or 0 < self.density <= 1, "above 0 and at most 1")
+        check("threshold_c", math.isfinite(self.threshold_c) and self.threshold_c >= 0, "a number of 0 or more")
+        check("l1", math.isfinite(self.l1) and self.l1 >= 0, "a number of 0 or more")
+        check("distill_weight", 0 <= self.distill_weight <= 1, "between 0 and 1")
+        check("temperature", math.isfinite(self.temperature) and self.temperature > 0, "a number above 0")
+        check("seed", self.seed >= 0, "0 or more")
+
+
+@dataclass(frozen=True)
+class FinetuneReport:
+    """What happened: steps taken, mean loss of each epoch, non-zeros left in each lookup layer."""
+
+    steps: int
+    losses: tuple[float, ...]
+    nonzeros: dict[str, int]
+
+
+def finetune(
+    net: nn.Module,
+    teacher: nn.Module,
+    examples: Examples,
+    settings: FinetuneSettings,
+    *,
+    targets: Mapping[str, int] | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    progress: Progress = silent,
+) -> FinetuneReport:
+    """Fine-tune ``net`` in place and leave it in eval mode.
+
+    With the same arguments on the same machine the result is the same bit for bit, also when the run was interrupted any
+    number of times and resumed. On ctrl-C the step under way is finished and a checkpoint written; a second one stops at once.
+
+    Args:
+        net: with lookup convolutions, whose ``support`` may hold more entries than shall stay.
+        teacher: the dense net; not changed.
+        examples: class labels train with cross entropy, float targets with the squared error; without either the net learns
+            the teacher's outputs.
+        targets: non-zeros at the end (gradual); layers left out keep as many as they have.
+        checkpoint: file to write every minute, after every epoch and when interrupted.
+        resume: continue from it.
+        progress: gets ("fine-tuning", step, total steps).
+
+    Raises:
+        SettingsError: nothing to resume, or no labels and no distillation.
+        ArtefactError: the checkpoint is damaged, or of another net or other settings.
+        DataError: fewer than 2 examples, or labels that do not fit the output.
+        ModelError: the loss is not finite.
+    """
+    if len(examples) < 2:
+        raise DataError(f"training data holds {len(examples)} examples; fine-tuning needs at least 2")
+    modes = [(module, module.training) for module in teacher.modules()]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        run = _Run(net, teacher.eval(), examples, settings, targets or {})
+        try:
+            if resume:
+                run.load(_read_checkpoint(checkpoint))
+            run.train(checkpoint, progress)
+        finally:
+            for module, training in modes:
+                module.training = training
+    net.eval()
+    log.info("fine-tuned %d steps, %d lookups left", run.step, sum(run.nonzeros().values()))
+    return FinetuneReport(run.step, tuple(run.losses), run.nonzeros())
+
+
+class _Run:
+    """One fine-tuning between two steps; ``state`` and ``load`` carry it through a checkpoint."""
+
+    def __init__(
+        self, net: nn.Module, teacher: nn.Module, examples: Examples, settings: FinetuneSettings, targets: Mapping[str, int]
+    ) -> None:
+        self.net, self.teacher, self.examples, self.settings = net, teacher, examples, settings
+        self.lookups = {name: module for name, module in net.named_modules() if isinstance(module, LookupConv2d)}
+        self.steps_per_epoch = max(1, len(examples) // settings.batch_size)
+        self.total = self.steps_per_epoch * settings.epochs
+        self.step = 0
+        self.loss_sum = 0.0  # of the epoch under way
+        self.losses: list[float] = []
+        for lookup in self.lookups.values():
+            lookup.normalise_()
+        self.starts = self.nonzeros()
+        self.ends = {name: self._final_count(name, targets) for name in self.lookups}
+        self.epsilons = {
+            name: settings.threshold_c * float(lookup.sparse_kernel.detach()[lookup.support].std(correction=0))
+            if self.starts[name]
+            else 0.0
+            for name, lookup in self.lookups.items()
+        }
+        self.optimiser = torch.optim.Adam(net.parameters(), lr=settings.lr, betas=BETAS)
+        if settings.sparsity == "threshold":
+            self._prune()
+
+    def _final_count(self, name: str, targets: Mapping[str, int]) -> int:
+        if self.settings.density is not None:
+            wanted = max(1, round(self.settings.density * self.lookups[name].support.numel()))
+        else:
+            wanted = targets.get(name, self.starts[name])
+        return min(wanted, self.starts[name])
+
+    def nonzeros(self) -> dict[str, int]:
+        return {name: lookup.n_nonzeros for name, lookup in self.lookups.items()}
+
+    def train(self, checkpoint: Path | None, progress: Progress) -> None:
+        """Take all steps that are left."""
+        self.net.train()
+        saved = time.monotonic()
+        order = self._order()
+        with _deferred_interrupts() as interrupted:
+            while self.step < self.total:
+                randomness = torch.get_rng_state()
+                try:
+                    progress("fine-tuning", self.step, self.total)
+                    x, y = self.examples.batch(order[self.step % self.steps_per_epoch])
+                except KeyboardInterrupt:  # raised by a callback
+                    torch.set_rng_state(randomness)
+                    self._save(checkpoint)
+                    raise
+                self._step(x, y)
+                epoch_ended = self.step % self.steps_per_epoch == 0
+                if epoch_ended:
+                    order = self._order()
+                if interrupted() or epoch_ended or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    self._save(checkpoint)
+                    saved = time.monotonic()
+                if interrupted():
+                    raise KeyboardInterrupt
+        progress("fine-tuning", self.total, self.total)
+
+    def _order(self) -> tuple[Tensor, ...]:
+        """Return the indices of every batch of the epoch under way, a function of seed and epoch only."""
+        epoch = self.step // self.steps_per_epoch
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
+        return torch.randperm(len(self.examples), generator=generator).tensor_split(self.steps_per_epoch)
+
+    def _step(self, x: Tensor, y: Tensor | None) -> None:
+        lr = self._learning_rate()
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        with torch.no_grad():
+            taught = self.teacher(x) if self.settings.distill or y is None else None
+        loss = loss_of(self.net(x), y, taught, self.settings)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise ModelError(
+                f"loss is {value} at step {self.step + 1} of {self.total} (learning rate {lr:.3g}); "
+                f"lower lr, which is {self.settings.lr:g}, or check the training data"
+            )
+        self.optimiser.zero_grad()
+        loss.backward()
+        if self.settings.sparsity == "threshold":
+            self._add_l1()
+        self.optimiser.step()
+        # (P / a, a * D) is the same layer, and both penalty and magnitudes depend on a. Moving the length of every row into P
+        # keeps the net's function; a step changes lengths by a few per mille, so Adam's moments stay good estimates.
+        for lookup in self.lookups.values():
+            lookup.normalise_()
+        self.step += 1
+        self._prune()
+        self.loss_sum += value
+        if self.step % self.steps_per_epoch == 0:
+            self.losses.append(self.loss_sum / self.steps_per_epoch)
+            self.loss_sum = 0.0
+
+    def _learning_rate(self) -> float:
+        warm_up = max(1, min(WARMUP_STEPS, self.total // 10))
+        cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.total))
+        return self.settings.lr * min(1.0, (self.step + 1) / warm_up) * cosine
+
+    @torch.no_grad()
+    def _add_l1(self) -> None:
+        """Add the gradient of the penalty; pruned entries have none."""
+        for name, lookup in self.lookups.items():
+            assert lookup.sparse_kernel.grad is not None
+            strength = self.settings.l1 * self.epsilons[name]
+            lookup.sparse_kernel.grad += strength * lookup.sparse_kernel.sign() * lookup.support
+
+    @torch.no_grad()
+    def _prune(self) -> None:
+        """Prune what the schedule or the threshold says, and what Adam remembers of it."""
+        gradual = self.settings.sparsity == "gradual"
+        last = max(1, self.total // 2)
+        if gradual and self.step % PRUNE_EVERY and self.step < last:
+            return
+        for name, lookup in self.lookups.items():
+            magnitude = lookup.sparse_kernel.abs()
+            if gradual:
+                left = (1 - min(1.0, self.step / last)) ** 3
+                count = self.ends[name] + round((self.starts[name] - self.ends[name]) * left)
+                alive = _largest(magnitude.masked_fill(~lookup.support, -1.0), count)
+            else:
+                alive = magnitude > self.epsilons[name]
+            lookup.restrict_(alive)
+            memory = self.optimiser.state.get(lookup.sparse_kernel, {})
+            for moment in ("exp_avg", "exp_avg_sq"):
+                if moment in memory:
+                    memory[moment] *= lookup.support
+
+    def state(self) -> dict[str, Any]:
+        """Return tensors and plain values that ``load`` continues from."""
+        return {
+            "settings": asdict(self.settings), "identity": self._identity(),
+            "step": self.step, "loss_sum": self.loss_sum, "losses": self.losses, "starts": self.starts,
+            "epsilons": self.epsilons, "net": self.net.state_dict(), "optimiser": self.optimiser.state_dict(),
+            "supports": {name: lookup.support for name, lookup in self.lookups.items()}, "rng": torch.get_rng_state(),
+        }  # fmt: skip
+
+    def load(self, saved: _Saved) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            ArtefactError: it is incomplete, or of another net, other data or other settings.
+        """
+        path, state = saved.path, saved.state
+        try:
+            _check_same(path, "settings", state["settings"], asdict(self.settings))
+            _check_same(path, "net and data", state["identity"], self._identity())
+            self.net.load_state_dict(state["net"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            for name, lookup in self.lookups.items():
+                lookup.support.copy_(state["supports"][name])
+            torch.set_rng_state(state["rng"])
+            self.step, self.loss_sum, self.losses = state["step"], state["loss_sum"], list(state["losses"])
+            self.starts, self.epsilons = state["starts"], state["epsilons"]
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ArtefactError(f"{path}: incomplete checkpoint ({error}); delete it and start without resume") from error
+
+    def _identity(self) -> dict[str, Any]:
+        digest = hashlib.sha256()
+        for name, tensor in self.teacher.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().contiguous().numpy())
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.net.state_dict().items()}
+        return {
+            "layer shapes": hashlib.sha256(repr(shapes).encode()).hexdigest()[:12], "non-zeros at the end": self.ends,
+            "weights of the dense net": digest.hexdigest()[:12], "number of examples": len(self.examples),
+        }  # fmt: skip
+
+    def _save(self, checkpoint: Path | None) -> None:
+        if checkpoint is not None:
+            buffer = io.BytesIO()
+            torch.save(self.state(), buffer)
+            content = buffer.getvalue()
+            write_atomically(checkpoint, CHECKPOINT_MAGIC + hashlib.sha256(content).digest() + content)
+
+
+def _largest(scores: Tensor, count: int) -> Tensor:
+    """Return where the ``count`` largest scores are; of equal ones the first."""
+    chosen = torch.zeros(scores.numel(), dtype=torch.bool)
+    chosen[scores.flatten().argsort(descending=True, stable=True)[:count]] = True
+    return chosen.view_as(scores)
+
+
+def loss_of(output: Tensor, y: Tensor | None, taught: Tensor | None, settings: FinetuneSettings) -> Tensor:
+    """Return the training loss of a batch.
+
+    Args:
+        output: of the net, (n, classes) if y holds classes.
+        y: (n,) int64 classes, float targets like ``output``, or None.
+        taught: output of the dense net, or None without distillation.
+
+    Raises:
+        SettingsError: neither y nor ``taught`` is there.
+        DataError: y does not fit the output.
+        ModelError: the net has several outputs.
+    """
+    if not isinstance(output, Tensor):
+        raise ModelError(f"the net returns a {type(output).__name__}, not one tensor; fine-tuning needs one output")
+    if y is None:
+        if taught is None or not settings.distill:
+            raise SettingsError("distill is False and the training data has no labels; there is nothing to learn from")
+        return functional.mse_loss(output, taught)
+    if y.is_floating_point():
+        if y.shape != output.shape:
+            raise DataError(f"targets are {tuple(y.shape)}, but the net returns {tuple(output.shape)}; they must be alike")
+        loss = functional.mse_loss(output, y)
+        teaching = None if taught is None else functional.mse_loss(output, taught)
+    else:
+        if output.ndim != 2 or not 0 <= int(y.min()) <= int(y.max()) < output.shape[1]:
+            raise DataError(
+                f"class numbers run from {int(y.min())} to {int(y.max())}, but the net returns {tuple(output.shape)}; "
+                "it must return (n, classes) with a class for each number"
+            )
+        loss = functional.cross_entropy(output, y)
+        teaching = None if taught is None else _softened(output, taught, settings.temperature)
+    if teaching is None:
+        return loss
+    return (1 - settings.distill_weight) * loss + settings.distill_weight * teaching
+
+
+def _softened(output: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """Return KL(teacher, net) at a temperature, times its square so that gradients do not depend on it."""
+    log_p, log_q = (functional.log_softmax(v / temperature, 1) for v in (output, taught))
+    return temperature**2 * functional.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
+
+
+@contextmanager
+def _deferred_interrupts() -> Iterator[Callable[[], bool]]:
+    """Let a first ctrl-C only set the flag that is yielded: a step is never left half done. A second one raises at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set  # other threads get no signals
+        return
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            signal.default_int_handler(signum, frame)
+        asked.set()
+
+    previous = signal.signal(signal.SIGINT, note)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    path: Path
+    state: dict[str, Any]
+
+
+def _read_checkpoint(path: Path | None) -> _Saved:
+    if path is None or not path.is_file():
+        raise SettingsError(
+            f"{path}: no checkpoint to resume; run without resume" if path else "resume needs a checkpoint file"
+        )
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read: {error.strerror or error}; check the path and its permissions") from error
+    start = len(CHECKPOINT_MAGIC)
+    digest, payload = content[start : start + 32], content[start + 32 :]
+    if not content.startswith(CHECKPOINT_MAGIC) or hashlib.sha256(payload).digest() != digest:
+        raise ArtefactError(
+            f"{path}: not a checkpoint of this version, or damaged ({len(content)} bytes); delete it and start without resume"
+        )
+    return _Saved(path, torch.load(io.BytesIO(payload), weights_only=True))
+
+
+def _check_same(path: Path, subject: str, saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
+    different = [key for key in (*saved, *(k for k in present if k not in saved)) if saved.get(key) != present.get(key)]
+    if different:
+        seen = ", ".join(f"{key} is {saved.get(key)!r} there and {present.get(key)!r} here" for key in different)
+        raise ArtefactError(f"{path}: checkpoint of other {subject}: {seen}; use the same or start without resume")
