@@ -33,7 +33,7 @@ def read_mnist_like(folder: Path, split: str) -> tuple[NDArray[np.float32], NDAr
         raise SystemExit(f"{folder}: no such folder; the first lines of {__file__} say how to get the data")
     images = read_idx(next(folder.glob(f"{split}-images*ubyte*")))
     labels = read_idx(next(folder.glob(f"{split}-labels*ubyte*")))
-    return images[:, None].astype(np.float32) / 255, labels.astype(np.int64)
+    return images[:, None].astype(np.float32) / np.float32(255), labels.astype(np.int64)
 
 
 def stratified(labels: NDArray[np.int64], per_class: int, seed: int) -> NDArray[np.int64]:

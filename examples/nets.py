@@ -37,7 +37,8 @@ class BayerDemosaick(nn.Module):
     def forward(self, mosaic: Tensor) -> Tensor:
         filters, masks = self.main_processor(mosaic).chunk(2, 1)
         upsampled = self.upsampler(self.residual_predictor(filters * masks))
-        return self.fullres_processor(torch.cat([mosaic, upsampled], 1))
+        restored: Tensor = self.fullres_processor(torch.cat([mosaic, upsampled], 1))
+        return restored
 
 
 class DigitRecognizer(nn.Module):
@@ -52,7 +53,8 @@ class DigitRecognizer(nn.Module):
         self.fc_layers = nn.Sequential(nn.Linear(128 * 3 * 3, 256), nn.ReLU(), nn.Linear(256, 10))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc_layers(self.conv_layers(x).flatten(1))
+        logits: Tensor = self.fc_layers(self.conv_layers(x).flatten(1))
+        return logits
 
 
 def demosaicnet() -> nn.Module:

@@ -112,7 +112,9 @@ def compress_source(
 ) -> Artefact:
     """Compress a loaded model; with the ``plans`` of an earlier run its decisions are repeated and nothing is measured."""
     artefact = compress_net(source.net, source.input_shape, settings, data, plans, progress)
-    artefact.config |= {"model": source.origin, "input_shape": list(source.input_shape)}
+    # Where the model lies decides nothing, so it is in the report only: the configuration has the same bytes anywhere.
+    identity = {key: source.origin[key] for key in ("kind", "arch", "sha256")}
+    artefact.config |= {"model": identity, "input_shape": list(source.input_shape)}
     artefact.report |= {"model": source.origin["spec"], "settings": artefact.config, "notes": list(source.notes)}
     return artefact
 
@@ -120,10 +122,11 @@ def compress_source(
 def save(artefact: Artefact, path: str | Path) -> None:
     """Write an artefact directory; see ``artefact.save_artefact``."""
     path = Path(path)
-    spec = artefact.config.get("model", {})
-    if spec.get("kind") not in (None, "memory", "factory") and Path(spec["spec"]).exists():
+    kind, spec = artefact.config.get("model", {}).get("kind"), artefact.report.get("model")
+    if spec is not None and kind not in (None, "memory", "factory") and Path(spec).exists():
         # Relative to the artefact, so that both can be moved together.
-        spec["spec"] = os.path.relpath(Path(spec["spec"]).resolve(), path.resolve().parent)
+        relative = os.path.relpath(Path(spec).resolve(), path.resolve().parent)
+        artefact = replace(artefact, report=artefact.report | {"model": relative})
     save_artefact(artefact, path)
 
 
@@ -170,21 +173,21 @@ def export_dense(source: Source, path: Path, rows: list[dict[str, Any]]) -> None
     write_atomically(path, model.SerializeToString())
 
 
-def find_dense(artefact: Artefact, path: Path, trust_pickle: bool = False) -> Source | None:
-    """Return the dense net an artefact was made from, or None where it is gone or has changed."""
-    origin = artefact.config.get("model", {})
-    if origin.get("kind") in (None, "memory"):
-        return None
-    spec = origin["spec"]
-    candidates = [spec] if origin["kind"] == "factory" else [str((path.resolve().parent / spec).resolve()), spec]
-    for candidate in candidates:
-        try:
-            source = open_model(candidate, artefact.input_shape, arch=origin["arch"], trust_pickle=trust_pickle)
-        except LcnnError:
-            continue  # gone or unreadable: the caller falls back to the dense form and says so
-        if source.origin["sha256"] == origin["sha256"]:
-            return source
-    return None
+def find_dense(artefact: Artefact, path: Path, trust_pickle: bool = False) -> Source | str:
+    """Return the dense net an artefact was made from, or why it cannot be had."""
+    origin, spec = artefact.config.get("model", {}), artefact.report.get("model")
+    if spec is None or origin.get("kind") in (None, "memory"):
+        return "the net was compressed from memory"
+    beside = path.resolve().parent / spec
+    if origin["kind"] != "factory" and beside.exists():
+        spec = os.path.relpath(beside)
+    try:
+        source = open_model(spec, artefact.input_shape, arch=origin["arch"], trust_pickle=trust_pickle)
+    except LcnnError as error:
+        return str(error)
+    if source.origin["sha256"] != origin["sha256"]:
+        return f"{spec}: has changed since it was compressed"
+    return source
 
 
 def describe_onnx(path: Path) -> dict[str, Any]:

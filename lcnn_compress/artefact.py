@@ -31,6 +31,7 @@ from lcnn_compress.report import html
 FORMAT_VERSION = 1
 SUFFIX = ".lcnn"
 _HASHED = ("lcnn.json", "model.safetensors", "config.json")
+FILES = ("manifest.json", *_HASHED, "report.json", "report.html")
 
 
 @dataclass

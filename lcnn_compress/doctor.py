@@ -18,11 +18,11 @@ def check() -> dict[str, Any]:
     """Return versions, paths and the result of a self-test: one convolution by the native library and by its body."""
     library = runtime.library_path()
     facts = {
-        "lcnn": __version__, **machine(), "native_library": None if library is None else str(library),
+        "command": "doctor", "lcnn": __version__, **machine(), "native_library": None if library is None else str(library),
         "native_version": runtime.runtime_version(),
     }  # fmt: skip
     if library is None:
-        facts["self_test"] = "not run: without the native library exported files run at dense speed"
+        facts["self_test"] = f"not run: exported files run at dense speed without the native library; {runtime.HOW_TO_GET}"
     else:
         facts["self_test"] = _self_test()
     return facts

@@ -42,6 +42,7 @@ _log = logging.getLogger(__name__)
 SIZES = (224, 28, 32, 64, 96, 128, 227, 256, 299, 384)
 STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict")
 
+_ZOO = "lcnn_compress.zoo:"
 _MODULE_FAMILIES = (
     "torch.nn.modules.", "torch.nn.parallel.data_parallel.", "lcnn_compress.zoo.",
     "torchvision.models.", "torchvision.ops.", "timm.models.", "timm.layers.",
@@ -95,7 +96,8 @@ def load_model(spec: str, *, arch: str | None = None, trust_pickle: bool = False
     if not path.exists():
         if not is_callable_spec(spec):
             raise FileError(f"{spec}: no such file; check the path, or name a factory as pkg.mod:fn or file.py:fn")
-        loaded = LoadedModel(build_module(spec), "factory", spec)
+        notes = (f"{spec} makes random weights: for speed and shapes, not for accuracy",) if spec.startswith(_ZOO) else ()
+        loaded = LoadedModel(build_module(spec), "factory", spec, notes=notes)
     else:
         form = _identify(path)
         _log.info("%s: reading it as %s", path, form)
@@ -198,7 +200,9 @@ def build_module(spec: str) -> nn.Module:
     if isinstance(factory, nn.Module):
         return factory
     try:
-        module = factory()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # a factory of random weights makes the same net every time
+            module = factory()
     except Exception as cause:  # the user's code may raise anything
         raise ModelError(f"{spec}: calling it without arguments raised {_in_short(cause)}") from cause
     if not isinstance(module, nn.Module):

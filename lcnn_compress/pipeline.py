@@ -26,7 +26,7 @@ from lcnn_compress.finetune import FinetuneSettings, finetune
 from lcnn_compress.graph import Layer, calls, fold_batch_norms, layers
 from lcnn_compress.graph import replace as replace_layer
 from lcnn_compress.modules import LookupConv2d
-from lcnn_compress.plan import LayerPlan, PlanSettings, plan_layers
+from lcnn_compress.plan import LayerPlan, PlanSettings, check_plan, plan_layers
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.summary import layer_rows, make_report
 
@@ -58,7 +58,8 @@ class CompressSettings:
 class TrainingData:
     """What may improve a compressed net: unlabelled calibration batches, training examples, a checkpoint to keep or resume.
 
-    ``on_plan`` gets the layer decisions before training starts: a resumed run must be given the same ones.
+    ``on_plan`` gets the layer decisions before training starts: a resumed run must be given the same ones. ``origin`` says
+    where the data came from, for the configuration; None where it was in memory.
     """
 
     calibration: Sequence[Tensor] = ()
@@ -66,6 +67,12 @@ class TrainingData:
     checkpoint: Path | None = None
     resume: bool = False
     on_plan: Callable[[Sequence[LayerPlan]], None] | None = None
+    origin: dict[str, Any] | None = None
+
+    def recorded_origin(self) -> dict[str, Any] | None:
+        """Return what the configuration says of the data: None where there is none."""
+        present = bool(self.calibration) or self.examples is not None
+        return self.origin or ({"in_memory": True} if present else None)
 
 
 def compress_net(
@@ -112,7 +119,7 @@ def compress_net(
     config = {
         "init": settings.init, "seed": settings.seed, "coefficients": settings.coefficients,
         "layers": [asdict(plan) for plan in decided],
-        "finetune": None if settings.finetune is None else asdict(settings.finetune),
+        "finetune": None if settings.finetune is None else asdict(settings.finetune), "data": data.recorded_origin(),
     }  # fmt: skip
     report = make_report(rows, input_shape, training, timing.times if timing is not None and lookups else None)
     return Artefact(net, input_shape, config, report)
@@ -126,6 +133,8 @@ def _check_plans(plans: Sequence[LayerPlan], found: Sequence[Layer]) -> list[Lay
             f"the configuration is of another net: it lists {len(names)} layers, the model has {len(expected)} "
             f"(they differ in {', '.join(odd) or 'order'})"
         )
+    for plan, layer in zip(plans, found, strict=True):
+        check_plan(plan, layer)
     return list(plans)
 
 

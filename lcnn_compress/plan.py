@@ -145,6 +145,27 @@ def _limits(layer: Layer) -> tuple[int, int]:
     return min(layer.in_channels // groups, max(1, vectors - 1)), max(1, vectors - 1)
 
 
+def check_plan(plan: LayerPlan, layer: Layer) -> None:
+    """Refuse the plan of an earlier run, which may have been edited, where it cannot be carried out.
+
+    Raises:
+        SettingsError: its kind, dictionary_size or lookups are impossible for the layer.
+    """
+
+    def check(name: str, valid: bool, rule: str) -> None:
+        if not valid:
+            raise SettingsError(f"{plan.name}: {name} is {getattr(plan, name)!r} in the configuration; it must be {rule}")
+
+    check("kind", plan.kind in ("lookup", "dense"), "lookup or dense")
+    if plan.kind == "dense":
+        return
+    check("kind", layer.obstacle is None, f"dense ({layer.obstacle})")
+    limit, size, lookups = _limits(layer)[1], plan.dictionary_size, plan.lookups
+    check("dictionary_size", isinstance(size, int) and 1 <= size <= limit, f"a whole number from 1 to {limit}")
+    count = isinstance(lookups, int) and 1 <= lookups <= size
+    check("lookups", count or (isinstance(lookups, float) and 0 < lookups < 1), f"a share below 1.0 or 1 to {size} entries")
+
+
 def _plan_layer(layer: Layer, settings: PlanSettings, rules: Sequence[DictionaryRule], total: int, weights: int) -> LayerPlan:
     named = any(fnmatchcase(layer.name, glob) for glob in settings.only)
     rule = next((r for r in rules if fnmatchcase(layer.name, r.glob)), None)

@@ -8,6 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lcnn_compress import api, benchmark, runtime
 from lcnn_compress.data import batches, load_examples
 from lcnn_compress.evaluation import onnx_runner, score
@@ -20,18 +23,26 @@ EMBEDDED = Path(__file__).parent / "embedded"
 INPUT_SHAPE = (1, 1, 28, 28)
 ARCH = "lcnn_compress.zoo:fashion_resnet"
 PLAN = PlanSettings(dictionary="30", lookups=2)
+TRAINING = f"{__name__}:training_images"
 CALIBRATION_IMAGES = 512
+
+
+def training_images() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return the images (n, 1, 28, 28) and classes that ship with the package; the configuration names this function."""
+    with np.load(EMBEDDED / "fashion_mnist_train.npz") as held:
+        return held["x"], held["y"]
 
 
 def run(output: Path, epochs: int, progress: Progress) -> dict[str, Any]:
     """Compress, export, score and time the embedded net; return the figures of the table."""
-    training = load_examples(str(EMBEDDED / "fashion_mnist_train.npz"), INPUT_SHAPE)
+    training = load_examples(TRAINING, INPUT_SHAPE)
     test = load_examples(str(EMBEDDED / "fashion_mnist_test.npz"), INPUT_SHAPE)
-    few = load_examples(str(EMBEDDED / "fashion_mnist_train.npz"), INPUT_SHAPE, limit=CALIBRATION_IMAGES)
+    few = load_examples(TRAINING, INPUT_SHAPE, limit=CALIBRATION_IMAGES)
     source = api.open_model(EMBEDDED / "fashion_resnet.safetensors", INPUT_SHAPE, arch=ARCH)
     finetune = FinetuneSettings(epochs=epochs) if epochs else None
     settings = CompressSettings(plan=PLAN, finetune=finetune)
-    data = TrainingData([x for x, _ in batches(few, 64)], training if epochs else None)
+    origin = {"calib": TRAINING, "samples": CALIBRATION_IMAGES, "data": TRAINING if epochs else None, "mean": None, "std": None}
+    data = TrainingData([x for x, _ in batches(few, 64)], training if epochs else None, origin=origin)
     artefact = api.compress_source(source, settings, data, progress=progress)
     api.save(artefact, output)
     lookup_file, dense_file = output / "model.onnx", output / "dense.onnx"

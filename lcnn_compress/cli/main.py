@@ -7,18 +7,21 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, TypeVar
 
 import typer
 
 from lcnn_compress.errors import LcnnError
 
-INTERNAL, INTERRUPTED, FILES = 70, 130, 5
+MISSING, FILES, INTERNAL, INTERRUPTED = 3, 5, 70, 130
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -29,9 +32,12 @@ def guarded(command: Command) -> Command:
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except (LcnnError, OSError, KeyboardInterrupt, Exception) as error:
-            if isinstance(error, RuntimeError) and type(error).__module__.startswith("typer"):
-                raise  # typer.Exit and its kin are control flow
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise  # control flow of the command line
+        except BrokenPipeError:  # who reads our output has left: nothing more can be said, not even by Python at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(FILES) from None
+        except (Exception, KeyboardInterrupt) as error:
             message, code = describe(error)
             if os.environ.get("LCNN_DEBUG"):
                 traceback.print_exc()
@@ -46,19 +52,44 @@ def describe(error: BaseException) -> tuple[str, int]:
     if isinstance(error, LcnnError):
         return f"error: {error}", error.exit_code
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; nothing is left half-written", INTERRUPTED
+        return f"interrupted; {error if error.args else 'nothing is left half-written'}", INTERRUPTED
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"error: the package '{error.name.partition('.')[0]}' is missing; pip install it or lcnn-compress again", MISSING
     if isinstance(error, OSError):
-        return f"error: {error.filename or 'file'}: {error.strerror or error}", FILES
+        reason = error.strerror or type(error).__name__
+        return f"error: {error.filename or 'a file'}: {reason}; check the path, its permissions and the disk", FILES
     return f"internal error: {type(error).__name__}: {error}; LCNN_DEBUG=1 shows where, please report it", INTERNAL
+
+
+class _Notices(logging.Handler):
+    """Shows what the library warns of on stderr, each thing once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.shown: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a record unless the same was shown before."""
+        line = record.getMessage()
+        if line not in self.shown:
+            self.shown.add(line)
+            typer.echo(f"warning: {line}", err=True)
 
 
 def main() -> None:
     """Run the command line."""
     from lcnn_compress.cli.app import app
 
+    logging.getLogger("lcnn_compress").addHandler(_Notices())
     if not os.environ.get("LCNN_DEBUG"):
         warnings.simplefilter("ignore")  # deprecations inside torch and its exporter are not the user's business
+    signal.signal(signal.SIGTERM, _as_interrupt)
     try:
         app()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def _as_interrupt(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001  # what the signal module passes
+    """Let a request to stop leave a checkpoint, as ctrl-C does."""
+    signal.raise_signal(signal.SIGINT)

@@ -12,69 +12,105 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
 Report = Callable[[str, int, int], None]
+METRICS = {"top1_percent": "top-1 accuracy in %", "psnr_db": "PSNR in dB"}
+PIPE_WIDTH = 1000  # a pipe has no width; columns shall not be cut
 
 
 def out() -> Console:
     """Return a console on stdout as it is now (tests replace it)."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)  # a file has no width; do not cut its columns
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
 
 
-def note(text: str, quiet: bool = False) -> None:
-    """Show a line on stderr."""
-    if not quiet:
-        typer.echo(text, err=True)
+def text(line: str) -> None:
+    """Print one line on stdout."""
+    typer.echo(line)
 
 
-def warn(text: str) -> None:
+def note(line: str | None, quiet: bool = False) -> None:
+    """Show a line, if there is one, on stderr."""
+    if line is not None and not quiet:
+        typer.echo(f"note: {line}", err=True)
+
+
+def warn(line: str) -> None:
     """Show a warning that --quiet does not hide."""
-    typer.echo(f"warning: {text}", err=True)
+    typer.echo(f"warning: {line}", err=True)
 
 
 def print_json(values: dict[str, Any]) -> None:
     """Print one JSON object on stdout."""
-    typer.echo(json.dumps(values, indent=1))
+    typer.echo(json.dumps(values, indent=1, allow_nan=False))
+
+
+def _table(*names: str, left: int = 1, title: str | None = None) -> Table:
+    """Return an empty table whose first ``left`` columns are words."""
+    table = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left", title_style="bold")
+    for position, name in enumerate(names):
+        table.add_column(name, justify="left" if position < left else "right", overflow="fold", no_wrap=position > 0)
+    return table
+
+
+def _show(table: Table) -> None:
+    """Print a table without blanks at the ends of its lines."""
+    console = out()
+    with console.capture() as captured:
+        console.print(table)
+    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()), color=console.is_terminal or None)
+
+
+class Stages:
+    """One bar with time left for each stage of the work, on a terminal only."""
+
+    def __init__(self, bars: Bars) -> None:
+        self.bars = bars
+        self.tasks: dict[str, TaskID] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` steps of a stage are done; a stage that starts again gets a fresh clock."""
+        if stage not in self.tasks:
+            self.tasks[stage] = self.bars.add_task(stage, total=total)
+        task = self.tasks[stage]
+        if done < self.bars.tasks[task].completed or done == 0:
+            self.bars.reset(task, total=total)
+        self.bars.update(task, completed=done, total=total)
 
 
 @contextmanager
-def progress(quiet: bool) -> Iterator[Report]:
-    """Show one bar with time left for each stage, on a terminal only."""
+def progress(wanted: bool) -> Iterator[Report]:
+    """Show how far the work is on stderr, if that is a terminal."""
     console = Console(stderr=True)
     bars = Bars(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-        console=console, disable=quiet or not console.is_terminal,
+        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(), console=console, disable=not (wanted and console.is_terminal),
     )  # fmt: skip
-    tasks: dict[str, Any] = {}
     with bars:
-
-        def report(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield report
+        yield Stages(bars)
 
 
 def layer_table(rows: Sequence[dict[str, Any]]) -> None:
-    """Print what was done to each layer; pairs are now / dense. Why layers stay dense follows below the table."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("layer", "channels", "kernel", "k", "lookups", "error", "million MACs", "ms"):
-        table.add_column(name, justify="left" if name == "layer" else "right")
+    """Print what was done to each layer. Why layers stay dense follows below the table."""
+    table = _table("layer", "channels", "kernel", "k", "lookups", "error", *_pair_titles(rows))
     for row in rows:
         lookup = row["kind"] == "lookup"
         table.add_row(
-            row["name"], f"{row['in_channels']}>{row['out_channels']}", "x".join(map(str, row["kernel"])),
+            row["name"], f"{row['in_channels']}>{row['out_channels']}", _by(row["kernel"]),
             str(row["dictionary_size"]) if lookup else "dense", f"{row['lookups_per_position']:.2f}" if lookup else "",
             f"{row['relative_error']:.3f}" if "relative_error" in row else "", _pair(row, "macs", "macs_dense", 1e6, 2),
             _pair(row, "lookup_ms", "dense_ms", 1, 3),
         )  # fmt: skip
-    out().print(table)
+    _show(table)
     _reasons(rows)
+
+
+def _pair_titles(rows: Sequence[dict[str, Any]]) -> list[str]:
+    paired = any(row["kind"] == "lookup" for row in rows)
+    return [f"{title}\nnow / dense" if paired else title for title in ("million MACs", "ms")]
 
 
 def _pair(row: dict[str, Any], now: str, dense: str, unit: float, digits: int) -> str:
@@ -93,7 +129,7 @@ def _reasons(rows: Sequence[dict[str, Any]]) -> None:
             grouped.setdefault(remark, []).append(row["name"])
     for remark, names in grouped.items():
         listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        out().print(f"{listed}: {remark}", highlight=False)
+        text(f"{listed}: {remark}")
 
 
 def compress_summary(report: dict[str, Any], path: str) -> None:
@@ -107,30 +143,32 @@ def compress_summary(report: dict[str, Any], path: str) -> None:
     if "speedup" in sums:
         lines.append(
             f"measured {sums['dense_ms']:.3f} -> {sums['lookup_ms']:.3f} ms in ONNX Runtime ({sums['speedup']:.2f}x), "
-            f"input {'x'.join(map(str, report['input_shape']))}"
+            f"input {_by(report['input_shape'])}"
         )
     lines.append(f"written {path}")
-    out().print("\n".join(lines), highlight=False)
+    text("\n".join(lines))
 
 
 def bench_table(result: dict[str, Any]) -> None:
     """Print dense against lookup for each batch and thread count, then the layers."""
     kernels = result["isa"] or "no native library: the lookup file runs as dense convolutions"
-    out().print(f"ONNX Runtime {result['onnxruntime']}, {kernels}; dense: {result['dense_source']}", highlight=False)
+    text(f"lookup: {result['lookup_source']}\ndense: {result['dense_source']}")
+    text(f"ONNX Runtime {result['onnxruntime']}, {kernels}; input {_by(result['input_shape'])}")
     for run in result["runs"]:
-        out().print(run_table(run, f"batch {run['batch']}, {run['threads']} thread{'s' if run['threads'] > 1 else ''}"))
-    if result["layers"]:
+        text("")
+        _show(run_table(run, f"batch {run['batch']}, {run['threads']} thread{'s' if run['threads'] > 1 else ''}"))
+    if any(row["dense_ms"] is not None for row in result["layers"]):
+        text("")
         bench_layers(result["layers"])
 
 
 def run_table(run: dict[str, Any], title: str, first_rows: Sequence[tuple[str, ...]] = ()) -> Table:
     """Return one measurement as a table: dense, lookup and how they compare."""
     dense, lookup = run["dense"], run["lookup"]
-    table = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
-    for name in ("", "dense", "lookup", ""):
-        table.add_column(name, justify="left" if not name else "right")
+    table = _table("", "dense", "lookup", "", title=title)
+    table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
     lo, hi = run["speedup_ci95"]
-    against = f"{run['speedup_p50']:.2f}x faster (95 %: {lo:.2f} to {hi:.2f})"
+    against = f"{_times(run['speedup_p50'], 'faster', 'slower')} (95 %: {lo:.2f} to {hi:.2f})"
     rows = [*first_rows]
     for key in ("p50", "p90", "p99", "min"):
         times = [f"{net[f'latency_ms_{key}']:.3f} ms" for net in (dense, lookup)]
@@ -138,40 +176,69 @@ def run_table(run: dict[str, Any], title: str, first_rows: Sequence[tuple[str, .
     rows += [
         ("images/s", f"{dense['throughput_per_s']:.0f}", f"{lookup['throughput_per_s']:.0f}", ""),
         ("MACs", f"{dense['macs'] / 1e6:.1f} M", f"{lookup['macs'] / 1e6:.1f} M",
-         f"{run['macs_ratio']:.2f}x fewer, {run['realised_fraction']:.2f} of it realised in time"),
+         f"{_times(run['macs_ratio'], 'fewer', 'more')}, {100 * run['realised_fraction']:.0f} % of that realised"),
         ("peak memory", size(dense["peak_rss_bytes"]), size(lookup["peak_rss_bytes"]), ""),
         ("ONNX file", size(dense["file_bytes"]), size(lookup["file_bytes"]),
-         f"{dense['file_bytes'] / lookup['file_bytes']:.1f}x smaller"),
+         _times(dense["file_bytes"] / lookup["file_bytes"], "smaller", "larger")),
     ]  # fmt: skip
     for row in rows:
         table.add_row(*row)
     return table
 
 
+def _times(ratio: float, better: str, worse: str) -> str:
+    """Say a ratio dense / lookup in words."""
+    return f"{ratio:.2f}x {better}" if ratio >= 1 else f"{1 / ratio:.2f}x {worse}"
+
+
 def bench_layers(rows: Sequence[dict[str, Any]]) -> None:
-    """Print MACs and milliseconds of each layer; pairs are now / dense."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("layer", "kind", "million MACs", "ms"):
-        table.add_column(name, justify="left" if name in ("layer", "kind") else "right")
+    """Print MACs and milliseconds of each layer."""
+    table = _table("layer", "kind", *_pair_titles(rows), left=2)
     for row in rows:
         table.add_row(
             row["name"], row["kind"], _pair(row, "macs", "macs_dense", 1e6, 2), _pair(row, "lookup_ms", "dense_ms", 1, 3)
         )
-    out().print(table)
+    _show(table)
     _reasons(rows)
+
+
+def scores(result: dict[str, Any]) -> None:
+    """Print the answer of ``lcnn eval``."""
+    shown = {key: f"{result[key]:.2f}" for key in ("dense", "lookup") if result[key] is not None}
+    facts({"metric": METRICS.get(result["metric"], result["metric"]), **shown, "images": result["n"]})
 
 
 def facts(values: dict[str, Any]) -> None:
     """Print name and value pairs."""
-    table = Table(box=None, show_header=False)
+    table = _table("", "")
+    table.show_header = False
+    table.columns[1].justify, table.columns[1].no_wrap = "left", False
     for name, value in values.items():
-        table.add_row(name, str(value))
-    out().print(table)
+        table.add_row(name.replace("_", " "), _value(name, value))
+    _show(table)
 
 
-def text(line: str) -> None:
-    """Print one line on stdout."""
-    out().print(line, highlight=False)
+def _value(name: str, value: Any) -> str:
+    if name.endswith("bytes") or name.endswith("bytes_dense"):
+        return size(value)
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:.4g}"
+        case list():
+            return _by(value)
+        case dict():
+            return ", ".join(f"{key} {inner}" for key, inner in value.items())
+    return str(value)
+
+
+def _by(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes))
 
 
 def size(n_bytes: float) -> str:
@@ -184,5 +251,5 @@ def quickstart_table(result: dict[str, Any]) -> None:
     change = f"{result['lookup'] - result['dense']:+.2f} points"
     accuracy = ("accuracy", f"{result['dense']:.2f} %", f"{result['lookup']:.2f} %", change)
     title = f"Fashion-MNIST, {result['n']} test images; batch 1, 1 thread"
-    out().print(run_table(result["bench"]["runs"][0], title, [accuracy]))
-    out().print(f"written {result['artefact']}; open {result['artefact']}/report.html for the layers", highlight=False)
+    _show(run_table(result["bench"]["runs"][0], title, [accuracy]))
+    text(f"written {result['artefact']}; open {result['artefact']}/report.html for the layers")

@@ -3,57 +3,58 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lcnn_compress import api, benchmark, runtime
-from lcnn_compress.artefact import is_artefact
+from lcnn_compress.artefact import FILES, is_artefact
+from lcnn_compress.cli.options import FIXED, find_artefact
 from lcnn_compress.data import Examples, Preprocessing, batches, load_examples
 from lcnn_compress.errors import ArtefactError, FileError, SettingsError
+from lcnn_compress.evaluation import Score
 from lcnn_compress.files import write_atomically
 from lcnn_compress.finetune import FinetuneSettings
 from lcnn_compress.graph import fold_batch_norms
 from lcnn_compress.pipeline import CompressSettings, TrainingData
-from lcnn_compress.plan import LayerPlan, PlanSettings, parse_amount
+from lcnn_compress.plan import LayerPlan, parse_amount
 from lcnn_compress.progress import Progress
 
 CALIBRATION_BATCH = 64
 
 
 @dataclass(frozen=True)
-class Wish:
-    """The options of ``compress`` that decide the result; None where the user said nothing."""
+class Feed:
+    """Where data comes from and how it is prepared; all of it is written into the configuration."""
 
-    dictionary: str | None
-    lookups: str | None
-    init: str | None
-    only: tuple[str, ...]
-    skip: tuple[str, ...]
-    coefficients: str | None
-    seed: int | None
-    keep_slow: bool
+    calib: str | None = None
+    samples: int = 512
+    data: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
-class Feed:
-    """Where data comes from and how it is prepared."""
+class Run:
+    """A compression as asked for; ``plans`` are decisions to repeat, ``model`` the identity of the net they were made for."""
 
-    calib: str | None
-    samples: int
-    data: str | None
-    preprocessing: tuple[tuple[float, ...] | None, tuple[float, ...] | None]
-    seed: int
+    settings: CompressSettings
+    feed: Feed
+    arch: str | None
+    input_shape: tuple[int, ...] | None
+    plans: list[LayerPlan] | None = None
+    model: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Subject:
     """What to evaluate."""
 
-    target: Path | None
+    target: str | None
     arch: str | None
     input_shape: tuple[int, ...] | None
     trust_pickle: bool
@@ -66,50 +67,76 @@ def require(condition: bool, message: str) -> None:
 
 
 def check_output(path: Path) -> None:
-    """Refuse to replace anything but an artefact.
+    """Refuse a place for an artefact before any work is done: nothing but an artefact is ever replaced.
 
     Raises:
-        SettingsError: something else is at ``path``.
+        SettingsError: something else is at ``path``, or files that are not of an artefact are in it.
+        FileError: its folder is not there or may not be written.
     """
-    if path.exists() and not is_artefact(path):
-        raise SettingsError(f"{path}: exists and is not an artefact; it will not be replaced, choose another --output")
+    parent = path.resolve().parent
+    if not parent.is_dir():
+        raise FileError(f"{path}: the folder {parent} is not there; create it first or choose another --output")
+    if not os.access(parent, os.W_OK):
+        raise FileError(f"{path}: the folder {parent} may not be written; choose another --output")
+    if not path.exists():
+        return
+    require(is_artefact(path), f"{path}: exists and is not an artefact; it will not be replaced, choose another --output")
+    own = sorted(p.name for p in path.iterdir() if p.name not in FILES and p.suffix != ".onnx")
+    require(not own, f"{path}: holds files of yours ({', '.join(own[:3])}); move them away or choose another --output")
 
 
-def settings(
-    wish: Wish, config: Path | None, tuning: FinetuneSettings | None, measure: bool, threads: int
-) -> tuple[CompressSettings, list[LayerPlan] | None]:
-    """Return the settings and, with ``--config``, the decisions of the earlier run.
+def lookups(text: str | None) -> int | float | None:
+    """Read ``--lookups``.
 
     Raises:
-        SettingsError: an option contradicts the configuration, or it cannot be read.
+        SettingsError: neither a whole number nor a share.
     """
-    if config is not None:
-        return _from_config(wish, config, tuning)
-    lookups = (
-        None if wish.lookups is None else parse_amount("--lookups", wish.lookups, "lookups per position", "the dictionary")
-    )
-    plan = PlanSettings(wish.dictionary or "0.25", lookups, wish.only, wish.skip, wish.keep_slow)
-    chosen = CompressSettings(
-        plan, wish.init or "kmeans", wish.seed or 0, wish.coefficients or "float16", measure, threads, tuning
-    )
-    return chosen, None
+    return None if text is None else parse_amount("--lookups", text, "lookups per position", "the dictionary")
 
 
-def _from_config(wish: Wish, path: Path, tuning: FinetuneSettings | None) -> tuple[CompressSettings, list[LayerPlan]]:
-    given = [name for name, value in asdict(wish).items() if value]
-    require(not given, f"--config already fixes {', '.join(given)}; leave those options out, or leave out --config")
-    values = read_config(path)
+def repeat(config: Path, given: frozenset[str], run: Run) -> Run:
+    """Return the run that a configuration records; only data, architecture and input shape may be given anew.
+
+    Args:
+        config: config.json of an artefact.
+        given: names of the options on the command line.
+        run: what those options say.
+
+    Raises:
+        SettingsError: an option contradicts the configuration.
+        ArtefactError, FileError: it cannot be read.
+    """
+    fixed = [option for name, option in FIXED.items() if name in given]
+    require(not fixed, f"--config already fixes {', '.join(fixed)}; leave those options out, or leave out --config")
+    values = read_config(config)
     try:
-        earlier = values["finetune"]
-        finetune = tuning or (FinetuneSettings(**earlier) if earlier else None)
+        tuning, recorded, model = values["finetune"], values["data"] or {}, values["model"]
+        settings = replace(
+            run.settings, init=values["init"], seed=values["seed"], coefficients=values["coefficients"],
+            finetune=FinetuneSettings(**tuning) if tuning else None,
+        )  # fmt: skip
         plans = [LayerPlan(**layer) for layer in values["layers"]]
-        return CompressSettings(
-            PlanSettings(), values["init"], values["seed"], values["coefficients"], finetune=finetune
-        ), plans
-    except (KeyError, TypeError) as error:
+        arch, shape = run.arch or model["arch"], run.input_shape or tuple(values["input_shape"])
+        if recorded.get("in_memory"):
+            feed = run.feed
+            missing = feed.calib is None and feed.data is None
+            require(not missing, f"{config}: the data of that run was in memory; give it with --calib or --data")
+        else:
+            feed = _feed(recorded, given, run.feed)
+    except (KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
         raise ArtefactError(
-            f"{path}: not a configuration of this version ({error}); use the config.json of an artefact"
+            f"{config}: not a configuration of this version ({reason}); use the config.json of an artefact"
         ) from error
+    return Run(settings, feed, arch, shape, plans, model)
+
+
+def _feed(recorded: dict[str, Any], given: frozenset[str], feed: Feed) -> Feed:
+    values = {name: value for name, value in recorded.items() if name not in given}
+    for name in ("mean", "std"):
+        if values.get(name) is not None:
+            values[name] = tuple(values[name])
+    return replace(feed, **values)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -122,7 +149,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_bytes())
     except OSError as error:
-        raise FileError(f"{path}: cannot be read: {error.strerror}") from error
+        raise FileError(f"{path}: cannot be read: {error.strerror}; give the config.json of an artefact") from error
     except ValueError as error:
         raise ArtefactError(f"{path}: not JSON ({error}); use the config.json of an artefact") from error
     if not isinstance(values, dict):
@@ -130,7 +157,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def data(feed: Feed, input_shape: tuple[int, ...]) -> TrainingData:
+def data(feed: Feed, seed: int, input_shape: tuple[int, ...]) -> TrainingData:
     """Load calibration and training data.
 
     Raises:
@@ -138,94 +165,126 @@ def data(feed: Feed, input_shape: tuple[int, ...]) -> TrainingData:
     """
     calibration: list[Any] = []
     if feed.calib is not None:
-        examples = _examples(feed.calib, feed, input_shape, feed.samples)
+        examples = _examples(feed.calib, feed, input_shape, limit=feed.samples, seed=seed)
         calibration = [x for x, _ in batches(examples, CALIBRATION_BATCH)]
-    training = None if feed.data is None else _examples(feed.data, feed, input_shape, None)
-    return TrainingData(calibration, training)
+    training = None if feed.data is None else _examples(feed.data, feed, input_shape)
+    origin = None if feed.calib is None and feed.data is None else asdict(feed)
+    return TrainingData(calibration, training, origin=origin)
 
 
-def _examples(spec: str, feed: Feed, input_shape: tuple[int, ...], limit: int | None) -> Examples:
-    preprocessing = Preprocessing(*feed.preprocessing)
-    return load_examples(spec, input_shape, preprocessing, limit=limit, seed=feed.seed)
+def _examples(spec: str, feed: Feed, input_shape: tuple[int, ...], *, limit: int | None = None, seed: int = 0) -> Examples:
+    return load_examples(spec, input_shape, Preprocessing(feed.mean, feed.std), limit=limit, seed=seed)
 
 
-@contextmanager
-def checkpointing(
-    feed: TrainingData, target: Path, chosen: CompressSettings, resume: bool
-) -> Iterator[tuple[TrainingData, list[LayerPlan] | None]]:
-    """Keep a fine-tuning's checkpoint in ``NAME.lcnn.checkpoint`` until the artefact is written.
+class Checkpoint:
+    """The folder ``NAME.lcnn.checkpoint`` that keeps a fine-tuning until its artefact is written."""
 
-    On ``resume`` the layer decisions of the interrupted run are used again, so that nothing is measured anew.
+    def __init__(self, target: Path) -> None:
+        self.folder = target.with_name(target.name + ".checkpoint")
+        self.plan, self.training = self.folder / "plan.json", self.folder / "training.ckpt"
 
-    Raises:
-        SettingsError: there is nothing to resume.
-    """
-    folder = target.with_name(target.name + ".checkpoint")
-    plans = None
-    if resume:
-        require(chosen.finetune is not None, "--resume continues a fine-tuning; add --data and --epochs as in the first run")
-        require((folder / "plan.json").is_file(), f"{folder}: no checkpoint to resume; run without --resume")
-        plans = [LayerPlan(**values) for values in read_config(folder / "plan.json")["layers"]]
-    if chosen.finetune is None:
-        yield feed, plans
-        return
-    folder.mkdir(exist_ok=True)
+    @property
+    def exists(self) -> bool:
+        """Whether there is something to resume."""
+        return self.plan.is_file() and self.training.is_file()
 
-    def keep(decided: Sequence[LayerPlan]) -> None:
-        write_atomically(folder / "plan.json", json.dumps({"layers": [asdict(p) for p in decided]}).encode())
+    def earlier_plans(self, finetune: FinetuneSettings | None, resume: bool) -> list[LayerPlan] | None:
+        """Return the layer decisions of the interrupted run, so that nothing is measured anew; None without ``resume``.
 
-    yield replace(feed, checkpoint=folder / "training.ckpt", resume=resume, on_plan=keep), plans
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()
+        Raises:
+            SettingsError: there is nothing to resume, or a checkpoint that a new run would overwrite.
+            ArtefactError: the checkpoint is damaged.
+        """
+        if not resume:
+            taken = finetune is not None and self.exists
+            require(
+                not taken,
+                f"{self.folder}: holds an interrupted fine-tuning; add --resume to continue it, or delete that folder",
+            )
+            return None
+        require(finetune is not None, "--resume continues a fine-tuning; add --data and --epochs as in the first run")
+        require(self.exists, f"{self.folder}: no checkpoint to resume; run without --resume")
+        try:
+            return [LayerPlan(**values) for values in read_config(self.plan)["layers"]]
+        except (KeyError, TypeError) as error:
+            raise ArtefactError(f"{self.plan}: damaged ({error}); delete {self.folder} and run without --resume") from error
+
+    @contextmanager
+    def keeping(self, feed: TrainingData, resume: bool) -> Iterator[TrainingData]:
+        """Yield ``feed`` with this checkpoint; what is of use afterwards stays, and an interrupt says how to go on."""
+        self.folder.mkdir(exist_ok=True)
+        try:
+            yield replace(feed, checkpoint=self.training, resume=resume, on_plan=self._keep)
+        except KeyboardInterrupt:
+            if not self.exists:
+                raise
+            raise KeyboardInterrupt(f"{self.folder} keeps the work; the same command with --resume continues") from None
+        else:
+            self.plan.unlink()
+            self.training.unlink(missing_ok=True)
+        finally:
+            if not self.exists:
+                self.plan.unlink(missing_ok=True)
+                with suppress(OSError):  # files that are not ours keep the folder
+                    self.folder.rmdir()
+
+    def _keep(self, decided: Sequence[LayerPlan]) -> None:
+        write_atomically(self.plan, json.dumps({"layers": [asdict(p) for p in decided]}).encode())
 
 
-def bench(path: Path, chosen: benchmark.BenchSettings, trust_pickle: bool) -> dict[str, Any]:
-    """Measure an artefact or an exported file against its dense net.
+def bench(path: Path, chosen: benchmark.BenchSettings, trust_pickle: bool) -> tuple[dict[str, Any], str | None]:
+    """Measure an artefact or an exported file against its dense net; also say why that is not the original one.
 
     Raises:
         FileError, ArtefactError: the artefact or file cannot be used.
     """
     if path.suffix == ".onnx":
-        return api.bench(path, None, chosen)
+        return {**api.bench(path, None, chosen), "lookup_source": str(path)}, None
     artefact = api.load(path)
     with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
         lookup = path / "model.onnx"
+        named = {"lookup_source": str(lookup if lookup.is_file() else path)}
         if not lookup.is_file():
             lookup = Path(folder) / "lookup.onnx"
             api.export_onnx(artefact, lookup)
         source = api.find_dense(artefact, path, trust_pickle)
-        if source is None:
-            return api.bench(lookup, None, chosen)
+        if isinstance(source, str):
+            return {**api.bench(lookup, None, chosen), **named}, f"the original net cannot be used ({source})"
         dense = Path(folder) / "dense.onnx"
         api.export_dense(source, dense, api.layer_rows(artefact.report))
-        return benchmark.compare(dense, lookup, chosen) | {"dense_source": f"original net {source.origin['spec']}"}
+        result = benchmark.compare(dense, lookup, chosen)
+        return {**result, "dense_source": f"original net {source.origin['spec']}", **named}, None
 
 
-def evaluate(subject: Subject, feed: Feed, limit: int | None, progress: Progress) -> dict[str, Any]:
-    """Score an artefact (beside its dense net), a model or an ONNX file.
+def evaluate(subject: Subject, feed: Feed, limit: int | None, progress: Progress) -> tuple[dict[str, Any], str | None]:
+    """Score an artefact (beside its dense net), a model or an ONNX file; also say why there is no dense figure.
 
     Raises:
         DataError: the data cannot be used.
     """
-    from lcnn_compress.cli.options import find_artefact
-
-    path = subject.target
-    if path is None or is_artefact(path):
-        path, _ = find_artefact(path)
+    spec = str(feed.data)
+    if subject.target is None or is_artefact(Path(subject.target)):
+        path, note = find_artefact(None if subject.target is None else Path(subject.target))
         artefact = api.load(path)
-        examples = _examples(str(feed.data), feed, artefact.input_shape, limit)
-        lookup = api.evaluate(artefact.net, examples, progress)
+        examples = _examples(spec, feed, artefact.input_shape, limit=limit)
+        score, dense = api.evaluate(artefact.net, examples, progress), None
         source = api.find_dense(artefact, path, subject.trust_pickle)
-        dense = None if source is None else api.evaluate(source.net, examples, progress).value
-        return {"command": "eval", "metric": lookup.metric, "dense": dense, "lookup": lookup.value, "n": lookup.n}
-    if path.suffix == ".onnx":
-        shape = tuple(s if isinstance(s, int) else 0 for s in runtime.session(path).get_inputs()[0].shape)
-        score = api.evaluate(path, _examples(str(feed.data), feed, shape, limit), progress)
-        return {"command": "eval", "metric": score.metric, "dense": None, "lookup": score.value, "n": score.n}
-    source = api.open_model(str(path), subject.input_shape, arch=subject.arch, trust_pickle=subject.trust_pickle)
-    score = api.evaluate(source.net, _examples(str(feed.data), feed, source.input_shape, limit), progress)
-    return {"command": "eval", "metric": score.metric, "dense": score.value, "lookup": None, "n": score.n}
+        if isinstance(source, str):
+            note = "; ".join(filter(None, [note, f"no dense figure: {source}"]))
+        else:
+            dense = api.evaluate(source.net, examples, progress).value
+        return _scores(score, dense=dense, lookup=score.value), note
+    if Path(subject.target).suffix == ".onnx":
+        shape = tuple(s if isinstance(s, int) else 0 for s in runtime.session(subject.target).get_inputs()[0].shape)
+        score = api.evaluate(subject.target, _examples(spec, feed, shape, limit=limit), progress)
+        return _scores(score, dense=None, lookup=score.value), None
+    source = api.open_model(subject.target, subject.input_shape, arch=subject.arch, trust_pickle=subject.trust_pickle)
+    score = api.evaluate(source.net, _examples(spec, feed, source.input_shape, limit=limit), progress)
+    return _scores(score, dense=score.value, lookup=None), None
+
+
+def _scores(score: Score, *, dense: float | None, lookup: float | None) -> dict[str, Any]:
+    return {"command": "eval", "metric": score.metric, "dense": dense, "lookup": lookup, "n": score.n}
 
 
 def inspect(target: str, arch: str | None, shape: tuple[int, ...] | None, trust_pickle: bool) -> dict[str, Any]:
