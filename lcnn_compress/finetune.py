@@ -62,8 +62,8 @@ class FinetuneSettings:
     """
 
     epochs: int = 5
-    batch_size: int = 128
-    lr: float = 3e-3
+    batch_size: int = 64
+    lr: float = 1e-3
     sparsity: str = "gradual"
     density: float | None = None
     threshold_c: float = 0.01

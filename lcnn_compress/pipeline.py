@@ -6,7 +6,7 @@ import copy
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from lcnn_compress import benchmark, runtime
 from lcnn_compress.artefact import Artefact
 from lcnn_compress.calibrate import reestimate_batch_norms, refit
-from lcnn_compress.data import Examples
+from lcnn_compress.data import Examples, batches
 from lcnn_compress.dictionary import INITS, factorise
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export import ExportSettings, dense_form, to_onnx
@@ -26,11 +26,15 @@ from lcnn_compress.finetune import FinetuneSettings, finetune
 from lcnn_compress.graph import Layer, calls, fold_batch_norms, layers
 from lcnn_compress.graph import replace as replace_layer
 from lcnn_compress.modules import LookupConv2d
-from lcnn_compress.plan import LayerPlan, PlanSettings, check_plan, plan_layers
+from lcnn_compress.plan import LayerPlan, PlanSettings, check_plan, lookups_per_position, plan_layers
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.summary import layer_rows, make_report
 
 log = logging.getLogger(__name__)
+
+CALIBRATION_IMAGES = 512  # of the training data, where no calibration data is given
+# Shorter trainings end better when they start from the final lookups: on demosaicnet (140 steps) 42.7 against 41.5 dB.
+PRUNING_STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,11 @@ def compress_net(
         lookups = {plan.name: lookups[plan.name] for plan in decided if plan.kind == "lookup"}
     if data.on_plan is not None:
         data.on_plan(decided)
+    targets = {name: lookup.n_nonzeros for name, lookup in lookups.items()}
+    if _prunes(settings.finetune, data.examples):
+        lookups = _factorise(found, _twice_the_lookups(decided), settings, progress)
     net = _build(dense, input_shape, lookups)
-    training = _improve(net, dense, settings, data, progress)
+    training = _improve(net, dense, targets, settings, data, progress)
     rows = layer_rows(net, found, decided, settings.coefficients)
     fold_batch_norms(net)
     _round_coefficients(net, settings.coefficients)
@@ -207,19 +214,42 @@ class _Timing:
         return kept
 
 
+def _prunes(tuning: FinetuneSettings | None, examples: Examples | None) -> bool:
+    """Tell whether training starts with more lookups than stay: worth it only where it is long enough to recover."""
+    if tuning is None or examples is None or tuning.sparsity != "gradual":
+        return False
+    return tuning.epochs * len(examples) // tuning.batch_size >= PRUNING_STEPS
+
+
+def _twice_the_lookups(plans: Sequence[LayerPlan]) -> list[LayerPlan]:
+    def denser(plan: LayerPlan) -> LayerPlan:
+        return replace(plan, lookups=min(plan.dictionary_size, 2 * max(1, round(lookups_per_position(plan)))))
+
+    return [denser(plan) if plan.kind == "lookup" else plan for plan in plans]
+
+
 def _improve(
-    net: fx.GraphModule, dense: fx.GraphModule, settings: CompressSettings, data: TrainingData, progress: Progress
+    net: fx.GraphModule,
+    dense: fx.GraphModule,
+    targets: dict[str, int],
+    settings: CompressSettings,
+    data: TrainingData,
+    progress: Progress,
 ) -> dict[str, Any] | None:
     """Re-estimate batch norms, refit coefficients and fine-tune, as far as there is data; return the training report."""
-    if data.calibration:
-        reestimate_batch_norms(net, data.calibration)
-        refit(net, dense, data.calibration, progress)
-        reestimate_batch_norms(net, data.calibration)
+    calibration = data.calibration
+    if not calibration and settings.finetune is not None and data.examples is not None:
+        some = torch.arange(min(CALIBRATION_IMAGES, len(data.examples)))
+        calibration = [x for x, _ in batches(data.examples, 64, some)]
+    if calibration:
+        reestimate_batch_norms(net, calibration)
+        refit(net, dense, calibration, progress)
+        reestimate_batch_norms(net, calibration)
     if settings.finetune is None or data.examples is None:
         return None
-    targets = {str(node.target): lookup.n_nonzeros for node, lookup in calls(net, LookupConv2d)}
-    for name in targets:
-        _fill(net.get_submodule(name), dense.get_submodule(name).weight)
+    if settings.finetune.sparsity == "threshold":
+        for name in targets:
+            _fill(net.get_submodule(name), dense.get_submodule(name).weight)
     report = finetune(
         net, dense, data.examples, settings.finetune, targets=targets, checkpoint=data.checkpoint, resume=data.resume,
         progress=progress,

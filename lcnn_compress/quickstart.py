@@ -40,7 +40,7 @@ def run(output: Path, epochs: int, progress: Progress) -> dict[str, Any]:
     few = load_examples(TRAINING, INPUT_SHAPE, limit=CALIBRATION_IMAGES)
     source = api.open_model(EMBEDDED / "fashion_resnet.safetensors", INPUT_SHAPE, arch=ARCH)
     finetune = FinetuneSettings(epochs=epochs) if epochs else None
-    settings = CompressSettings(plan=PLAN, finetune=finetune)
+    settings = CompressSettings(plan=PLAN, init="ksvd", finetune=finetune)
     origin = {"calib": TRAINING, "samples": CALIBRATION_IMAGES, "data": TRAINING if epochs else None, "mean": None, "std": None}
     data = TrainingData([x for x, _ in batches(few, 64)], training if epochs else None, origin=origin)
     artefact = api.compress_source(source, settings, data, progress=progress)

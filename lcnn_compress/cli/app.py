@@ -63,8 +63,8 @@ def compress(
     mean: options.Mean = None,
     std: options.Std = None,
     epochs: options.Epochs = 0,
-    lr: options.LearningRate = 3e-3,
-    batch_size: options.BatchSize = 128,
+    lr: options.LearningRate = 1e-3,
+    batch_size: options.BatchSize = 64,
     sparsity: options.Sparsity = "gradual",
     l1: options.L1 = 0.1,
     threshold_c: options.ThresholdC = 0.01,
@@ -282,7 +282,7 @@ def quickstart(
     output: Annotated[Path, typer.Option("--output", "-o", help="Artefact to write", metavar="DIR")] = Path(
         "fashion_resnet.lcnn"
     ),
-    epochs: Annotated[int, typer.Option(min=0, help="Passes over the 4,000 training images in the package", metavar="N")] = 4,
+    epochs: Annotated[int, typer.Option(min=0, help="Passes over the 4,000 training images in the package", metavar="N")] = 3,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
