@@ -34,7 +34,8 @@ def _row(module: nn.Module, layer: Layer, plan: LayerPlan, coefficients: str) ->
     dense_bytes = 4 * (weight.numel() + layer.out_channels)
     row: dict[str, Any] = {
         "name": layer.name, "type": type(layer.module).__name__, "kind": plan.kind, "reason": plan.reason, "note": plan.note,
-        "in_channels": layer.in_channels, "out_channels": layer.out_channels, "kernel": list(layer.geometry.kernel), "groups": layer.geometry.groups,
+        "in_channels": layer.in_channels, "out_channels": layer.out_channels, "kernel": list(layer.geometry.kernel),
+        "groups": layer.geometry.groups,
         "input_sizes": [list(size) for size in layer.sizes], "macs_dense": layer.dense_macs, "macs": layer.dense_macs,
         "weight_bytes_dense": dense_bytes, "weight_bytes": dense_bytes,
     }  # fmt: skip
