@@ -17,7 +17,7 @@ from lcnn_compress.graph import Layer
 # Shares of m (channels of one group): ResNet-18 LCNN-fast uses 16/32/64/128, m / 4; "accurate" keeps twice that.
 PRESETS: dict[str, tuple[float, int | float]] = {"fast": (0.25, 1), "accurate": (0.5, 0.5)}
 DEFAULT_LOOKUPS = 0.25  # share of the dictionary
-FEW_CHANNELS = 8
+FEW_CHANNELS = 7
 TINY_SHARE = 0.01
 
 
