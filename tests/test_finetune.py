@@ -320,7 +320,7 @@ def test_labels_that_do_not_fit() -> None:
 def test_loss_that_is_not_finite() -> None:
     data = examples()
     data.x[:] = torch.nan
-    with pytest.raises(ModelError, match=r"loss is nan at step 1 of 15 \(learning rate 0.003\); lower lr, which is 0.003"):
+    with pytest.raises(ModelError, match=r"loss is nan at step 1 of 15 \(learning rate 0.001\); lower lr, which is 0.001"):
         finetune(lookup_net(), dense_net(), data, settings())
 
 
@@ -384,7 +384,7 @@ def test_checkpoint_without_a_part(tmp_path: Path) -> None:
 def test_checkpoint_of_something_else(tmp_path: Path) -> None:
     path = tmp_path / "training.ckpt"
     saved_checkpoint(path)
-    with pytest.raises(ArtefactError, match=r"other settings: lr is 0.003 there and 0.1 here; use the same"):
+    with pytest.raises(ArtefactError, match=r"other settings: lr is 0.001 there and 0.1 here; use the same"):
         resume(path, chosen=settings(epochs=1, lr=0.1))
     with pytest.raises(ArtefactError, match="other net and data: number of examples is 40 there and 41 here"):
         resume(path, n=41)
