@@ -14,11 +14,13 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+import lcnn_compress
 from lcnn_compress import runtime
 from lcnn_compress.cli.app import app
 
 needs_library = pytest.mark.skipif(runtime.library_path() is None, reason="the native library is not installed")
 HOME = Path(__file__).parent.parent
+PACKAGE_PARENT = Path(lcnn_compress.__file__).parent.parent  # the package under test: installed, or this checkout
 STABLE = ("manifest.json", "lcnn.json", "model.safetensors", "config.json")
 
 
@@ -39,7 +41,7 @@ def child(*args: object, cwd: Path, code: int | None = 0, **variables: str) -> s
     """Run ``lcnn ARGS``, or Python's own ``-c SOURCE``, in a child process with pipes for its output."""
     command = [sys.executable, *(() if args[0] == "-c" else ("-m", "lcnn_compress")), *map(str, args)]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    env |= {"PYTHONPATH": os.pathsep.join([str(HOME), str(HOME / "tests")]), **variables}
+    env |= {"PYTHONPATH": os.pathsep.join([str(PACKAGE_PARENT), str(HOME / "tests")]), **variables}
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert code is None or done.returncode == code, (args, done.returncode, done.stdout, done.stderr)
     return done

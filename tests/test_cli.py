@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from cases import small_net
-from command_line import HOME, STABLE, child, lcnn, lcnn_json, needs_library, plain_net, same_bytes
+from command_line import PACKAGE_PARENT, STABLE, child, lcnn, lcnn_json, needs_library, plain_net, same_bytes
 
 from lcnn_compress import api, quickstart, runtime
 from lcnn_compress.cli import main, options
@@ -295,7 +295,7 @@ def test_a_reader_that_leaves_early_is_no_internal_error(here: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "lcnn_compress", "inspect", "model.lcnn"]
-    env = os.environ | {"PYTHONPATH": str(HOME)}
+    env = os.environ | {"PYTHONPATH": str(PACKAGE_PARENT)}
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=here, env=env, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (main.FILES, "")
