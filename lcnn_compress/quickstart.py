@@ -15,7 +15,7 @@ from lcnn_compress import api, benchmark, runtime
 from lcnn_compress.data import batches, load_examples
 from lcnn_compress.evaluation import onnx_runner, score
 from lcnn_compress.finetune import FinetuneSettings
-from lcnn_compress.pipeline import CompressSettings, TrainingData
+from lcnn_compress.pipeline import CALIBRATION_BATCH, CALIBRATION_IMAGES, CompressSettings, TrainingData
 from lcnn_compress.plan import PlanSettings
 from lcnn_compress.progress import Progress
 
@@ -24,7 +24,6 @@ INPUT_SHAPE = (1, 1, 28, 28)
 ARCH = "lcnn_compress.zoo:fashion_resnet"
 PLAN = PlanSettings(dictionary="30", lookups=2)
 TRAINING = f"{__name__}:training_images"
-CALIBRATION_IMAGES = 512
 
 
 def training_images() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -42,7 +41,7 @@ def run(output: Path, epochs: int, progress: Progress) -> dict[str, Any]:
     finetune = FinetuneSettings(epochs=epochs) if epochs else None
     settings = CompressSettings(plan=PLAN, init="ksvd", finetune=finetune)
     origin = {"calib": TRAINING, "samples": CALIBRATION_IMAGES, "data": TRAINING if epochs else None, "mean": None, "std": None}
-    data = TrainingData([x for x, _ in batches(few, 64)], training if epochs else None, origin=origin)
+    data = TrainingData([x for x, _ in batches(few, CALIBRATION_BATCH)], training if epochs else None, origin=origin)
     artefact = api.compress_source(source, settings, data, progress=progress)
     api.save(artefact, output)
     lookup_file, dense_file = output / "model.onnx", output / "dense.onnx"

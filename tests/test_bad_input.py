@@ -5,7 +5,6 @@ the details are tested beside the modules that refuse them.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,14 +34,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lcnn("compress", "model.pt", *FAST, "--dict", 8)
         lcnn("export", "--onnx")
     return path
-
-
-@pytest.fixture
-def here(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of that folder to work in."""
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def refused(here: Path, *args: object, code: int = 2) -> str:

@@ -20,11 +20,9 @@ from lcnn_compress.evaluation import Score
 from lcnn_compress.files import write_atomically
 from lcnn_compress.finetune import FinetuneSettings
 from lcnn_compress.graph import fold_batch_norms
-from lcnn_compress.pipeline import CompressSettings, TrainingData
+from lcnn_compress.pipeline import CALIBRATION_BATCH, CompressSettings, TrainingData
 from lcnn_compress.plan import LayerPlan, parse_amount
 from lcnn_compress.progress import Progress
-
-CALIBRATION_BATCH = 64
 
 
 @dataclass(frozen=True)
