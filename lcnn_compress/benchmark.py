@@ -26,9 +26,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from lcnn_compress import errors, runtime
-from lcnn_compress.errors import ArtefactError, LcnnError, SettingsError
+from lcnn_compress.errors import ArtefactError, ChildError, LcnnError, SettingsError
 from lcnn_compress.machine import machine
 from lcnn_compress.op import OP_TYPE
+from lcnn_compress.progress import Progress, silent
 
 if TYPE_CHECKING:
     import onnx
@@ -45,7 +46,7 @@ RUN_ERRORS: tuple[type[Exception], ...] = (MemoryError, *runtime.ORT_ERRORS)
 BOOTSTRAP_SAMPLES = 1000
 MEMORY_RUNS = 3
 PROFILE_WARMUP = 3
-PROFILE_ROUNDS = 3
+PROFILE_ROUNDS = 5
 PROFILE_RUNS = 10
 
 
@@ -86,9 +87,9 @@ def compare(dense: Path, lookup: Path, settings: BenchSettings = BenchSettings()
     lookup file then runs as dense convolutions. ``baseline_rss_bytes`` is the peak memory of a process without a net.
 
     Raises:
-        SettingsError: a batch does not fit the files or the memory, or the files are not forms of one net.
+        SettingsError: a batch does not fit the files, the memory or the time limit, or the files are not forms of one net.
         ArtefactError, FileError: a file is damaged or missing.
-        LcnnError: a measuring process crashed or ran out of time.
+        ChildError: a measuring process crashed.
     """
     for path in (dense, lookup):
         runtime.session(path, threads=1)  # a missing or damaged file is refused here, with its name
@@ -140,6 +141,7 @@ def measure_gain(
     rounds: int = PROFILE_ROUNDS,
     runs: int = PROFILE_RUNS,
     seed: int = 0,
+    progress: Progress = silent,
 ) -> Gain:
     """Time two forms of one net layer by layer, dense and lookup in turn: ``rounds`` times ``runs`` runs of each.
 
@@ -149,6 +151,7 @@ def measure_gain(
         layers: names to return; None returns every layer found in both files, and ``"(other)"``.
         threads, runs, seed: of one operator; of one round; of the input.
         rounds: the least of their medians counts: whatever else the machine does only ever adds time.
+        progress: gets ("measuring", round, rounds).
 
     Raises:
         ArtefactError, FileError: a file is damaged or missing.
@@ -156,9 +159,11 @@ def measure_gain(
     dense_ms, lookup_ms, _ = _in_turn((dense, lookup), None, threads, (rounds * runs, PROFILE_WARMUP), seed)
     with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
         profiles = [_Profile(path, threads, seed, Path(folder)) for path in (dense, lookup)]
-        for _ in range(rounds):
+        for done in range(rounds):
+            progress("measuring", done, rounds)
             for profile in profiles:
                 profile.run(PROFILE_WARMUP + runs)
+        progress("measuring", rounds, rounds)
         found = [_least_medians(profile.finish(), rounds) for profile in profiles]
     both = [name for name in found[0] if name in found[1] and (layers is None or name in layers)]
     times = {name: (found[0][name], found[1][name]) for name in both}
@@ -246,11 +251,13 @@ def _child(job: dict[str, Any], settings: BenchSettings) -> dict[str, Any]:
     try:
         done = subprocess.run(command, input=sent, env=env, capture_output=True, text=True, timeout=limit, check=False)
     except subprocess.TimeoutExpired as error:
-        raise LcnnError(f"{subject}: took more than {limit:g} s; measure fewer iterations") from error
+        raise SettingsError(f"{subject}: took more than {limit:g} s; measure fewer iterations") from error
     if done.returncode != 0:
         tail = " | ".join(done.stderr.strip().splitlines()[-5:]) or "it wrote nothing"
-        hint = ", probably for want of memory" if done.returncode == -signal.SIGKILL else ""
-        raise LcnnError(f"{subject}: the process ended with status {done.returncode}{hint}: {tail}")
+        ended = f"{subject}: the process ended with status {done.returncode}"
+        if done.returncode == -signal.SIGKILL:
+            raise SettingsError(f"{ended}, probably for want of memory; choose a smaller batch or free some ({tail})")
+        raise ChildError(f"{ended}: {tail}")
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if "error" in answer:
         raise getattr(errors, answer["error"])(answer["message"])

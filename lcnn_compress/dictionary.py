@@ -26,6 +26,7 @@ from lcnn_compress.errors import ModelError, SettingsError
 INITS = ("kmeans", "svd", "ksvd")
 
 KMEANS_STARTS = 2
+SLICES_PER_CENTRE = 256  # more of them move a centre little (the rule of faiss's k-means)
 KMEANS_ITERATIONS = 50
 KSVD_ROUNDS = 6
 BLOCK_BYTES = 64 << 20  # work space of one block of slices in OMP
@@ -153,6 +154,8 @@ def _centres(slices: Array, size: int, seed: int) -> Array:
     distinct = np.unique(slices, axis=0)
     if len(distinct) <= size:
         return np.concatenate([distinct, _unit_rows(len(distinct), size, slices.shape[1])])
+    if len(slices) > SLICES_PER_CENTRE * size:
+        slices = slices[np.sort(np.random.default_rng(seed).choice(len(slices), SLICES_PER_CENTRE * size, replace=False))]
     model = KMeans(size, n_init=KMEANS_STARTS, max_iter=KMEANS_ITERATIONS, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # slices that differ by rounding only

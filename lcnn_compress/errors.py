@@ -35,3 +35,9 @@ class FileError(LcnnError):
     """Reading or writing a file failed."""
 
     exit_code = 5
+
+
+class ChildError(LcnnError):
+    """A process of ours crashed: no input should be able to do that."""
+
+    exit_code = 70

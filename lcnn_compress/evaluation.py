@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from lcnn_compress.data import Examples, batches
-from lcnn_compress.errors import DataError
+from lcnn_compress.errors import DataError, ModelError
 from lcnn_compress.progress import Progress, silent
 
 Run = Callable[[Tensor], Tensor]
@@ -35,12 +35,15 @@ def score(run: Run, examples: Examples, progress: Progress = silent) -> Score:
 
     Raises:
         DataError: the examples carry no labels, or the outputs do not fit them.
+        ModelError: an output is not a number.
     """
     total, done, metric = 0.0, 0, ""
     for x, y in batches(examples, BATCH):
         if y is None:
             raise DataError("the data has no labels or targets; evaluation needs them (class folders, or y in the .npz)")
         output = run(x)
+        if output.isnan().any():
+            raise ModelError(f"the net's output for images {done} to {done + len(x) - 1} holds NaN; it cannot be scored")
         metric, part = _accuracy(output, y) if not y.is_floating_point() else _psnr(output, y)
         total, done = total + part, done + len(x)
         progress("evaluating", done, len(examples))

@@ -52,7 +52,6 @@ class FinetuneSettings:
         batch_size: examples in a step; up to twice that where the epoch does not divide evenly.
         lr: peak learning rate of Adam.
         sparsity: one of ``SPARSITIES``.
-        density: share of kernel entries alive at the end of every layer (gradual); None: the ``targets`` of ``finetune``.
         threshold_c: epsilon of a layer in standard deviations of its kernel at the start (threshold).
         l1: lambda' of the paper; the penalty of a layer is l1 * epsilon * |P| (threshold).
         distill: learn from the dense net too.
@@ -65,7 +64,6 @@ class FinetuneSettings:
     batch_size: int = 64
     lr: float = 1e-3
     sparsity: str = "gradual"
-    density: float | None = None
     threshold_c: float = 0.01
     l1: float = 0.1
     distill: bool = True
@@ -82,7 +80,6 @@ class FinetuneSettings:
         check("batch_size", self.batch_size >= 2, "2 or more, because batch norm needs a variance")
         check("lr", math.isfinite(self.lr) and self.lr > 0, "a number above 0")
         check("sparsity", self.sparsity in SPARSITIES, f"one of {', '.join(SPARSITIES)}")
-        check("density", self.density is None or 0 < self.density <= 1, "above 0 and at most 1")
         check("threshold_c", math.isfinite(self.threshold_c) and self.threshold_c >= 0, "a number of 0 or more")
         check("l1", math.isfinite(self.l1) and self.l1 >= 0, "a number of 0 or more")
         check("distill_weight", 0 <= self.distill_weight <= 1, "between 0 and 1")
@@ -165,7 +162,7 @@ class _Run:
         for lookup in self.lookups.values():
             lookup.normalise_()
         self.starts = self.nonzeros()
-        self.ends = {name: self._final_count(name, targets) for name in self.lookups}
+        self.ends = {name: min(count, targets.get(name, count)) for name, count in self.starts.items()}
         self.epsilons = {
             name: settings.threshold_c * float(lookup.sparse_kernel.detach()[lookup.support].std(correction=0))
             if self.starts[name]
@@ -175,13 +172,6 @@ class _Run:
         self.optimiser = torch.optim.Adam(net.parameters(), lr=settings.lr, betas=BETAS)
         if settings.sparsity == "threshold":
             self._prune()
-
-    def _final_count(self, name: str, targets: Mapping[str, int]) -> int:
-        if self.settings.density is not None:
-            wanted = max(1, round(self.settings.density * self.lookups[name].support.numel()))
-        else:
-            wanted = targets.get(name, self.starts[name])
-        return min(wanted, self.starts[name])
 
     def nonzeros(self) -> dict[str, int]:
         return {name: lookup.n_nonzeros for name, lookup in self.lookups.items()}

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 CALIBRATION_IMAGES = 512  # of the training data, where no calibration data is given
 CALIBRATION_BATCH = 64
+LEAST_GAIN = 0.95  # of the dense time: the medians of one layer differ by a few per cent between two measurements
 PRUNING_STEPS = 1000  # a net that prunes while it trains needs time to recover; shorter trainings start from the final lookups
 
 
@@ -109,7 +110,7 @@ def compress_net(
     timing = _Timing(input_shape, settings) if settings.measure and runtime.library_path() is not None and lookups else None
     if timing is not None and plans is None:
         timing.export(_build(dense, input_shape, lookups), progress)
-        decided = timing.keep_what_gains(decided, settings.plan.keep_slow)
+        decided = timing.keep_what_gains(decided, settings.plan.keep_slow, progress)
         lookups = {plan.name: lookups[plan.name] for plan in decided if plan.kind == "lookup"}
     if data.on_plan is not None:
         data.on_plan(decided)
@@ -182,27 +183,26 @@ class _Timing:
 
     def export(self, net: fx.GraphModule, progress: Progress) -> None:
         """Export ``net`` and measure it."""
-        progress("measuring", 0, 2)
+        progress("exporting", 0, 1)
         folded = copy.deepcopy(net)
         fold_batch_norms(folded)
         self.model = to_onnx(folded, self.input_shape, ExportSettings(self.settings.coefficients), {})
-        progress("measuring", 1, 2)
-        self.measure()
-        progress("measuring", 2, 2)
+        progress("exporting", 1, 1)
+        self.measure(progress)
 
-    def measure(self) -> None:
+    def measure(self, progress: Progress) -> None:
         with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
             paths = Path(folder) / "dense.onnx", Path(folder) / "lookup.onnx"
             for path, content in zip(paths, (dense_form(self.model), self.model), strict=True):
                 write_atomically(path, content.SerializeToString())
-            self.times = benchmark.measure_gain(*paths, threads=self.settings.threads)
+            self.times = benchmark.measure_gain(*paths, threads=self.settings.threads, progress=progress)
 
-    def keep_what_gains(self, plans: Sequence[LayerPlan], keep_slow: bool) -> list[LayerPlan]:
-        """Turn every lookup layer that was not measured faster back to dense."""
+    def keep_what_gains(self, plans: Sequence[LayerPlan], keep_slow: bool, progress: Progress) -> list[LayerPlan]:
+        """Turn every lookup layer that was not measured faster, by more than the noise, back to dense."""
         kept, slow = [], set()
         for plan in plans:
             dense_ms, lookup_ms = self.times.layers.get(plan.name, (0.0, 0.0))
-            if plan.kind == "lookup" and not lookup_ms < dense_ms and not keep_slow:
+            if plan.kind == "lookup" and not lookup_ms < LEAST_GAIN * dense_ms and not keep_slow:
                 slow.add(plan.name)
                 reason = f"measured: lookup {lookup_ms:.3f} ms, dense {dense_ms:.3f} ms"
                 kept.append(LayerPlan(plan.name, "dense", reason, note=plan.note))
@@ -210,7 +210,7 @@ class _Timing:
                 kept.append(plan)
         if slow:
             self.model = dense_form(self.model, slow)
-            self.measure()
+            self.measure(progress)
         return kept
 
 

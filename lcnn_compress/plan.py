@@ -35,15 +35,18 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class DictionaryRule:
-    """One entry of ``--dict``: layers matching ``glob`` get ``size`` rows (int) or that share of their channels (float)."""
+    """One entry of ``--dict``: layers matching ``glob`` get ``size`` rows.
+
+    A float is a share of the channels, or of the vectors where they are fewer.
+    """
 
     glob: str
     size: int | float
     explicit: bool  # given for these layers, not for all: may exceed the channel count
 
-    def rows(self, channels: int) -> int:
-        """Return the dictionary size for vectors of length ``channels``, before any limit."""
-        return self.size if isinstance(self.size, int) else max(1, round(self.size * channels))
+    def rows(self, rank: int) -> int:
+        """Return the dictionary size, before any limit, for vectors that span at most ``rank`` dimensions."""
+        return self.size if isinstance(self.size, int) else max(1, round(self.size * rank))
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,8 @@ def _plan_layer(layer: Layer, settings: PlanSettings, rules: Sequence[Dictionary
         return LayerPlan(layer.name, "dense", reason)
     assert rule is not None
     channels = layer.in_channels // layer.geometry.groups
-    asked, (usual, hard) = rule.rows(channels), _limits(layer)
+    usual, hard = _limits(layer)
+    asked = rule.rows(min(channels, hard + 1))
     limit = hard if rule.explicit else usual
     size = min(asked, limit)
     note = f"dictionary of {asked} limited to {size}" if size < asked else ""

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 LIBRARY_VARIABLE = "LCNN_RUNTIME_LIBRARY"
 PACKAGED_LIBRARY = Path(__file__).parent / "_lib" / "liblcnn_ort.so"
 HOW_TO_GET = f"install a wheel (pip install lcnn-compress), or build cpp_runtime and set {LIBRARY_VARIABLE}"
-ERRORS_ONLY = 3  # ONNX Runtime's log severity
+FATAL_ONLY = 4  # ONNX Runtime's log severity: every error also arrives as an exception
 
 # ONNX Runtime has no common base class of its own errors.
 ORT_ERRORS: tuple[type[Exception], ...] = tuple(
@@ -87,7 +87,7 @@ def session(
     name = "the model" if isinstance(model, bytes) else Path(model).name
     holds_lookups = uses_lookups(model)
     options = options or ort.SessionOptions()
-    options.log_severity_level = ERRORS_ONLY
+    options.log_severity_level = FATAL_ONLY
     if threads is not None:
         options.intra_op_num_threads = threads
     if profile_prefix is not None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from cases import small_net
 from command_line import PACKAGE_PARENT, STABLE, child, lcnn, lcnn_json, needs_library, plain_net, same_bytes
+from torch import nn
 
 from lcnn_compress import api, quickstart, runtime
 from lcnn_compress.cli import main, options
@@ -336,6 +337,25 @@ def test_a_measured_run_is_repeated_from_its_configuration(here: Path) -> None:
     same_bytes(here / "first.lcnn", elsewhere / "again.lcnn")
     data = json.loads((here / "first.lcnn" / "config.json").read_text())["data"]
     assert data == {"calib": "data.npz", "samples": 24, "data": None, "mean": [0.5], "std": [0.25]}
+
+
+def test_eval_prepares_data_as_compression_did(here: Path) -> None:
+    prepared = ("--mean", "0.5", "--std", "0.25")
+    lcnn("compress", "model.pt", *SHAPE, "--no-measure", "--calib", "data.npz", *prepared, "-o", "first.lcnn")
+    silent = lcnn("eval", "first.lcnn", "--data", "data.npz")
+    assert "note: mean [0.5] and std [0.25] as in compression" in silent.stderr
+    assert silent.stdout == lcnn("eval", "first.lcnn", "--data", "data.npz", *prepared).stdout
+    other = lcnn("eval", "first.lcnn", "--data", "data.npz", "--mean", "0", "--std", "1")
+    assert "as in compression" not in other.stderr
+
+
+def test_a_net_that_gives_nan_is_no_internal_error(here: Path) -> None:
+    net = plain_net()
+    net.append(nn.Threshold(1e30, float("nan")))
+    torch.save(net, here / "nan.pt")
+    answer = lcnn("eval", "nan.pt", *SHAPE, "--data", "data.npz", "--json", code=2)
+    assert "the net's output for images 0 to 39 holds NaN" in answer.stderr
+    assert answer.stdout == ""
 
 
 def test_data_given_anew_replaces_what_is_recorded(here: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lcnn_compress.dictionary import INITS, code_slices, factorise
+from lcnn_compress.dictionary import INITS, SLICES_PER_CENTRE, code_slices, factorise
 from lcnn_compress.errors import ModelError, SettingsError
 
 EPS32 = float(np.finfo(np.float32).eps)
@@ -65,6 +65,17 @@ def test_slices_in_a_small_space_are_recovered_when_every_row_may_be_used(init: 
     ).astype(np.float32)
     # Rounding of rows, coefficients and the weight itself, each half an eps; coefficients stay below 100 here.
     assert error(weight, groups=groups, k=4, lookups=4, init=init) < 100 * EPS32
+
+
+def test_centres_of_very_many_slices_are_those_of_a_sample() -> None:
+    # Slices are copies of 3 vectors with a little noise: any sample holds them, so that the centres stay theirs.
+    rng = np.random.default_rng(0)
+    n_slices = 3 * 2 * SLICES_PER_CENTRE
+    kinds = rng.normal(size=(3, 4))
+    weight = (np.tile(kinds, (n_slices // 3, 1)) + 1e-4 * rng.normal(size=(n_slices, 4)))[:, :, None, None].astype(np.float32)
+    dictionary, _ = factorise(weight, groups=1, dictionary_size=3, lookups=1, init="kmeans", seed=0)
+    found = np.abs(dictionary @ (kinds / np.linalg.norm(kinds, axis=1, keepdims=True)).T).max(axis=0)
+    assert (found > 1 - 1e-6).all()  # cosines; the noise turns a centre by less than 1e-3
 
 
 def test_svd_with_all_rows_is_the_weight() -> None:

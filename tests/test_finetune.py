@@ -207,10 +207,10 @@ def test_pruning_keeps_the_largest_and_the_first_of_equal_ones() -> None:
     assert set(lookup.support.flatten().nonzero()[:, 0].tolist()) == set(magnitude.topk(30).indices.tolist())
 
 
-def test_density_sets_the_end_of_every_layer_but_revives_nothing() -> None:
+def test_a_target_revives_nothing() -> None:
     net = lookup_net()
-    report = finetune(net, dense_net(), examples(), settings(density=0.85), targets=TARGETS)
-    assert report.nonzeros == {"0": round(0.85 * 108), "3": 288}  # 0.85 * 360 = 306 is more than were alive
+    report = finetune(net, dense_net(), examples(), settings(), targets={"0": 92, "3": 306})
+    assert report.nonzeros == {"0": 92, "3": 288}  # 306 is more than were alive
 
 
 def test_layers_without_target_keep_their_number() -> None:
@@ -406,8 +406,8 @@ def test_progress_counts_steps() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("epochs", 0), ("batch_size", 1), ("lr", 0.0), ("lr", float("inf")), ("sparsity", "magic"), ("density", 0.0),
-        ("density", 1.5), ("threshold_c", -0.1), ("l1", float("nan")), ("distill_weight", 1.1), ("temperature", 0.0),
+        ("epochs", 0), ("batch_size", 1), ("lr", 0.0), ("lr", float("inf")), ("sparsity", "magic"),
+        ("threshold_c", -0.1), ("l1", float("nan")), ("distill_weight", 1.1), ("temperature", 0.0),
         ("seed", -1),
     ],
 )  # fmt: skip

@@ -50,6 +50,13 @@ def test_plain_size_is_limited_to_the_channels_with_a_note(found):
     assert result["conv2"].note == ""
 
 
+def test_a_share_counts_from_the_vectors_where_they_are_fewer_than_channels():
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(512, 64), nn.Linear(64, 32))
+    example = torch.zeros(1, 2, 16, 16)
+    found = layers(capture(wide, example), example)
+    assert plans(found, dictionary="0.25", lookups=1)["1"].dictionary_size == 16
+
+
 def test_named_layers_may_have_more_entries_than_channels(found):
     result = plans(found, dictionary="conv1=20,conv2=0.5", lookups=1)
     assert result["conv1"].dictionary_size == 20

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lcnn_compress.api import Source
     from lcnn_compress.cli.request import Run
 
+COARSE = 0.3  # relative error of a layer's filters beyond which a net without calibration usually loses much
+
 app = typer.Typer(
     name="lcnn", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="""Rewrite the convolutions of a pretrained net as lookup convolutions that are faster on a CPU in ONNX Runtime.
@@ -90,7 +92,7 @@ def compress(
     request.check_output(target)
     tuning = None
     if epochs:
-        tuning = FinetuneSettings(epochs, batch_size, lr, sparsity, None, threshold_c, l1, distill, seed=seed)
+        tuning = FinetuneSettings(epochs, batch_size, lr, sparsity, threshold_c, l1, distill, seed=seed)
     plan = PlanSettings(dict_, request.lookups(lookups), tuple(only or ()), tuple(skip or ()), keep_slow)
     settings = CompressSettings(plan, init, seed, coefficients, measure, threads, tuning)
     feed = request.Feed(calib, samples, data, options.numbers("--mean", mean), options.numbers("--std", std))
@@ -103,6 +105,7 @@ def compress(
         request.require(run.feed.data is not None, "--epochs asks for fine-tuning, but there is no training data; add --data")
     report = _compress(model, run, target, trust_pickle=trust_pickle, resume=resume, quiet=quiet, bars=not (quiet or as_json))
     render.print_json(report) if as_json else render.compress_summary(report, str(target))
+    _note_error(report, quiet)
     _exit_unless_faster(report, quiet)
 
 
@@ -136,6 +139,18 @@ def _notes(source: Source, run: Run, trust_pickle: bool, quiet: bool) -> None:
         render.note(line, quiet)
     if run.model is not None and run.model["sha256"] != source.origin["sha256"]:
         render.note("this is not the net of the configuration: its decisions are repeated on other weights", quiet)
+
+
+def _note_error(report: dict[str, Any], quiet: bool) -> None:
+    """Say so where accuracy has probably fallen far: nothing has made up for coarse filters."""
+    far = [row["name"] for row in report["layers"] if row.get("relative_error", 0.0) > COARSE]
+    if far and report["settings"]["data"] is None:
+        render.note(
+            f"the filters of {len(far)} layers differ from the trained ones by more than {COARSE:.0%} ({', '.join(far[:3])}"
+            f"{', ...' if len(far) > 3 else ''}) and no data was given: check the result with 'lcnn eval'; --calib or --data "
+            "helps",
+            quiet,
+        )
 
 
 def _exit_unless_faster(report: dict[str, Any], quiet: bool) -> None:

@@ -264,6 +264,8 @@ def evaluate(subject: Subject, feed: Feed, limit: int | None, progress: Progress
     if subject.target is None or is_artefact(Path(subject.target)):
         path, note = find_artefact(None if subject.target is None else Path(subject.target))
         artefact = api.load(path)
+        feed, prepared = _prepared_as_before(feed, artefact.config.get("data") or {})
+        note = "; ".join(filter(None, [note, prepared])) or None
         examples = _examples(spec, feed, artefact.input_shape, limit=limit)
         score, dense = api.evaluate(artefact.net, examples, progress), None
         source = api.find_dense(artefact, path, subject.trust_pickle)
@@ -279,6 +281,14 @@ def evaluate(subject: Subject, feed: Feed, limit: int | None, progress: Progress
     source = api.open_model(subject.target, subject.input_shape, arch=subject.arch, trust_pickle=subject.trust_pickle)
     score = api.evaluate(source.net, _examples(spec, feed, source.input_shape, limit=limit), progress)
     return _scores(score, dense=score.value, lookup=None), None
+
+
+def _prepared_as_before(feed: Feed, recorded: dict[str, Any]) -> tuple[Feed, str | None]:
+    """Return ``feed`` with the mean and std the net was compressed with, unless it has its own, and a note saying so."""
+    mean, std = recorded.get("mean"), recorded.get("std")
+    if feed.mean is not None or feed.std is not None or not (mean or std):
+        return feed, None
+    return replace(feed, mean=mean and tuple(mean), std=std and tuple(std)), f"mean {mean} and std {std} as in compression"
 
 
 def _scores(score: Score, *, dense: float | None, lookup: float | None) -> dict[str, Any]:
