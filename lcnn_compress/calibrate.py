@@ -168,7 +168,8 @@ class _Moments:
             self.finite = False
             return
         if self.padding is None:
-            x, y = (v.reshape(-1, v.shape[-1], 1, 1) for v in (x, y))  # (N, ..., C) -> planes of one pixel
+            x = x.reshape(-1, self.lookup.in_channels, *self.lookup.geometry.kernel)  # (N, ..., C_in * kH * kW) -> planes
+            y = y.reshape(-1, self.lookup.out_channels, 1, 1)
         else:
             x = functional.pad(x, self.padding)
         per_image = min(self.per_image, y.shape[2] * y.shape[3])

@@ -311,7 +311,7 @@ def layer_of(node: onnx.NodeProto) -> str | None:
 
 
 def _fuse(model: onnx.ModelProto) -> None:
-    """Let each LookupConv do the Add, Relu or Clip that alone reads its result."""
+    """Let each LookupConv do the Add, Relu or Clip that alone reads its result, a Relu or Clip also behind a Reshape."""
     graph = model.graph
     shapes = {v.name: str(v.type.tensor_type.shape) for v in [*graph.value_info, *graph.input, *graph.output]}
     constants = {t.name: t for t in graph.initializer}
@@ -327,6 +327,11 @@ def _fuse(model: onnx.ModelProto) -> None:
             # The residual may be computed after the lookup's old place, so the fused node moves to the place of its tail.
             graph.node.remove(lookup)
             lookup = _put_in_place_of(graph, tail, lookup)
+        if tail is not None and tail.op_type == "Reshape":
+            after = _single_reader(graph, tail.output[0], outputs)
+            if after is not None and after.op_type != "Add" and _absorb(lookup, after, shapes, constants):
+                tail.output[0] = after.output[0]
+                graph.node.remove(after)
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:

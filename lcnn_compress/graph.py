@@ -21,7 +21,9 @@ from lcnn_compress.geometry import ConvGeometry, dense_macs
 from lcnn_compress.modules import LookupConv2d
 
 log = logging.getLogger(__name__)
+FEW_CHANNELS = 7  # vectors of so few numbers leave no room for a dictionary
 aten = torch.ops.aten
+_FLATTENS = (aten.flatten.using_ints, aten.view.default, aten.reshape.default)
 _NOT_CONVERTED = {
     aten.conv1d.default: "Conv1d",
     aten.conv3d.default: "Conv3d",
@@ -35,6 +37,7 @@ class Layer:
 
     ``geometry`` includes zero padding done by a separate operator just before; ``sizes`` are the (height, width) of the inputs
     of every call, before that padding; ``obstacle`` says why the layer cannot become a lookup convolution, or is None.
+    A Linear is a convolution whose kernel covers the plane that was flattened for it, else one of 1x1 on its features.
     """
 
     name: str
@@ -46,8 +49,10 @@ class Layer:
 
     @property
     def in_channels(self) -> int:
-        """Channels (features) going in."""
-        return self.module.in_features if isinstance(self.module, nn.Linear) else self.module.in_channels
+        """Channels going in; features where a Linear is a 1x1 convolution."""
+        if isinstance(self.module, nn.Linear):
+            return self.module.in_features // self.geometry.taps
+        return self.module.in_channels
 
     @property
     def out_channels(self) -> int:
@@ -62,7 +67,7 @@ class Layer:
     def weight(self) -> Tensor:
         """Return the dense weight as (C_out, C_in / groups, kH, kW)."""
         weight = self.module.weight() if isinstance(self.module, LookupConv2d) else self.module.weight
-        return weight[:, :, None, None] if weight.ndim == 2 else weight
+        return weight.unflatten(1, (-1, *self.geometry.kernel)) if weight.ndim == 2 else weight
 
 
 def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
@@ -104,6 +109,7 @@ def from_program(program: torch.export.ExportedProgram) -> fx.GraphModule:
     if len(inputs) != 1:
         raise ModelError(f"the model takes {len(inputs)} inputs ({', '.join(n.name for n in inputs)}); only one is supported")
     _restore_modules(net)
+    _drop_before_flattening(net)
     _prune_attributes(net)
     for tensor in [*net.parameters(), *net.buffers()]:
         tensor.data = tensor.data.clone()  # the caller's model keeps its own
@@ -229,6 +235,16 @@ def _same_weights(a: nn.Module, b: nn.Module) -> bool:
     return mine.keys() == other.keys() and all(mine[key].data_ptr() == other[key].data_ptr() for key in mine)
 
 
+def _drop_before_flattening(net: fx.GraphModule) -> None:
+    """Let dropout come before a flatten instead of after it, which is the same: what the flatten feeds is then next to it."""
+    for node, _ in calls(net, nn.Dropout):
+        flatten = node.all_input_nodes[0]
+        if flatten.target in _FLATTENS and len(flatten.users) == 1:
+            node.replace_all_uses_with(flatten)
+            node.args, flatten.args = flatten.args[:1], (node, *flatten.args[1:])
+            node.append(flatten)
+
+
 def _prune_attributes(net: fx.GraphModule) -> None:
     """Delete captured tensors that nothing reads, so that state_dict() holds the net and nothing else."""
     used = {str(node.target) for node in net.graph.nodes if node.op == "get_attr"}
@@ -270,8 +286,10 @@ def layers(net: fx.GraphModule, example: Tensor) -> list[Layer]:
         name = str(node.target)
         geometry, source = _effective_geometry(node, module)
         shape = source.meta["tensor_meta"].shape
-        images = 1 if len(shape) < 3 or not isinstance(module, nn.Linear) else int(torch.Size(shape[1:-1]).numel())
-        sizes = ((1, 1),) * images if isinstance(module, nn.Linear) else ((int(shape[2]), int(shape[3])),)
+        if isinstance(module, nn.Linear):
+            sizes = (geometry.kernel,) * int(torch.Size(shape[1:-1]).numel())  # one pixel out for each row of features
+        else:
+            sizes = ((int(shape[2]), int(shape[3])),)
         if name in found:
             known = found[name]
             obstacle = known.obstacle or (None if geometry == known.geometry else "called with different zero padding")
@@ -292,7 +310,8 @@ def _effective_geometry(node: fx.Node, module: nn.Module) -> tuple[ConvGeometry,
     if isinstance(module, LookupConv2d):
         return module.geometry, node.all_input_nodes[0]
     if isinstance(module, nn.Linear):
-        return ConvGeometry((1, 1)), node.all_input_nodes[0]
+        planes = {_flattened_plane(call) for call in node.graph.nodes if (call.op, call.target) == (node.op, node.target)}
+        return ConvGeometry(planes.pop() if len(planes) == 1 else (1, 1)), node.all_input_nodes[0]
     assert isinstance(module, nn.Conv2d)
     kernel, stride, dilation = ((int(v[0]), int(v[1])) for v in (module.kernel_size, module.stride, module.dilation))
     top, left, bottom, right = _own_padding(module)
@@ -302,6 +321,20 @@ def _effective_geometry(node: fx.Node, module: nn.Module) -> tuple[ConvGeometry,
         top, left, bottom, right = top + pad_top, left + pad_left, bottom + pad_bottom, right + pad_right
         source = source.all_input_nodes[0]
     return ConvGeometry(kernel, stride, (top, left, bottom, right), dilation, module.groups), source
+
+
+def _flattened_plane(node: fx.Node) -> tuple[int, int]:
+    """Return (H, W) if a Linear is called on a flattened (N, C, H, W) with C enough for a dictionary, else (1, 1).
+
+    The paper codes AlexNet's first linear layer so, as a 6x6 convolution on 256 channels (Bagherinezhad et al. 2017).
+    """
+    flatten = node.all_input_nodes[0]
+    if flatten.target in _FLATTENS:
+        shape = flatten.all_input_nodes[0].meta["tensor_meta"].shape
+        flat = (shape[0], torch.Size(shape[1:]).numel())
+        if len(shape) == 4 and shape[1] > FEW_CHANNELS and flatten.meta["tensor_meta"].shape == flat:
+            return int(shape[2]), int(shape[3])
+    return 1, 1
 
 
 def _own_padding(module: nn.Conv2d) -> tuple[int, int, int, int]:
@@ -363,27 +396,31 @@ def _reaches_layer(net: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def replace(net: fx.GraphModule, layer: Layer, lookup: LookupConv2d) -> None:
-    """Put ``lookup`` in the place of a layer. A Linear is called as a 1x1 convolution on planes of one pixel."""
-    was_linear = isinstance(layer.module, nn.Linear)
+    """Put ``lookup`` in the place of a layer."""
     for node in [n for n in net.graph.nodes if n.op == "call_module" and n.target == layer.name]:
-        _, source = _effective_geometry(node, layer.module)
-        node.args = (source,)
-        if was_linear:
-            _reshape_around(net, node, layer)
+        if isinstance(layer.module, nn.Linear):
+            _call_on_planes(net, node, layer)
+        else:
+            node.args = (_effective_geometry(node, layer.module)[1],)
     net.add_submodule(layer.name, lookup)
     net.graph.eliminate_dead_code()
     net.recompile()
 
 
-def _reshape_around(net: fx.GraphModule, node: fx.Node, layer: Layer) -> None:
+def _call_on_planes(net: fx.GraphModule, node: fx.Node, layer: Layer) -> None:
+    """Call a Linear on the tensor that was flattened for it, else on planes of one pixel, and flatten what comes out."""
     source, users = node.all_input_nodes[0], list(node.users)
     n_dims = len(source.meta["tensor_meta"].shape)
     with net.graph.inserting_before(node):
-        middle = [net.graph.call_function(aten.sym_size.int, (source, axis)) for axis in range(1, n_dims - 1)]
-        planes = net.graph.call_function(aten.reshape.default, (source, [-1, layer.in_channels, 1, 1]))
+        if layer.geometry.taps > 1:
+            planes = source.all_input_nodes[0]
+            sizes: list[Any] = [net.graph.call_function(aten.sym_size.int, (planes, 0))]  # not -1: other sizes must fail
+        else:
+            planes = net.graph.call_function(aten.reshape.default, (source, [-1, layer.in_channels, 1, 1]))
+            sizes = [-1, *(net.graph.call_function(aten.sym_size.int, (source, axis)) for axis in range(1, n_dims - 1))]
     node.args = (planes,)
     with net.graph.inserting_after(node):
-        rows = net.graph.call_function(aten.reshape.default, (node, [-1, *middle, layer.out_channels]))
+        rows = net.graph.call_function(aten.reshape.default, (node, [*sizes, layer.out_channels]))
     rows.meta = dict(node.meta)
     for user in users:
         user.replace_input_with(node, rows)

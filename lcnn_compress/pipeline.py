@@ -261,7 +261,7 @@ def _improve(
 def _fill(lookup: Any, weight: Any) -> None:
     """Set every entry of the kernel to its least-squares value for ``weight``: training prunes from there."""
     groups = lookup.geometry.groups
-    slices = weight.double().reshape(groups, lookup.out_channels // groups, weight.shape[1], *lookup.geometry.kernel)
+    slices = weight.double().reshape(groups, lookup.out_channels // groups, -1, *lookup.geometry.kernel)
     inverse = torch.linalg.pinv(lookup.dictionary.double().unflatten(0, (groups, -1)))  # (groups, m, k)
     kernel = torch.einsum("gomrc,gmk->gokrc", slices, inverse).flatten(0, 1)
     lookup.sparse_kernel.copy_(kernel.to(lookup.sparse_kernel.dtype))

@@ -12,12 +12,11 @@ from fnmatch import fnmatchcase
 
 from lcnn_compress.errors import ModelError, SettingsError
 from lcnn_compress.geometry import lookup_macs
-from lcnn_compress.graph import Layer
+from lcnn_compress.graph import FEW_CHANNELS, Layer
 
 # Shares of m (channels of one group): ResNet-18 LCNN-fast uses 16/32/64/128, m / 4; "accurate" keeps twice that.
 PRESETS: dict[str, tuple[float, int | float]] = {"fast": (0.25, 1), "accurate": (0.5, 0.5)}
 DEFAULT_LOOKUPS = 0.25  # share of the dictionary
-FEW_CHANNELS = 7
 TINY_SHARE = 0.01
 
 
