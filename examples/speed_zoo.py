@@ -2,8 +2,8 @@
 
 Speed does not depend on what the weights are, accuracy does: nothing here says how well such a net would still work. Layers
 that are not measured faster stay dense, as always. Every pair of files is measured several times, each with the tool's own
-95 % interval. The linear layers of AlexNet and VGG stay dense (``--skip 'classifier.*'``): k-means over 4096 vectors of 4096 to
-25088 numbers takes minutes to hours. Writes results/zoo.json.
+95 % interval. The linear layers of AlexNet and VGG stay dense (``--skip 'classifier.*'``), so that the figures are those of the
+convolutions. Writes results/zoo.json.
 
     python examples/speed_zoo.py
     python examples/speed_zoo.py --nets resnet18 --dicts fast --batches 1

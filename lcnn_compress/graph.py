@@ -413,11 +413,11 @@ def _call_on_planes(net: fx.GraphModule, node: fx.Node, layer: Layer) -> None:
     n_dims = len(source.meta["tensor_meta"].shape)
     with net.graph.inserting_before(node):
         if layer.geometry.taps > 1:
-            planes = source.all_input_nodes[0]
-            sizes: list[Any] = [net.graph.call_function(aten.sym_size.int, (planes, 0))]  # not -1: other sizes must fail
+            source = planes = source.all_input_nodes[0]
         else:
             planes = net.graph.call_function(aten.reshape.default, (source, [-1, layer.in_channels, 1, 1]))
-            sizes = [-1, *(net.graph.call_function(aten.sym_size.int, (source, axis)) for axis in range(1, n_dims - 1))]
+        # No -1: an input of another size must fail, as it did in the Linear.
+        sizes = [net.graph.call_function(aten.sym_size.int, (source, axis)) for axis in range(n_dims - 1)]
     node.args = (planes,)
     with net.graph.inserting_after(node):
         rows = net.graph.call_function(aten.reshape.default, (node, [*sizes, layer.out_channels]))
