@@ -129,6 +129,35 @@ void ProjectPixelUnit(void* argument, size_t unit) {
   }
 }
 
+// Copies what the tile reads of the dictionary rows [begin, end), one conv group.
+void CopyRows(const Job& job, const LookupTile& tile, int64_t begin, int64_t end, float* copy) {
+  const Plan& plan = job.plan;
+  const int64_t lanes = job.kernels.project->lanes;
+  for (int64_t row = begin; row < end; ++row) {
+    const float* const from = job.s + row * plan.phases * plan.run_length + tile.position;
+    for (const CopiedPiece& piece : plan.pieces) {
+      const int64_t floats = (tile.n_vectors + piece.vectors) * lanes;
+      std::copy(from + piece.offset, from + piece.offset + floats, copy);
+      copy += (plan.tile_vectors + piece.vectors) * lanes;
+    }
+  }
+}
+
+void LookupParts(const Job& job, const LookupTile& tile, LookupTask task) {
+  alignas(kCacheLine) float copy[kMaxCopiedPlaces * kMaxTileVectors * kMaxLanes];
+  alignas(kCacheLine) float sums[kMaxWaitingFilters * kMaxTileVectors * kMaxLanes];
+  const int64_t parts = job.weights.parts();
+  task.s = copy;
+  task.sums = parts > 1 ? sums : nullptr;
+  for (int64_t part = 0; part < parts; ++part) {
+    CopyRows(job, tile, job.weights.part_row(part), job.weights.part_row(part + 1), copy);
+    task.first = part == 0;
+    task.last = part + 1 == parts;
+    task.entry_begin = job.weights.entry_begin(part);
+    job.kernels.lookup->lookup(task);
+  }
+}
+
 // Unit = (tile, block of filters), the latter fastest.
 void LookupUnit(void* argument, size_t unit) {
   const Job& job = *static_cast<const Job*>(argument);
@@ -143,7 +172,9 @@ void LookupUnit(void* argument, size_t unit) {
   task.filter_begin = plan.filter_blocks[unit % blocks];
   task.filter_end = plan.filter_blocks[unit % blocks + 1];
   task.bias = job.weights.bias();
-  task.entry_begin = job.weights.entry_begin().data();
+  task.first = task.last = true;
+  task.sums = nullptr;
+  task.entry_begin = job.weights.entry_begin(0);
   task.coefficients = job.weights.coefficients().data();
   task.offsets = plan.offsets.data();
   task.maps = job.group->lookup_maps.data() + tile.first_map;
@@ -155,7 +186,11 @@ void LookupUnit(void* argument, size_t unit) {
   task.clip_max = shape.clip_max;
   task.y = job.y + first;
   task.plane = plane;
-  job.kernels.lookup->lookup(task);
+  if (job.weights.cut()) {
+    LookupParts(job, tile, task);
+  } else {
+    job.kernels.lookup->lookup(task);
+  }
 }
 
 void RunUnits(const ParallelFor& parallel_for, int64_t macs, size_t units,

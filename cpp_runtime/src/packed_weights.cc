@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <stdexcept>
 #include <string>
+#include <tuple>
+#include <utility>
 
 #include "geometry.h"
 #include "kernels/kernels.h"
@@ -16,6 +19,10 @@ constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
 // Keeps every product of two of them, and sums of a few such products, inside 64 bits.
 constexpr int64_t kMaxExtent = kMaxInt32;
 constexpr int64_t kMaxKernel = 65535;
+// Copying pays where a copied vector is read by so many filters, and starting on a part where a
+// filter has so many entries in it.
+constexpr int64_t kMinReaders = 12;
+constexpr int64_t kMinPartEntries = 10;
 
 [[noreturn]] void Fail(const std::string& message) { throw std::invalid_argument(message); }
 
@@ -120,7 +127,7 @@ void PackedWeights::PackEntries(const LookupConvConstants& constants) {
   const int64_t taps = shape_.height.kernel * shape_.width.kernel;
   const int64_t per_filter = CheckedMul(taps, shape_.dictionary_size, 0xffffffffLL, "filter");
   const int64_t positions = per_filter * shape_.out_channels;
-  entry_begin_.reserve(static_cast<size_t>(shape_.out_channels) + 1);
+  std::vector<int64_t> filters;
   int64_t position = 0;
   for (size_t e = 0; e < gaps.size(); ++e) {
     if (e > 0 && gaps[e] == 0) {
@@ -134,14 +141,55 @@ void PackedWeights::PackEntries(const LookupConvConstants& constants) {
            "); the model file is damaged or was edited");
     }
     if (constants.coefficients[e] == 0) continue;
-    const auto filter = static_cast<size_t>(position / per_filter);
-    entry_begin_.resize(std::max(entry_begin_.size(), filter + 1),
-                        static_cast<int32_t>(coefficients_.size()));
+    const int64_t row = position % shape_.dictionary_size;
+    const int64_t tap = position % per_filter / shape_.dictionary_size;
+    filters.push_back(position / per_filter);
     coefficients_.push_back(constants.coefficients[e]);
-    positions_.push_back(static_cast<uint32_t>(position % per_filter));
+    positions_.push_back(static_cast<uint32_t>(row * taps + tap));
   }
-  entry_begin_.resize(static_cast<size_t>(shape_.out_channels) + 1,
-                      static_cast<int32_t>(coefficients_.size()));
+  ChooseParts();
+  OrderEntries(filters);
+}
+
+void PackedWeights::ChooseParts() {
+  const int64_t taps = shape_.height.kernel * shape_.width.kernel;
+  const auto entries = static_cast<int64_t>(positions_.size());
+  if (shape_.group > 1 || taps > kMaxCopiedPlaces || entries == 0) return;
+  const int64_t parts = CeilDiv(shape_.dictionary_size, kMaxCopiedPlaces / taps);
+  if (entries < kMinReaders * taps * shape_.dictionary_size) return;
+  if (entries < kMinPartEntries * parts * shape_.out_channels) return;
+  cut_ = true;
+  parts_ = parts;
+}
+
+// Entries arrive filter by filter. In a part they are put filter by filter too, those of a filter
+// by dictionary row: neighbours read the same part of S.
+void PackedWeights::OrderEntries(const std::vector<int64_t>& filters) {
+  const int64_t taps = shape_.height.kernel * shape_.width.kernel;
+  std::vector<std::pair<int64_t, size_t>> order;  // list, entry
+  order.reserve(filters.size());
+  for (size_t e = 0; e < filters.size(); ++e) {
+    const int64_t row = positions_[e] / taps;
+    int64_t part = row * parts_ / shape_.dictionary_size;
+    while (row >= part_row(part + 1)) ++part;
+    order.emplace_back(part * shape_.out_channels + filters[e], e);
+  }
+  std::sort(order.begin(), order.end(), [&](const auto& a, const auto& b) {
+    return std::tie(a.first, positions_[a.second]) < std::tie(b.first, positions_[b.second]);
+  });
+  std::vector<float> coefficients;
+  std::vector<uint32_t> positions;
+  coefficients.reserve(order.size());
+  positions.reserve(order.size());
+  entry_begin_.assign(static_cast<size_t>(parts_ * shape_.out_channels) + 1, 0);
+  for (const auto& [list, entry] : order) {
+    coefficients.push_back(coefficients_[entry]);
+    positions.push_back(positions_[entry]);
+    ++entry_begin_[static_cast<size_t>(list) + 1];
+  }
+  std::partial_sum(entry_begin_.begin(), entry_begin_.end(), entry_begin_.begin());
+  coefficients_ = std::move(coefficients);
+  positions_ = std::move(positions);
 }
 
 }  // namespace lcnn

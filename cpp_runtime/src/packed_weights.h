@@ -11,6 +11,10 @@
 
 namespace lcnn {
 
+// Dictionary rows x taps of a part. Copied for a tile they are 24 to 64 KB, where the first-level
+// cache holds 32 or 48.
+constexpr int64_t kMaxCopiedPlaces = 192;
+
 class PackedWeights {
  public:
   // Throws std::invalid_argument when shape or constants break a rule of the operator.
@@ -23,21 +27,34 @@ class PackedWeights {
   const float* panel(int64_t group, int64_t p) const;
   const float* bias() const { return bias_.data(); }
 
-  // Lookups with a coefficient other than 0, filter by filter: those of filter o are
-  // [entry_begin[o], entry_begin[o + 1]).
-  const std::vector<int32_t>& entry_begin() const { return entry_begin_; }
+  // Dense lists are cut into parts of so few dictionary rows that what a tile of stage 2 reads of S
+  // can be copied to the first-level cache: part p has rows [part_row(p), part_row(p + 1)). Other
+  // lists have one part.
+  bool cut() const { return cut_; }
+  int64_t parts() const { return parts_; }
+  int64_t part_row(int64_t part) const { return part * shape_.dictionary_size / parts_; }
+
+  // Lookups with a coefficient other than 0, part by part, in it filter by filter: those of filter
+  // o are [entry_begin(p)[o], entry_begin(p)[o + 1]).
+  const int32_t* entry_begin(int64_t part) const {
+    return entry_begin_.data() + part * shape_.out_channels;
+  }
   const std::vector<float>& coefficients() const { return coefficients_; }
-  // (r * kW + c) * k + j of each.
+  // j * kH * kW + r * kW + c of each.
   const std::vector<uint32_t>& positions() const { return positions_; }
 
  private:
   void PackDictionary(const float* dictionary);
   void PackEntries(const LookupConvConstants& constants);
+  void ChooseParts();
+  void OrderEntries(const std::vector<int64_t>& filters);
 
   LookupConvShape shape_;
   int64_t panels_per_group_;
   AlignedFloats panels_;
   std::vector<float> bias_;
+  bool cut_ = false;
+  int64_t parts_ = 1;
   std::vector<int32_t> entry_begin_;
   std::vector<float> coefficients_;
   std::vector<uint32_t> positions_;

@@ -4,6 +4,7 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 
 namespace lcnn {
 namespace {
@@ -21,6 +22,8 @@ constexpr int64_t kGroupScratchFloats = 256 * 1024;
 // vectors and 1.01 in tiles of 8 (AVX-512, 48 KB).
 constexpr int64_t kTileFloats = 12 * 1024;
 constexpr int64_t kMinTileVectors = 4;
+// A copy that fits the first-level cache beside the sums.
+constexpr int64_t kCopyFloats = 11 * 1024;
 // Fewer units than this leave threads idle; more make stage 1 pack X again and stage 2 load S
 // again.
 constexpr int64_t kUnits = 8;
@@ -66,18 +69,50 @@ class Planner {
   }
 
   Plan Make() {
+    ChoosePitch();
     LayOutRuns();
     plan_.group = MakeGroup(images_);
     plan_.last_group = MakeGroup(plan_.batch % images_);
+    PlaceTaps();
     PlaceEntries();
     SplitWork();
     return std::move(plan_);
   }
 
  private:
+  // Rows that begin on a vector, or on half of one, need fewer copies but more vectors.
+  void ChoosePitch() {
+    int64_t best = columns_.pitch;
+    if (weights_.cut()) {
+      double least = std::numeric_limits<double>::infinity();
+      for (const int64_t unit : {int64_t{1}, std::max<int64_t>(1, lanes_ / 2), int64_t{lanes_}}) {
+        const int64_t pitch = RoundUp(columns_.pitch, unit);
+        const double cost = Cost(pitch);
+        if (cost < least) best = pitch;
+        least = std::min(least, cost);
+      }
+    }
+    plan_.pitch = best;
+  }
+
+  // Of one image in loads, most of what limits either stage. A lookup needs its coefficient and its
+  // offset too, and loads from the second-level cache count twice; a copied vector counts for 3.
+  double Cost(int64_t pitch) {
+    plan_.pitch = pitch;
+    PlaceTaps();
+    const int64_t plane = (rows_.output - 1) * pitch + columns_.output;
+    const auto vectors = static_cast<double>(CeilDiv(plane, lanes_));
+    const auto tiles = static_cast<double>(CeilDiv(CeilDiv(plane, lanes_), max_vectors_));
+    const auto size = static_cast<double>(shape_.dictionary_size);
+    const auto entries = static_cast<double>(weights_.positions().size());
+    const int64_t part_floats = CeilDiv(shape_.dictionary_size, weights_.parts()) * row_floats_;
+    const double lookup = part_floats <= kCopyFloats ? 1.25 : 2.25;
+    return vectors * (static_cast<double>(shape_.channels) * size + lookup * entries) +
+           tiles * size * 3 * static_cast<double>(row_floats_ / lanes_);
+  }
+
   // Chooses the number of images in a group and the place of everything in S.
   void LayOutRuns() {
-    plan_.pitch = columns_.pitch;
     plan_.phases = static_cast<int64_t>(rows_.phases.size() * columns_.phases.size());
     const int64_t entries =
         CheckedMul(shape_.group * shape_.dictionary_size, plan_.phases, kMaxInt32, "S");
@@ -98,10 +133,11 @@ class Planner {
     CheckedMul(entries, plan_.image_pitch + slack, kMaxInt32, "S of one image");
     const int64_t s_image = entries * plan_.image_pitch;
     const int64_t s_runs = entries / shape_.group;  // read by one filter
-    while (max_vectors_ > kMinTileVectors &&
+    while (!weights_.cut() && max_vectors_ > kMinTileVectors &&
            s_runs * (max_vectors_ * lanes_ + shift + columns_.max_shift) > kTileFloats) {
       max_vectors_ /= 2;
     }
+    plan_.tile_vectors = max_vectors_;
     images_ = plan_.batch;
     images_ = std::min(images_,
                        std::max<int64_t>(1, kGroupScratchFloats / std::max<int64_t>(1, s_image)));
@@ -218,24 +254,68 @@ class Planner {
     return (image * shape_.out_channels * rows_.output + row) * columns_.output + column;
   }
 
-  void PlaceEntries() {
-    const int64_t filters_per_group = std::max<int64_t>(1, shape_.out_channels / shape_.group);
-    const auto& entry_begin = weights_.entry_begin();
+  // Finds what each tap adds to an output position, and to the runs of which dictionary row: of S,
+  // or of a copy for tiles of max_vectors_.
+  void PlaceTaps() {
+    struct Tap {
+      int64_t run, shift;
+      size_t index;
+    };
+    std::vector<Tap> taps;
     const auto n_columns = static_cast<int64_t>(columns_.phases.size());
+    for (size_t r = 0; r < rows_.tap_phase.size(); ++r) {
+      for (size_t c = 0; c < columns_.tap_phase.size(); ++c) {
+        taps.push_back({rows_.tap_phase[r] * n_columns + columns_.tap_phase[c],
+                        rows_.tap_shift[r] * plan_.pitch + columns_.tap_shift[c], taps.size()});
+      }
+    }
+    tap_offsets_.resize(taps.size());
+    for (const Tap& tap : taps) {
+      tap_offsets_[tap.index] = tap.run * plan_.run_length + tap.shift;
+    }
+    if (!weights_.cut()) return;
+    // Taps of one run and remainder share a piece unless there is a tile's length between them.
+    std::sort(taps.begin(), taps.end(), [&](const Tap& a, const Tap& b) {
+      return std::make_tuple(a.run, a.shift % lanes_, a.shift) <
+             std::make_tuple(b.run, b.shift % lanes_, b.shift);
+    });
+    plan_.pieces.clear();
+    row_floats_ = 0;
+    int64_t begin = 0;  // of the piece in the copy
+    const Tap* last = nullptr;
+    for (const Tap& tap : taps) {
+      const int64_t gap = last == nullptr ? 0 : (tap.shift - last->shift) / lanes_;
+      if (last == nullptr || tap.run != last->run || (tap.shift - last->shift) % lanes_ != 0 ||
+          gap > max_vectors_) {
+        begin = row_floats_;
+        plan_.pieces.push_back({tap_offsets_[tap.index], 0});
+        row_floats_ += max_vectors_ * lanes_;
+      } else {
+        plan_.pieces.back().vectors += gap;
+        row_floats_ += gap * lanes_;
+      }
+      last = &tap;
+      tap_offsets_[tap.index] = begin + plan_.pieces.back().vectors * lanes_;
+    }
+  }
+
+  void PlaceEntries() {
+    const auto taps = static_cast<int64_t>(tap_offsets_.size());
+    const int64_t filters_per_group = std::max<int64_t>(1, shape_.out_channels / shape_.group);
+    const int64_t row_pitch = weights_.cut() ? row_floats_ : plan_.phases * plan_.run_length;
     plan_.offsets.resize(weights_.positions().size());
-    for (int64_t o = 0; o < shape_.out_channels; ++o) {
-      const int64_t first_row = o / filters_per_group * shape_.dictionary_size;
-      for (int32_t e = entry_begin[static_cast<size_t>(o)];
-           e < entry_begin[static_cast<size_t>(o) + 1]; ++e) {
-        const int64_t position = weights_.positions()[static_cast<size_t>(e)];
-        const int64_t row = first_row + position % shape_.dictionary_size;
-        const int64_t tap = position / shape_.dictionary_size;
-        const auto r = static_cast<size_t>(tap / shape_.width.kernel);
-        const auto c = static_cast<size_t>(tap % shape_.width.kernel);
-        const int64_t run =
-            row * plan_.phases + rows_.tap_phase[r] * n_columns + columns_.tap_phase[c];
-        plan_.offsets[static_cast<size_t>(e)] = static_cast<int32_t>(
-            run * plan_.run_length + rows_.tap_shift[r] * plan_.pitch + columns_.tap_shift[c]);
+    for (int64_t part = 0; part < weights_.parts(); ++part) {
+      const int32_t* const entry_begin = weights_.entry_begin(part);
+      for (int64_t o = 0; o < shape_.out_channels; ++o) {
+        const int64_t first_row = weights_.cut() ? -weights_.part_row(part)
+                                                 : o / filters_per_group * shape_.dictionary_size;
+        for (auto e = static_cast<size_t>(entry_begin[o]);
+             e < static_cast<size_t>(entry_begin[o + 1]); ++e) {
+          const int64_t position = weights_.positions()[e];
+          plan_.offsets[e] =
+              static_cast<int32_t>((first_row + position / taps) * row_pitch +
+                                   tap_offsets_[static_cast<size_t>(position % taps)]);
+        }
       }
     }
   }
@@ -252,16 +332,21 @@ class Planner {
     plan_.panel_blocks =
         std::max<int64_t>(1, std::min(weights_.panels_per_group(), CeilDiv(kUnits, project_units)));
     const auto lookup_units = static_cast<int64_t>(plan_.group.lookup_tiles.size());
-    const int64_t blocks =
-        std::max<int64_t>(1, std::min(shape_.out_channels, CeilDiv(kUnits, lookup_units)));
-    const auto& entry_begin = weights_.entry_begin();
-    plan_.filter_blocks.push_back(0);
-    for (int64_t b = 1; b < blocks; ++b) {
-      const auto bound = std::lower_bound(entry_begin.begin(), entry_begin.end() - 1,
-                                          static_cast<int32_t>(entries * b / blocks));
-      plan_.filter_blocks.push_back(bound - entry_begin.begin());
+    int64_t blocks = std::min(shape_.out_channels, CeilDiv(kUnits, lookup_units));
+    if (weights_.cut()) {
+      blocks = std::max(blocks, CeilDiv(shape_.out_channels, kMaxWaitingFilters));
     }
-    plan_.filter_blocks.push_back(shape_.out_channels);
+    blocks = std::max<int64_t>(1, blocks);
+    const int32_t* const entry_begin = weights_.entry_begin(0);
+    for (int64_t b = 0; b <= blocks; ++b) {
+      const int32_t share = static_cast<int32_t>(entries * b / blocks);
+      const int32_t* const bound =
+          std::lower_bound(entry_begin, entry_begin + shape_.out_channels, share);
+      // Cut lists are dense, so that filters have about as many entries each.
+      plan_.filter_blocks.push_back(weights_.cut() ? b * shape_.out_channels / blocks
+                                    : b == blocks  ? shape_.out_channels
+                                                   : bound - entry_begin);
+    }
   }
 
   const PackedWeights& weights_;
@@ -272,6 +357,8 @@ class Planner {
   const AxisLayout rows_;
   const AxisLayout columns_;
   int64_t images_ = 0;
+  std::vector<int64_t> tap_offsets_;  // into the runs, or the copied pieces, of a dictionary row
+  int64_t row_floats_ = 0;            // of the copy of a dictionary row
   Plan plan_;
 };
 

@@ -46,6 +46,15 @@ struct ImageGroup {
   std::vector<int32_t> lookup_indices;
 };
 
+// What a tile reads of S may be copied, so that every load of a lookup is aligned and meets the
+// first-level cache. A piece begins `offset` floats past the tile's first position, and is
+// `vectors` longer than the tile; it serves all taps that read the same run at whole vectors from
+// each other.
+struct CopiedPiece {
+  int64_t offset;
+  int64_t vectors;
+};
+
 struct Plan {
   int64_t batch = 0;
   int64_t in_height = 0;
@@ -53,6 +62,7 @@ struct Plan {
   int64_t out_height = 0;
   int64_t out_width = 0;
   int64_t pitch = 0;
+  int64_t tile_vectors = 0;  // of the longest stage 2 tile
   int64_t image_pitch = 0;
   int64_t run_length = 0;  // a multiple of kMaxLanes
   int64_t phases = 0;
@@ -61,7 +71,9 @@ struct Plan {
   int64_t depth_block = 0;  // channels packed at a time
   int64_t panel_blocks = 0;
   std::vector<int64_t> filter_blocks;  // boundaries, with similar numbers of entries between them
-  std::vector<int32_t> offsets;        // of each entry, added to an output position
+  // Of each entry: added to an output position in S, or to a position of the tile in its copy.
+  std::vector<int32_t> offsets;
+  std::vector<CopiedPiece> pieces;  // of one dictionary row; empty: lookups read S itself
 
   ImageGroup group;       // batch / group.images times
   ImageGroup last_group;  // the images left over; may be empty
@@ -73,6 +85,9 @@ struct Plan {
 // Floats of packed X in one unit of work, on the stack of the thread that runs it: half a
 // first-level data cache.
 constexpr int64_t kPackFloats = 6144;
+
+// Filters whose sums wait for the next part of their lists, in one unit of work.
+constexpr int64_t kMaxWaitingFilters = 128;
 
 Plan MakePlan(const PackedWeights& weights, const ProjectKernels& project,
               const LookupKernels& lookup, int64_t batch, int64_t height, int64_t width);

@@ -52,6 +52,17 @@ inline std::vector<Case> Cases() {
       {"one output of a 6x6 plane", 1, 6, 6, 7, 5, 1, 6, {6, 1, 1, 0, 0}, {6, 1, 1, 0, 0}, 0.2},
       {"more channels than a block", 1, 5, 6, 300, 5, 1, 17, kThree, kThree, 0.2},
       {"work for several threads", 2, 20, 21, 40, 24, 1, 20, kThree, kThree, 0.3},
+      // Lists dense enough to be cut into parts and worked on in copies of S.
+      {"cut", 1, 9, 12, 4, 26, 1, 23, kThree, kThree, 0.6},
+      {"cut, one part", 2, 14, 14, 4, 20, 1, 9, kThree, kThree, 0.8},
+      {"cut, small planes together", 5, 7, 7, 4, 150, 1, 50, kThree, kThree, 0.2},
+      {"cut, 1x1 plane", 33, 1, 1, 4, 24, 1, 200, kOne, kOne, 0.6},
+      {"cut, 2x2 plane", 3, 2, 2, 4, 24, 1, 30, kThree, kThree, 0.6},
+      {"cut, stride and padding", 2, 13, 15, 4, 20, 1, 40, {3, 2, 1, 0, 2}, {3, 2, 1, 2, 1}, 0.7},
+      {"cut, 5x5 dilated", 1, 17, 19, 3, 20, 1, 9, {5, 1, 2, 4, 4}, {5, 1, 3, 6, 6}, 0.7},
+      {"cut, stem 11x11/4", 1, 47, 45, 3, 20, 1, 3, {11, 4, 1, 2, 2}, {11, 4, 1, 2, 2}, 0.7},
+      {"cut, rows longer than a tile", 1, 3, 300, 2, 20, 1, 22, kThree, kThree, 0.7},
+      {"cut, images in several groups of S", 4, 40, 40, 2, 20, 1, 70, kThree, kThree, 0.7},
   };
   // Rows of every remainder modulo the register blocks, planes of every remainder modulo the tiles:
   // one row below, at and above one vector, one tile and two tiles of each instruction set.

@@ -100,7 +100,8 @@ void TestProjectPixel(const lcnn::KernelSet& kernels, int depth) {
   CHECK(out.WallsIntact());
 }
 
-void TestLookup(const lcnn::KernelSet& kernels, int vectors, int entries, bool residual) {
+void TestLookup(const lcnn::KernelSet& kernels, int vectors, int entries, bool residual,
+                int parts) {
   const int lanes = kernels.project->lanes;
   const int positions = vectors * lanes;
   std::mt19937 random(static_cast<uint32_t>(vectors * 100 + entries));
@@ -137,9 +138,43 @@ void TestLookup(const lcnn::KernelSet& kernels, int vectors, int entries, bool r
   const float bias[2] = {0.5f, -9};
   const int32_t entry_begin[3] = {0, entries, entries};
   Guarded y(static_cast<size_t>(2 * positions));
-  kernels.lookup->lookup({s.data(), 0, 2, bias, entry_begin, coefficients.data(), offsets.data(),
-                          maps.data(), indices.data(), vectors, residual ? added.data() : nullptr,
-                          1.0f, -2, 30, y.data(), positions});
+  Guarded sums(static_cast<size_t>(2 * positions), 0);
+  lcnn::LookupTask task = {s.data(),
+                           0,
+                           2,
+                           true,
+                           true,
+                           nullptr,
+                           bias,
+                           entry_begin,
+                           coefficients.data(),
+                           offsets.data(),
+                           maps.data(),
+                           indices.data(),
+                           vectors,
+                           residual ? added.data() : nullptr,
+                           1.0f,
+                           -2,
+                           30,
+                           y.data(),
+                           positions};
+  if (parts == 2) {
+    // The first call takes the first half of the entries of filter 0, the second the others.
+    const int32_t half[3] = {0, entries / 2, entries / 2};
+    const int32_t rest[3] = {entries / 2, entries, entries};
+    task.sums = sums.data();
+    task.last = false;
+    task.entry_begin = half;
+    kernels.lookup->lookup(task);
+    for (size_t i = 0; i < y.size(); ++i) CHECK(std::isnan(y[i]));
+    task.first = false;
+    task.last = true;
+    task.entry_begin = rest;
+    kernels.lookup->lookup(task);
+    CHECK(sums.WallsIntact());
+  } else {
+    kernels.lookup->lookup(task);
+  }
   std::vector<bool> written(y.size());
   for (int o = 0; o < 2; ++o) {
     for (int p = 0; p < positions; ++p) {
@@ -164,6 +199,7 @@ void TestLookup(const lcnn::KernelSet& kernels, int vectors, int entries, bool r
 int main() {
   for (const lcnn::Isa isa : IsasToTest()) {
     const lcnn::KernelSet& kernels = lcnn::KernelsFor(isa);
+    CHECK(kernels.lookup->max_vectors <= lcnn::kMaxTileVectors);
     TestPackMasks(kernels);
     TestPackIndices(kernels);
     for (int rows = 1; rows <= kPanelRows; ++rows) {
@@ -175,8 +211,10 @@ int main() {
     for (const int depth : {1, 2, 7, 15, 16, 17, 33}) TestProjectPixel(kernels, depth);
     for (int vectors = 1; vectors <= kernels.lookup->max_vectors; ++vectors) {
       for (int entries = 0; entries <= 9; ++entries) {
-        TestLookup(kernels, vectors, entries, false);
-        TestLookup(kernels, vectors, entries, true);
+        for (const int parts : {1, 2}) {
+          TestLookup(kernels, vectors, entries, false, parts);
+          TestLookup(kernels, vectors, entries, true, parts);
+        }
       }
     }
   }

@@ -23,9 +23,35 @@ struct Small {
 
 void TestEntries() {
   const lcnn::PackedWeights packed = Small().Pack();
-  CHECK((packed.entry_begin() == std::vector<int32_t>{0, 1, 1, 2, 3}));  // position 4 bridges
-  CHECK((packed.positions() == std::vector<uint32_t>{3, 2, 3}));
+  const std::vector<int32_t> begin(packed.entry_begin(0), packed.entry_begin(0) + 5);
+  CHECK(!packed.cut() && packed.parts() == 1);
+  CHECK((begin == std::vector<int32_t>{0, 1, 1, 2, 3}));          // position 4 bridges
+  CHECK((packed.positions() == std::vector<uint32_t>{3, 1, 3}));  // by row, then tap
   CHECK((packed.coefficients() == std::vector<float>{1, 2, 3}));
+}
+
+// 24 filters of 1 x 1 with all 200 entries: two parts of 100 rows, filter by filter in each.
+void TestParts() {
+  const int64_t filters = 24, rows = 200;
+  const lcnn::LookupConvShape shape = {1, filters, 1, rows, {1, 1, 1, 0, 0}, {1, 1, 1, 0, 0}, 0, 6};
+  const std::vector<float> zeros(static_cast<size_t>(rows), 0);
+  std::vector<float> coefficients;
+  for (int64_t e = 0; e < filters * rows; ++e) coefficients.push_back(static_cast<float>(e + 1));
+  std::vector<uint32_t> gaps(coefficients.size(), 1);
+  gaps[0] = 0;
+  const lcnn::PackedWeights packed(shape, {zeros.data(), gaps, coefficients, zeros.data()});
+  CHECK(packed.cut() && packed.parts() == 2 && packed.part_row(1) == 100);
+  for (int64_t part = 0; part < 2; ++part) {
+    for (int64_t o = 0; o < filters; ++o) {
+      const int32_t begin = packed.entry_begin(part)[o];
+      CHECK(packed.entry_begin(part)[o + 1] - begin == 100);
+      for (int64_t i = 0; i < 100; ++i) {
+        const auto e = static_cast<size_t>(begin + i);
+        CHECK(packed.positions()[e] == static_cast<uint32_t>(part * 100 + i));
+        CHECK(packed.coefficients()[e] == static_cast<float>(o * rows + part * 100 + i + 1));
+      }
+    }
+  }
 }
 
 void TestPanels() {
@@ -74,6 +100,7 @@ void TestRefused() {
 
 int main() {
   TestEntries();
+  TestParts();
   TestPanels();
   TestRefused();
   return TestResult();

@@ -54,9 +54,11 @@ void LookupTile(const LookupTask& task) {
   const Vec low = Vec::Set(t.clip_min);
   const Vec high = Vec::Set(t.clip_max);
   for (int64_t o = t.filter_begin; o < t.filter_end; ++o) {
+    float* const sums =
+        t.sums == nullptr ? nullptr : t.sums + (o - t.filter_begin) * VECTORS * Vec::kLanes;
     Vec acc[CHAINS][VECTORS];
     LCNN_UNROLL for (int v = 0; v < VECTORS; ++v) {
-      acc[0][v] = Vec::Set(t.bias[o] + t.constant);
+      acc[0][v] = t.first ? Vec::Set(t.bias[o] + t.constant) : Vec::Load(sums + v * Vec::kLanes);
       LCNN_UNROLL for (int c = 1; c < CHAINS; ++c) acc[c][v] = Vec::Set(0);
     }
     int32_t entry = t.entry_begin[o];
@@ -67,7 +69,11 @@ void LookupTile(const LookupTask& task) {
     for (; entry < end; ++entry) AddEntry(t, entry, acc[0]);
     LCNN_UNROLL for (int v = 0; v < VECTORS; ++v) {
       LCNN_UNROLL for (int c = 1; c < CHAINS; ++c) acc[0][v] = acc[0][v] + acc[c][v];
-      StorePixels<RESIDUAL>(t, acc[0][v], t.maps[v], o * t.plane, low, high);
+      if (t.last) {
+        StorePixels<RESIDUAL>(t, acc[0][v], t.maps[v], o * t.plane, low, high);
+      } else {
+        acc[0][v].Store(sums + v * Vec::kLanes);
+      }
     }
   }
 }

@@ -16,6 +16,8 @@ namespace lcnn {
 constexpr int kMaxLanes = 16;
 // Rows of D in one packed panel: panel[i * kPanelRows + row] = D[row, i], missing rows are 0.
 constexpr int kPanelRows = 8;
+// Longest stage 2 tile, in vectors, of any instruction set.
+constexpr int kMaxTileVectors = 8;
 
 // Where the lanes of one vector of S positions lie in a plane of X or Y. Bit l of `mask` says that
 // lane l is a pixel; the other lanes are border. The pixels are base, base + 1, ... in lane order,
@@ -69,10 +71,16 @@ struct ProjectPixelTask {
 // from every offset; lanes outside the masks may hold any finite or non-finite value and are not
 // stored. NaN passes the clip. Terms are added in stream order in up to four interleaved partial
 // sums.
+//
+// The entries of a filter may come in several calls: the first starts from bias, the others from
+// sums[(o - filter_begin) * n_vectors * lanes + p], and all but the last leave their sums there.
 struct LookupTask {
   const float* s;
   int64_t filter_begin;
   int64_t filter_end;
+  bool first;
+  bool last;
+  float* sums;  // null when first and last
   const float* bias;
   const int32_t* entry_begin;
   const float* coefficients;
