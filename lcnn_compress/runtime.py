@@ -122,7 +122,7 @@ def onnxruntime_version() -> str:
 
 
 def isa() -> str | None:
-    """Return the instruction set the native kernels use ("avx512", "avx2", ...; ``LCNN_ISA`` lowers it), None without them."""
+    """Return the instruction set the native kernels use ("avx512", "neon", ...; ``LCNN_ISA`` lowers it), None without them."""
     return _text_of("lcnn_isa")
 
 

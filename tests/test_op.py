@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import numpy as np
 import onnx
 import pytest
@@ -26,7 +28,7 @@ from lcnn_compress.op import (
 )
 
 needs_library = pytest.mark.skipif(runtime.library_path() is None, reason="the native library is not installed")
-ISAS = ("scalar", "avx2", "avx512")
+ISAS = ("scalar", "neon") if platform.machine() in ("aarch64", "arm64") else ("scalar", "avx2", "avx512")
 
 
 def node_model(

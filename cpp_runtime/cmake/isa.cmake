@@ -24,11 +24,21 @@ check_cxx_source_compiles("
 #endif
 int main() { return 0; }" LCNN_TARGET_X86_64)
 
+check_cxx_source_compiles("
+#if !defined(__aarch64__) && !defined(_M_ARM64)
+#error not aarch64
+#endif
+int main() { return 0; }" LCNN_TARGET_AARCH64)
+
 function(lcnn_add_kernels target)
   set(isas scalar)
   if(LCNN_TARGET_X86_64)
     list(APPEND isas avx2 avx512)
     target_compile_definitions(${target} PRIVATE LCNN_HAVE_X86_KERNELS)
+  endif()
+  if(LCNN_TARGET_AARCH64)
+    list(APPEND isas neon)  # no flags: NEON is part of the baseline
+    target_compile_definitions(${target} PRIVATE LCNN_HAVE_AARCH64_KERNELS)
   endif()
   foreach(isa IN LISTS isas)
     string(TOUPPER ${isa} upper)

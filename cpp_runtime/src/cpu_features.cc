@@ -63,6 +63,10 @@ Isa DetectIsa() {
   return Isa::kAvx512;
 }
 
+#elif defined(__aarch64__) || defined(_M_ARM64)
+
+Isa DetectIsa() { return Isa::kNeon; }  // part of the baseline
+
 #else
 
 Isa DetectIsa() { return Isa::kScalar; }

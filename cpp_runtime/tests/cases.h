@@ -68,8 +68,8 @@ inline std::vector<Case> Cases() {
   // one row below, at and above one vector, one tile and two tiles of each instruction set.
   for (int64_t k = 1; k <= 9; ++k)
     cases.push_back({"k rows", 1, 3, 5, 3, 2, 1, k, kOne, kOne, 0.7});
-  for (const int64_t pixels : {1,  3,  4,  5,  7,  8,  9,   15,  16,  17,  47,  48,  49,
-                               63, 64, 65, 95, 96, 97, 112, 127, 128, 129, 255, 256, 257}) {
+  for (const int64_t pixels : {1,  3,  4,  5,  7,  8,  9,  15,  16,  17,  31,  32,  33,  47, 48,
+                               49, 63, 64, 65, 95, 96, 97, 112, 127, 128, 129, 255, 256, 257}) {
     cases.push_back({"pixels", 1, 1, pixels, 3, 2, 1, 3, kOne, kOne, 0.7});
     cases.push_back({"pixels with border", 1, 2, pixels, 3, 2, 1, 3, kThree, kThree, 0.7});
   }

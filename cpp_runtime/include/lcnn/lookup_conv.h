@@ -13,12 +13,13 @@
 
 namespace lcnn {
 
-enum class Isa { kScalar, kAvx2, kAvx512 };
+// Lowest first among those of one processor family.
+enum class Isa { kScalar, kAvx2, kAvx512, kNeon };
 
 const char* IsaName(Isa isa);
 // Every instruction set this library was built with, lowest first.
 std::vector<Isa> BuiltIsas();
-bool IsaSupported(Isa isa);
+bool IsaSupported(Isa isa);  // `isa` is one of BuiltIsas()
 // The best supported instruction set, lowered (never raised) by the environment variable LCNN_ISA.
 // Throws std::invalid_argument when LCNN_ISA is not a name of BuiltIsas().
 Isa ChooseIsa();

@@ -1,4 +1,4 @@
-// Four floats in plain C++: the meaning of the operations that vec_avx2.h and vec_avx512.h map to
+// Four floats in plain C++: the meaning of the operations that the other vec_*.h map to
 // instructions.
 #ifndef LCNN_SRC_KERNELS_VEC_SCALAR_H_
 #define LCNN_SRC_KERNELS_VEC_SCALAR_H_
