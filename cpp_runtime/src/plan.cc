@@ -23,7 +23,7 @@ constexpr int64_t kGroupScratchFloats = 256 * 1024;
 constexpr int64_t kTileFloats = 12 * 1024;
 constexpr int64_t kMinTileVectors = 4;
 // A copy that fits the first-level cache beside the sums.
-constexpr int64_t kCopyFloats = 11 * 1024;
+constexpr int64_t kCopyFloats = 12 * 1024;
 // Fewer units than this leave threads idle; more make stage 1 pack X again and stage 2 load S
 // again.
 constexpr int64_t kUnits = 8;

@@ -26,6 +26,7 @@ void Pack(const lcnn::PackTask& t) {
   for (int i = 0; i < t.depth; ++i, x += t.plane) {
     for (int v = 0; v < t.n_vectors; ++v, packed += Vec::kLanes) {
       PackedVector(x, t.maps[v], t.indices).Store(packed);
+      if (!t.maps[v].indexed) __builtin_prefetch(x + t.maps[v].base + t.n_vectors * Vec::kLanes);
     }
   }
 }
