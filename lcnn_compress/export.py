@@ -47,7 +47,7 @@ IR_VERSION = 10
 class ExportSettings:
     """How to write an ONNX file."""
 
-    coefficients: str = "float16"  # or "float32"
+    coefficients: str = "float16"  # or "float32"; of dictionaries too
     fallback: bool = True  # write the function body
     dense: bool = False  # write ordinary Conv nodes instead of LookupConv
     tolerance: float = 1e-3  # largest difference to torch, relative to the largest output (at least 1)
@@ -66,7 +66,7 @@ class _LookupConvNode(nn.Module):
         super().__init__()
         self.geometry, self.out_channels = lookup.geometry, lookup.out_channels
         gaps, coefficients = encode_positions((lookup.sparse_kernel * lookup.support).detach().numpy())
-        self.register_buffer("dictionary", lookup.dictionary.detach())
+        self.register_buffer("dictionary", lookup.dictionary.detach().to(dtype))
         self.register_buffer("gaps", torch.from_numpy(gaps))
         self.register_buffer("coefficients", torch.from_numpy(coefficients).to(dtype))
         self.register_buffer("bias", lookup.bias.detach())

@@ -78,7 +78,7 @@ def from_json(graph: dict[str, Any], tensors: dict[str, Tensor], source: str) ->
 def _module_to_json(name: str, module: nn.Module, tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Any]:
     if isinstance(module, LookupConv2d):
         gaps, coefficients = encode_positions((module.sparse_kernel * module.support).detach().numpy())
-        tensors[f"{name}.dictionary"] = module.dictionary.detach().clone()
+        tensors[f"{name}.dictionary"] = module.dictionary.detach().to(dtype, copy=True)
         tensors[f"{name}.gaps"] = torch.from_numpy(gaps)
         tensors[f"{name}.coefficients"] = torch.from_numpy(coefficients).to(dtype)
         tensors[f"{name}.bias"] = module.bias.detach().clone()
@@ -106,7 +106,7 @@ def _module_from_json(name: str, values: dict[str, Any], tensors: dict[str, Tens
             kernel = decode_positions(gaps.numpy(), coefficients.float().numpy(), shape)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        dictionary, bias = _take(tensors, f"{name}.dictionary"), _take(tensors, f"{name}.bias")
+        dictionary, bias = _take(tensors, f"{name}.dictionary").float(), _take(tensors, f"{name}.bias")
         if not all(bool(torch.isfinite(t).all()) for t in (dictionary, bias, coefficients)) or len(bias) != shape[0]:
             raise ValueError(f"{name}: dictionary, coefficients and bias must be finite, with {shape[0]} biases")
         return LookupConv2d(dictionary, torch.from_numpy(kernel), bias, geometry)

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 CALIBRATION_IMAGES = 512  # of the training data, where no calibration data is given
 CALIBRATION_BATCH = 64
 LEAST_GAIN = 0.95  # of the dense time: the medians of one layer differ by a few per cent between two measurements
+LEAST_SCALE = 2.0**-5  # of a dictionary with rows of unit length
 PRUNING_STEPS = 1000  # a net that prunes while it trains needs time to recover; shorter trainings start from the final lookups
 
 
@@ -121,7 +122,7 @@ def compress_net(
     training = _improve(net, dense, targets, settings, data, progress)
     rows = layer_rows(net, found, decided, settings.coefficients)
     fold_batch_norms(net)
-    _round_coefficients(net, settings.coefficients)
+    _round_factors(net, settings.coefficients)
     if timing is not None and (training is not None or plans is not None):
         timing.export(net, progress)  # training chose other lookups than those measured before
     config = {
@@ -269,15 +270,17 @@ def _fill(lookup: Any, weight: Any) -> None:
 
 
 @torch.no_grad()
-def _round_coefficients(net: fx.GraphModule, dtype: str) -> None:
-    """Round coefficients to the stored type, so that torch, artefact and ONNX file hold the same net.
+def _round_factors(net: fx.GraphModule, dtype: str) -> None:
+    """Round dictionaries and coefficients to the stored type, so that torch, artefact and ONNX file hold the same net.
 
-    The scale of each dictionary moves out of the coefficients first, or small ones would fall below float16's range.
+    The scale of the coefficients moves into the dictionary first, as far as its values stay normal in float16: what is left
+    below 6e-5 loses precision.
     """
+    stored = getattr(torch, dtype)
     for _, lookup in calls(net, LookupConv2d):
         lookup.restrict_(lookup.sparse_kernel != 0)
-        scale = float(lookup.sparse_kernel.abs().max()) or 1.0
-        lookup.dictionary *= scale
-        rounded = (lookup.sparse_kernel / scale).to(getattr(torch, dtype)).float()
+        scale = max(float(lookup.sparse_kernel.abs().max()), LEAST_SCALE)
+        lookup.dictionary.copy_((lookup.dictionary * scale).to(stored))
+        rounded = (lookup.sparse_kernel / scale).to(stored).float()
         lookup.sparse_kernel.copy_(rounded)
         lookup.restrict_(rounded != 0)

@@ -59,7 +59,7 @@ def _lookup_row(lookup: LookupConv2d, layer: Layer, weight: torch.Tensor, coeffi
         "macs_stage1": stage1,
         "macs_stage2": macs - stage1,
         "macs": macs,
-        "weight_bytes": 4 * (lookup.dictionary.numel() + lookup.out_channels) + entry_bytes,
+        "weight_bytes": coefficient_bytes * lookup.dictionary.numel() + 4 * lookup.out_channels + entry_bytes,
         "relative_error": float((lookup.weight().detach() - weight).norm()) / norm,
         "rows_used": int(_rows_used(lookup)),
     }

@@ -35,9 +35,9 @@ class LookupConvCase:
         return ConvGeometry(self.kernel, self.stride, self.padding, self.dilation, self.groups)
 
     def module(self, seed: int = 0) -> LookupConv2d:
-        """A random layer; coefficients are exact in float16."""
+        """A random layer; dictionary and coefficients are exact in float16."""
         g = torch.Generator().manual_seed(seed)
-        dictionary = torch.randn(self.groups * self.k, self.c_in // self.groups, generator=g)
+        dictionary = torch.randn(self.groups * self.k, self.c_in // self.groups, generator=g).half().float()
         kernel = torch.randn(self.c_out, self.k, *self.kernel, generator=g).half().float()
         kernel *= torch.rand(kernel.shape, generator=g) < self.density
         return LookupConv2d(dictionary, kernel, torch.randn(self.c_out, generator=g), self.geometry)

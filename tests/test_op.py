@@ -38,7 +38,7 @@ def node_model(
     layer = case.module()
     gaps, coefficients = encode_positions((layer.sparse_kernel * layer.support).detach().numpy())
     arrays = {
-        "D": layer.dictionary.detach().numpy(), "gaps": gaps if gap_type is None else gaps.astype(gap_type),
+        "D": layer.dictionary.detach().numpy().astype(dtype), "gaps": gaps if gap_type is None else gaps.astype(gap_type),
         "coefficients": coefficients.astype(dtype), "bias": layer.bias.detach().numpy(), "residual": np.zeros(1, np.float32),
     }  # fmt: skip
     attributes = node_attributes(case.geometry)
@@ -92,7 +92,7 @@ def test_native_kernel_agrees_with_torch(case, isa, monkeypatch):
 @needs_library
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("case", CASES[:14], ids=str)
-def test_residual_clip_and_float16_coefficients(case, isa, monkeypatch):
+def test_residual_clip_and_float16_factors(case, isa, monkeypatch):
     if ISAS.index(isa) > ISAS.index(runtime.isa()):
         pytest.skip(f"this machine has no {isa}")
     monkeypatch.setenv("LCNN_ISA", isa)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,23 @@ from lcnn_compress.finetune import FinetuneSettings
 from lcnn_compress.modules import LookupConv2d
 from lcnn_compress.pipeline import CompressSettings, TrainingData
 from lcnn_compress.plan import PlanSettings
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-4, 1e3])
+def test_stored_factors_are_exact_in_float16_and_near_the_weight(size: float) -> None:
+    net = small_net()
+    with torch.no_grad():
+        net.conv2.weight *= size
+    # As many lookups as the slices have channels: only rounding is left.
+    settings = CompressSettings(PlanSettings("conv2=32", 32, keep_slow=True), init="svd", measure=False)
+    artefact = api.compress(api.open_model(net, (1, 3, 16, 16)), settings=settings)
+    lookup = artefact.net.get_submodule("conv2")
+    for factor in (lookup.dictionary, lookup.sparse_kernel):
+        assert torch.equal(factor, factor.half().float())
+    dense = api.compress(api.open_model(net, (1, 3, 16, 16)), settings=replace(settings, coefficients="float32"))
+    exact = dense.net.get_submodule("conv2").weight()
+    # Both factors round by 2^-11 of each value, or by 2^-25 of the largest where they are subnormal.
+    assert (lookup.weight() - exact).norm() <= 2 * 2.0**-11 * 32**0.5 * exact.norm()
 
 
 class Noise:

@@ -1,4 +1,4 @@
-// A fixed block of floats that starts on a cache line.
+// A fixed block of numbers that starts on a cache line.
 #ifndef LCNN_SRC_ALIGNED_BUFFER_H_
 #define LCNN_SRC_ALIGNED_BUFFER_H_
 
@@ -16,14 +16,15 @@ T* AlignToCacheLine(T* p) {
   return reinterpret_cast<T*>((address + kCacheLine - 1) / kCacheLine * kCacheLine);
 }
 
-class AlignedFloats {
+template <class T>
+class AlignedBuffer {
  public:
-  explicit AlignedFloats(size_t count) : storage_(count + kCacheLine / sizeof(float)) {}
-  float* data() { return AlignToCacheLine(storage_.data()); }
-  const float* data() const { return AlignToCacheLine(storage_.data()); }
+  explicit AlignedBuffer(size_t count) : storage_(count + kCacheLine / sizeof(T)) {}
+  T* data() { return AlignToCacheLine(storage_.data()); }
+  const T* data() const { return AlignToCacheLine(storage_.data()); }
 
  private:
-  std::vector<float> storage_;
+  std::vector<T> storage_;
 };
 
 }  // namespace lcnn

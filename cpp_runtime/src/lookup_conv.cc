@@ -56,12 +56,22 @@ struct Job {
   int64_t first_image;
 };
 
+// Values [begin, begin + depth) x kPanelRows of a panel, widened into `buffer` if they are float16.
+const float* PanelBlock(const Job& job, int64_t group, int64_t panel, int64_t begin, int64_t depth,
+                        float* buffer) {
+  const uint16_t* const halves = job.weights.half_panel(group, panel);
+  if (halves == nullptr) return job.weights.panel(group, panel) + begin * kPanelRows;
+  job.kernels.project->widen(halves + begin * kPanelRows, depth * kPanelRows, buffer);
+  return buffer;
+}
+
 void ProjectPanel(const Job& job, const ProjectTile& tile, int64_t group, int64_t panel,
                   int64_t depth_begin, ProjectTask task) {
   const Plan& plan = job.plan;
   const int64_t size = job.weights.shape().dictionary_size;
   const int64_t row = panel * kPanelRows;
-  task.panel = job.weights.panel(group, panel) + depth_begin * kPanelRows;
+  alignas(kCacheLine) float widened[kMaxDepthBlock * kPanelRows];
+  task.panel = PanelBlock(job, group, panel, depth_begin, task.depth, widened);
   task.rows = static_cast<int>(std::min<int64_t>(kPanelRows, size - row));
   task.accumulate = depth_begin > 0;
   task.s_pitch = plan.phases * plan.run_length;
@@ -118,14 +128,15 @@ void ProjectPixelUnit(void* argument, size_t unit) {
   const int64_t panel = static_cast<int64_t>(unit) % panels;
   const int64_t depth = job.weights.channels_per_group();
   const int64_t size = job.weights.shape().dictionary_size;
-  float out[kPanelRows];
-  job.kernels.project->project_pixel(
-      {job.weights.panel(group, panel), job.x + group * depth, depth, out});
+  float sums[kPanelRows];
+  job.kernels.project->project_pixel({job.weights.panel(group, panel),
+                                      job.weights.half_panel(group, panel), job.x + group * depth,
+                                      depth, sums});
   const int64_t rows = std::min<int64_t>(kPanelRows, size - panel * kPanelRows);
   for (int64_t r = 0; r < rows; ++r) {
     float* const run = job.s + (group * size + panel * kPanelRows + r) * job.plan.run_length;
     std::fill(run, run + job.plan.run_length, 0.0f);
-    run[0] = out[r];
+    run[0] = sums[r];
   }
 }
 
@@ -267,6 +278,12 @@ void LookupConv::Run(const Plan& plan, const float* x, const Residual& residual,
     job.group = &plan.last_group;
     RunGroup(parallel_for, times, &job);
   }
+}
+
+std::vector<float> Widened(const uint16_t* halves, size_t count) {
+  std::vector<float> floats(count);
+  KernelsFor(Isa::kScalar).project->widen(halves, static_cast<int64_t>(count), floats.data());
+  return floats;
 }
 
 size_t ScratchBytes(const Plan& plan) {

@@ -19,10 +19,14 @@ constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
 // Keeps every product of two of them, and sums of a few such products, inside 64 bits.
 constexpr int64_t kMaxExtent = kMaxInt32;
 constexpr int64_t kMaxKernel = 65535;
+// A dictionary that large is read from memory, where half the bytes take half the time; widening it
+// costs more than that in a smaller one.
+constexpr size_t kMinHalves = 1 << 18;
 // Copying pays where a copied vector is read by so many filters, and starting on a part where a
 // filter has so many entries in it.
 constexpr int64_t kMinReaders = 12;
 constexpr int64_t kMinPartEntries = 10;
+constexpr int64_t kManyTaps = 32;
 
 [[noreturn]] void Fail(const std::string& message) { throw std::invalid_argument(message); }
 
@@ -73,7 +77,7 @@ void RequireFinite(const std::string& name, const float* values, size_t count) {
   }
 }
 
-size_t PanelFloats(const LookupConvShape& shape) {
+size_t PanelSize(const LookupConvShape& shape) {
   const int64_t rows =
       CheckedMul(shape.group, RoundUp(shape.dictionary_size, kPanelRows), kMaxInt32, "dictionary");
   return static_cast<size_t>(CheckedMul(
@@ -86,31 +90,52 @@ size_t PanelFloats(const LookupConvShape& shape) {
 PackedWeights::PackedWeights(const LookupConvShape& shape, const LookupConvConstants& constants)
     : shape_(Checked(shape)),
       panels_per_group_(CeilDiv(shape.dictionary_size, kPanelRows)),
-      panels_(PanelFloats(shape)) {
-  const size_t dictionary_floats =
+      panels_(0),
+      half_panels_(0) {
+  const size_t panel_size = PanelSize(shape_);
+  const auto size =
       static_cast<size_t>(shape_.group * shape_.dictionary_size * channels_per_group());
-  RequireFinite("dictionary", constants.dictionary, dictionary_floats);
+  std::vector<float> widened;
+  const float* dictionary = constants.dictionary;
+  if (constants.half_dictionary != nullptr) {
+    widened = Widened(constants.half_dictionary, size);
+    dictionary = widened.data();
+    half_ = size >= kMinHalves;
+  }
+  RequireFinite("dictionary", dictionary, size);
   RequireFinite("bias", constants.bias, static_cast<size_t>(shape_.out_channels));
   RequireFinite("coefficients", constants.coefficients.data(), constants.coefficients.size());
   bias_.assign(constants.bias, constants.bias + shape_.out_channels);
-  PackDictionary(constants.dictionary);
+  if (half_) {
+    half_panels_ = AlignedBuffer<uint16_t>(panel_size);
+    PackDictionary(constants.half_dictionary, half_panels_.data());
+  } else {
+    panels_ = AlignedBuffer<float>(panel_size);
+    PackDictionary(dictionary, panels_.data());
+  }
   PackEntries(constants);
 }
 
 const float* PackedWeights::panel(int64_t group, int64_t p) const {
-  return panels_.data() + (group * panels_per_group_ + p) * channels_per_group() * kPanelRows;
+  const int64_t before = (group * panels_per_group_ + p) * channels_per_group() * kPanelRows;
+  return half_ ? nullptr : panels_.data() + before;
 }
 
-void PackedWeights::PackDictionary(const float* dictionary) {
+const uint16_t* PackedWeights::half_panel(int64_t group, int64_t p) const {
+  const int64_t before = (group * panels_per_group_ + p) * channels_per_group() * kPanelRows;
+  return half_ ? half_panels_.data() + before : nullptr;
+}
+
+template <class T>
+void PackedWeights::PackDictionary(const T* dictionary, T* panels) const {
   const int64_t depth = channels_per_group();
-  float* out = panels_.data();
   for (int64_t g = 0; g < shape_.group; ++g) {
     for (int64_t p = 0; p < panels_per_group_; ++p) {
       const int64_t first = p * kPanelRows;
       const int64_t rows = std::min<int64_t>(kPanelRows, shape_.dictionary_size - first);
-      for (int64_t i = 0; i < depth; ++i, out += kPanelRows) {
+      for (int64_t i = 0; i < depth; ++i, panels += kPanelRows) {
         for (int64_t row = 0; row < rows; ++row) {
-          out[row] = dictionary[(g * shape_.dictionary_size + first + row) * depth + i];
+          panels[row] = dictionary[(g * shape_.dictionary_size + first + row) * depth + i];
         }
       }
     }
@@ -155,7 +180,9 @@ void PackedWeights::ChooseParts() {
   const int64_t taps = shape_.height.kernel * shape_.width.kernel;
   const auto entries = static_cast<int64_t>(positions_.size());
   if (shape_.group > 1 || taps > kMaxCopiedPlaces || entries == 0) return;
-  const int64_t parts = CeilDiv(shape_.dictionary_size, kMaxCopiedPlaces / taps);
+  // Taps of large kernels share fewer copies.
+  const int64_t places = taps <= kManyTaps ? kMaxCopiedPlaces : std::max(taps, kManyTaps);
+  const int64_t parts = CeilDiv(shape_.dictionary_size, places / taps);
   if (entries < kMinReaders * taps * shape_.dictionary_size) return;
   if (entries < kMinPartEntries * parts * shape_.out_channels) return;
   cut_ = true;

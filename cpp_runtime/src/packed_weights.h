@@ -23,8 +23,10 @@ class PackedWeights {
   const LookupConvShape& shape() const { return shape_; }
   int64_t channels_per_group() const { return shape_.channels / shape_.group; }
   int64_t panels_per_group() const { return panels_per_group_; }
-  // Panel `p` of a group, as described at kPanelRows in kernels/kernels.h.
+  // Panel `p` of a group, as described at kPanelRows in kernels/kernels.h. Large dictionaries that
+  // came as float16 stay so: panel() is null and half_panel() is not.
   const float* panel(int64_t group, int64_t p) const;
+  const uint16_t* half_panel(int64_t group, int64_t p) const;
   const float* bias() const { return bias_.data(); }
 
   // Dense lists are cut into parts of so few dictionary rows that what a tile of stage 2 reads of S
@@ -44,14 +46,17 @@ class PackedWeights {
   const std::vector<uint32_t>& positions() const { return positions_; }
 
  private:
-  void PackDictionary(const float* dictionary);
+  template <class T>
+  void PackDictionary(const T* dictionary, T* panels) const;
   void PackEntries(const LookupConvConstants& constants);
   void ChooseParts();
   void OrderEntries(const std::vector<int64_t>& filters);
 
   LookupConvShape shape_;
   int64_t panels_per_group_;
-  AlignedFloats panels_;
+  AlignedBuffer<float> panels_;
+  AlignedBuffer<uint16_t> half_panels_;
+  bool half_ = false;
   std::vector<float> bias_;
   bool cut_ = false;
   int64_t parts_ = 1;

@@ -10,9 +10,6 @@ namespace lcnn {
 namespace {
 
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
-// Channels packed at a time: a panel of them (4 KB) and a block of packed pixels (24 KB) share the
-// first-level cache.
-constexpr int64_t kMaxDepthBlock = 128;
 // Longest stage 1 tile, for layers with so few channels that kPackFloats would allow more.
 constexpr int64_t kMaxTilePositions = 512;
 // S of one group of images stays in the second-level cache, if one image does.

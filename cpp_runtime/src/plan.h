@@ -82,6 +82,9 @@ struct Plan {
   int64_t lookup_macs = 0;
 };
 
+// Channels packed at a time: a panel of them (4 KB) and a block of packed pixels (24 KB) share the
+// first-level cache.
+constexpr int64_t kMaxDepthBlock = 128;
 // Floats of packed X in one unit of work, on the stack of the thread that runs it: half a
 // first-level data cache.
 constexpr int64_t kPackFloats = 6144;

@@ -52,6 +52,9 @@ inline std::vector<Case> Cases() {
       {"one output of a 6x6 plane", 1, 6, 6, 7, 5, 1, 6, {6, 1, 1, 0, 0}, {6, 1, 1, 0, 0}, 0.2},
       {"more channels than a block", 1, 5, 6, 300, 5, 1, 17, kThree, kThree, 0.2},
       {"work for several threads", 2, 20, 21, 40, 24, 1, 20, kThree, kThree, 0.3},
+      // Dictionaries that stay float16.
+      {"large dictionary, one pixel", 1, 1, 1, 2060, 3, 1, 130, kOne, kOne, 0.2},
+      {"large dictionary", 2, 1, 3, 2060, 3, 1, 130, kOne, kOne, 0.2},
       // Lists dense enough to be cut into parts and worked on in copies of S.
       {"cut", 1, 9, 12, 4, 26, 1, 23, kThree, kThree, 0.6},
       {"cut, one part", 2, 14, 14, 4, 20, 1, 9, kThree, kThree, 0.8},

@@ -81,13 +81,20 @@ void TestProject(const lcnn::KernelSet& kernels, int rows, int vectors, int dept
   CHECK(s.WallsIntact());
 }
 
-void TestProjectPixel(const lcnn::KernelSet& kernels, int depth) {
+void TestProjectPixel(const lcnn::KernelSet& kernels, int depth, bool half) {
   std::mt19937 random(static_cast<uint32_t>(depth));
   Guarded panel(static_cast<size_t>(depth * kPanelRows)), x(static_cast<size_t>(depth)),
       out(kPanelRows);
   Fill(&panel, &random);
   Fill(&x, &random);
-  kernels.project->project_pixel({panel.data(), x.data(), depth, out.data()});
+  std::vector<uint16_t> halves;
+  if (half) {
+    std::uniform_int_distribution<uint32_t> bits(0, 0x3bff);  // below 1
+    while (halves.size() < panel.size()) halves.push_back(static_cast<uint16_t>(bits(random)));
+    kernels.project->widen(halves.data(), static_cast<int64_t>(halves.size()), panel.data());
+  }
+  kernels.project->project_pixel(
+      {half ? nullptr : panel.data(), half ? halves.data() : nullptr, x.data(), depth, out.data()});
   for (size_t r = 0; r < kPanelRows; ++r) {
     double want = 0, magnitude = 0;
     for (size_t i = 0; i < x.size(); ++i) {
@@ -98,6 +105,21 @@ void TestProjectPixel(const lcnn::KernelSet& kernels, int depth) {
     CHECK(std::fabs(out[r] - want) <= 2 * depth * 1.2e-7 * magnitude);
   }
   CHECK(out.WallsIntact());
+}
+
+void TestWiden(const lcnn::KernelSet& kernels, int count) {
+  std::mt19937 random(5);
+  std::uniform_int_distribution<uint32_t> any(0, 0xffff);
+  std::vector<uint16_t> halves;
+  while (halves.size() < static_cast<size_t>(count)) {
+    const uint32_t bits = any(random);
+    if ((bits >> 10 & 0x1f) != 31) halves.push_back(static_cast<uint16_t>(bits));  // finite
+  }
+  Guarded floats(static_cast<size_t>(count));
+  kernels.project->widen(halves.data(), count, floats.data());
+  const std::vector<float> want = lcnn::Widened(halves.data(), halves.size());
+  CHECK(std::equal(want.begin(), want.end(), floats.data()));
+  CHECK(floats.WallsIntact());
 }
 
 void TestLookup(const lcnn::KernelSet& kernels, int vectors, int entries, bool residual,
@@ -208,7 +230,11 @@ int main() {
         TestProject(kernels, rows, vectors, 1, true);
       }
     }
-    for (const int depth : {1, 2, 7, 15, 16, 17, 33}) TestProjectPixel(kernels, depth);
+    for (const int count : {0, 1, 3, 4, 7, 8, 15, 16, 17, 100}) TestWiden(kernels, count);
+    for (const int depth : {1, 2, 7, 15, 16, 17, 33}) {
+      TestProjectPixel(kernels, depth, false);
+      TestProjectPixel(kernels, depth, true);
+    }
     for (int vectors = 1; vectors <= kernels.lookup->max_vectors; ++vectors) {
       for (int entries = 0; entries <= 9; ++entries) {
         for (const int parts : {1, 2}) {

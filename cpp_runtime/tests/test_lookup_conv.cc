@@ -15,9 +15,10 @@ struct Layer {
   lcnn::LookupConvShape shape;
   std::vector<float> kernel;  // dense P
   Guarded dictionary, bias;
+  std::vector<uint16_t> halves;
   lcnn::LookupConvConstants constants;
 
-  Layer(const Case& c, std::mt19937* random)
+  Layer(const Case& c, std::mt19937* random, bool half = false)
       : shape(ShapeOf(c)),
         kernel(static_cast<size_t>(c.filters * c.rows.kernel * c.columns.kernel * c.dictionary)),
         dictionary(static_cast<size_t>(c.group * c.dictionary * (c.channels / c.group))),
@@ -31,6 +32,20 @@ struct Layer {
     Encode(kernel, 255, &constants);
     constants.dictionary = dictionary.data();
     constants.bias = bias.data();
+    if (half) MakeHalf(random);
+  }
+
+  void MakeHalf(std::mt19937* random) {
+    // Numbers from 2^-8 to 2, and subnormal ones.
+    std::uniform_int_distribution<uint32_t> exponent(6, 15), rest(0, 0x3ff), sign(0, 1);
+    for (size_t i = 0; i < dictionary.size(); ++i) {
+      const uint32_t bits = sign(*random) << 15 | exponent(*random) << 10 | rest(*random);
+      halves.push_back(static_cast<uint16_t>(i % 7 == 3 ? bits & 0x83ff : bits));
+    }
+    const std::vector<float> widened = lcnn::Widened(halves.data(), halves.size());
+    std::copy(widened.begin(), widened.end(), dictionary.data());
+    constants.dictionary = nullptr;
+    constants.half_dictionary = halves.data();
   }
 };
 
@@ -76,7 +91,7 @@ void CompareAll(const Case& c, const Layer& layer, const Guarded& x, const Guard
 void RunCase(const Case& c, lcnn::Isa isa, int threads, ResidualKind kind, float clip_max,
              uint32_t seed) {
   std::mt19937 random(seed);
-  Layer layer(c, &random);
+  Layer layer(c, &random, kind != ResidualKind::kNone);
   if (kind != ResidualKind::kNone) layer.shape.clip_min = -0.5f;
   layer.shape.clip_max = clip_max;
   const lcnn::LookupConv conv(layer.shape, layer.constants, isa);
@@ -114,6 +129,18 @@ void TestSweep() {
       RunCase(c, isa, 2, ResidualKind::kConstant, unbounded, seed + 2000);
       ++seed;
     }
+  }
+}
+
+void TestHalves() {
+  const uint16_t halves[] = {0x3c00, 0xc000, 0x7bff, 0x0001, 0x83ff,
+                             0x0400, 0x8000, 0x3555, 0x7c00};
+  const float want[] = {1,        -2,          65504,
+                        0x1p-24f, -0x3ffp-24f, 0x1p-14f,
+                        -0.0f,    0x1.554p-2f, std::numeric_limits<float>::infinity()};
+  for (size_t count = 0; count <= 9; ++count) {
+    const std::vector<float> floats = lcnn::Widened(halves, count);
+    CHECK(floats.size() == count && std::equal(floats.begin(), floats.end(), want));
   }
 }
 
@@ -194,6 +221,7 @@ void TestTooLargePlans() {
 
 int main() {
   TestSweep();
+  TestHalves();
   TestNanPassesClip();
   TestConcurrentRuns();
   TestIsaCap();

@@ -54,7 +54,7 @@ Init = Annotated[str, Option(help="Start of the dictionaries: kmeans, svd or ksv
 Only = Annotated[list[str] | None, Option(help="Compress only layers that match (may be repeated)", metavar="GLOB")]
 Skip = Annotated[list[str] | None, Option(help="Keep layers that match dense (may be repeated)", metavar="GLOB")]
 KeepSlow = Annotated[bool, Option("--keep-slow", help="Compress layers even where lookup does not pay")]
-Coefficients = Annotated[str, Option(help="Stored coefficients: float16 or float32", metavar="TYPE")]
+Coefficients = Annotated[str, Option(help="Stored coefficients and dictionaries: float16 or float32", metavar="TYPE")]
 Seed = Annotated[int, Option(min=0, help="Seed of everything random", metavar="N")]
 Measure = Annotated[bool, Option(help="Time every layer and keep those dense that are not faster")]
 MeasureThreads = Annotated[int, Option("--threads", min=1, help="Threads while measuring", metavar="N")]

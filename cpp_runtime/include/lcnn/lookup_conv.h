@@ -50,6 +50,8 @@ struct LookupConvConstants {
   std::vector<uint32_t> gaps;         // between the flat positions ((o * kH + r) * kW + c) * k + j
   std::vector<float> coefficients;    // one per gap
   const float* bias = nullptr;        // (out_channels)
+  // In place of `dictionary`, which is null then: the same as the bits of float16.
+  const uint16_t* half_dictionary = nullptr;
 };
 
 // Calls task(argument, i) once for every i in [0, count), in any order, on any threads, and returns
@@ -108,6 +110,9 @@ class LookupConv {
 // Height or width of the output. Throws std::invalid_argument when the padded input is smaller than
 // the kernel.
 int64_t OutputExtent(const Axis& axis, int64_t input, const char* axis_name);
+
+// float16, as bits, to float32.
+std::vector<float> Widened(const uint16_t* halves, size_t count);
 
 size_t ScratchBytes(const Plan& plan);
 // Multiply-adds that matter to the result: border positions and unused lanes are not counted.

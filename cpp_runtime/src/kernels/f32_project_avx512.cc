@@ -6,9 +6,9 @@
 
 namespace {
 
-// One register holds the 8 rows of two channels, so a load of the panel is a whole cache line: this
-// loop waits for memory.
-void ProjectPixel(const lcnn::ProjectPixelTask& t) {
+// One register holds the 8 rows of two channels.
+template <bool HALF>
+void ProjectPixelOf(const lcnn::ProjectPixelTask& t) {
   constexpr int kSums = 8;
   const __m512i upper = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
   Vec acc[kSums];
@@ -19,12 +19,13 @@ void ProjectPixel(const lcnn::ProjectPixelTask& t) {
     LCNN_UNROLL for (int u = 0; u < kSums; ++u) {
       const __m512i lanes = _mm512_add_epi32(upper, _mm512_set1_epi32(2 * u));
       const Vec x = {_mm512_permutexvar_ps(lanes, x_f32x16)};
-      acc[u] = MultiplyAdd(x, Vec::Load(t.panel + (i + 2 * u) * kPanelRows), acc[u]);
+      acc[u] = MultiplyAdd(x, PanelVector<HALF>(t, i / 2 + u), acc[u]);
     }
   }
-  for (; i < t.depth; ++i) {
-    acc[0] =
-        MultiplyAdd(Vec::Set(t.x[i]), Vec::LoadFirst(t.panel + i * kPanelRows, kPanelRows), acc[0]);
+  float rest[2 * kSums * kPanelRows];
+  const float* tail = PanelTail<HALF, 2 * kSums>(t, i, rest);
+  for (; i < t.depth; ++i, tail += kPanelRows) {
+    acc[0] = MultiplyAdd(Vec::Set(t.x[i]), Vec::LoadFirst(tail, kPanelRows), acc[0]);
   }
   LCNN_UNROLL for (int u = 1; u < kSums; ++u) acc[0] = acc[0] + acc[u];
   const __m256 even_f32x8 = _mm512_castps512_ps256(acc[0].f32x16);
@@ -32,8 +33,12 @@ void ProjectPixel(const lcnn::ProjectPixelTask& t) {
   _mm256_storeu_ps(t.out, _mm256_add_ps(even_f32x8, odd_f32x8));
 }
 
+void ProjectPixel(const lcnn::ProjectPixelTask& t) {
+  t.half_panel != nullptr ? ProjectPixelOf<true>(t) : ProjectPixelOf<false>(t);
+}
+
 }  // namespace
 
 namespace lcnn {
-const ProjectKernels kProjectAvx512 = {Vec::kLanes, 3, Pack, Project<8, 3>, ProjectPixel};
+const ProjectKernels kProjectAvx512 = {Vec::kLanes, 3, Pack, Project<8, 3>, ProjectPixel, Widen};
 }

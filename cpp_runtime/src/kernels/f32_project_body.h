@@ -31,6 +31,39 @@ void Pack(const lcnn::PackTask& t) {
   }
 }
 
+void Widen(const uint16_t* halves, int64_t count, float* floats) {
+  int64_t i = 0;
+  for (; i + Vec::kLanes <= count; i += Vec::kLanes) Vec::LoadHalves(halves + i).Store(floats + i);
+  if (i == count) return;
+  uint16_t rest[Vec::kLanes] = {};
+  for (int l = 0; i + l < count; ++l) rest[l] = halves[i + l];
+  Vec::LoadHalves(rest).StoreFirst(floats + i, static_cast<int>(count - i));
+}
+
+// Vector `index` of a panel of one pixel, and asks for what follows: this loop waits for memory.
+template <bool HALF>
+inline Vec PanelVector(const lcnn::ProjectPixelTask& t, int64_t index) {
+  constexpr int64_t kAhead = 2048;  // bytes
+  const int64_t first = index * Vec::kLanes;
+  if constexpr (HALF) {
+    __builtin_prefetch(t.half_panel + first + kAhead / 2);
+    return Vec::LoadHalves(t.half_panel + first);
+  } else {
+    __builtin_prefetch(t.panel + first + kAhead / 4);
+    return Vec::Load(t.panel + first);
+  }
+}
+
+// The channels from `begin` on, fewer than MAX.
+template <bool HALF, int MAX>
+inline const float* PanelTail(const lcnn::ProjectPixelTask& t, int64_t begin,
+                              float (&buffer)[MAX * kPanelRows]) {
+  const int64_t first = begin * kPanelRows;
+  if constexpr (!HALF) return t.panel + first;
+  Widen(t.half_panel + first, t.depth * kPanelRows - first, buffer);
+  return buffer;
+}
+
 template <int ROWS, int VECTORS>
 void ProjectBlock(const lcnn::ProjectTask& task, int row, int vector) {
   const lcnn::ProjectTask t = task;  // a local that no store through float* can change

@@ -8,26 +8,28 @@
 namespace {
 
 // Two registers hold a panel's 8 rows; four channels at a time make eight sums.
-void ProjectPixel(const lcnn::ProjectPixelTask& t) {
+template <bool HALF>
+void ProjectPixelOf(const lcnn::ProjectPixelTask& t) {
   constexpr int kSums = 4;
   constexpr int kHalves = kPanelRows / Vec::kLanes;
   Vec acc[kSums][kHalves];
   LCNN_UNROLL for (int u = 0; u < kSums; ++u) {
     LCNN_UNROLL for (int h = 0; h < kHalves; ++h) acc[u][h] = Vec::Set(0);
   }
-  const float* panel = t.panel;
   int64_t i = 0;
   for (; i + kSums <= t.depth; i += kSums) {
     LCNN_UNROLL for (int u = 0; u < kSums; ++u) {
       const Vec x = Vec::Set(t.x[i + u]);
-      LCNN_UNROLL for (int h = 0; h < kHalves; ++h, panel += Vec::kLanes) {
-        acc[u][h] = MultiplyAdd(x, Vec::Load(panel), acc[u][h]);
+      LCNN_UNROLL for (int h = 0; h < kHalves; ++h) {
+        acc[u][h] = MultiplyAdd(x, PanelVector<HALF>(t, (i + u) * kHalves + h), acc[u][h]);
       }
     }
   }
+  float rest[kSums * kPanelRows];
+  const float* tail = PanelTail<HALF, kSums>(t, i, rest);
   for (; i < t.depth; ++i) {
-    LCNN_UNROLL for (int h = 0; h < kHalves; ++h, panel += Vec::kLanes) {
-      acc[0][h] = MultiplyAdd(Vec::Set(t.x[i]), Vec::Load(panel), acc[0][h]);
+    LCNN_UNROLL for (int h = 0; h < kHalves; ++h, tail += Vec::kLanes) {
+      acc[0][h] = MultiplyAdd(Vec::Set(t.x[i]), Vec::Load(tail), acc[0][h]);
     }
   }
   LCNN_UNROLL for (int h = 0; h < kHalves; ++h) {
@@ -36,8 +38,12 @@ void ProjectPixel(const lcnn::ProjectPixelTask& t) {
   }
 }
 
+void ProjectPixel(const lcnn::ProjectPixelTask& t) {
+  t.half_panel != nullptr ? ProjectPixelOf<true>(t) : ProjectPixelOf<false>(t);
+}
+
 }  // namespace
 
 namespace lcnn {
-const ProjectKernels kProjectNeon = {Vec::kLanes, 4, Pack, Project<4, 4>, ProjectPixel};
+const ProjectKernels kProjectNeon = {Vec::kLanes, 4, Pack, Project<4, 4>, ProjectPixel, Widen};
 }

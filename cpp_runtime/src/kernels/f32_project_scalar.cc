@@ -5,18 +5,24 @@
 
 namespace {
 
-void ProjectPixel(const lcnn::ProjectPixelTask& t) {
+template <bool HALF>
+void ProjectPixelOf(const lcnn::ProjectPixelTask& t) {
   float acc[kPanelRows] = {};
   for (int64_t i = 0; i < t.depth; ++i) {
     for (int row = 0; row < kPanelRows; ++row) {
-      acc[row] += t.panel[i * kPanelRows + row] * t.x[i];
+      const int64_t at = i * kPanelRows + row;
+      acc[row] += (HALF ? FromHalf(t.half_panel[at]) : t.panel[at]) * t.x[i];
     }
   }
   for (int row = 0; row < kPanelRows; ++row) t.out[row] = acc[row];
 }
 
+void ProjectPixel(const lcnn::ProjectPixelTask& t) {
+  t.half_panel != nullptr ? ProjectPixelOf<true>(t) : ProjectPixelOf<false>(t);
+}
+
 }  // namespace
 
 namespace lcnn {
-const ProjectKernels kProjectScalar = {Vec::kLanes, 1, Pack, Project<2, 1>, ProjectPixel};
+const ProjectKernels kProjectScalar = {Vec::kLanes, 1, Pack, Project<2, 1>, ProjectPixel, Widen};
 }

@@ -45,6 +45,9 @@ struct Vec {
 
   static Vec Set(float a) { return {_mm256_set1_ps(a)}; }
   static Vec Load(const float* p) { return {_mm256_loadu_ps(p)}; }
+  static Vec LoadHalves(const uint16_t* p) {
+    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+  }
   static Vec LoadFirst(const float* p, int count) { return {_mm256_maskload_ps(p, First(count))}; }
   static Vec Gather(const float* p, const int32_t* indices, uint32_t mask) {
     const __m256i i32x8 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(indices));

@@ -17,6 +17,9 @@ struct Vec {
 
   static Vec Set(float a) { return {_mm512_set1_ps(a)}; }
   static Vec Load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static Vec LoadHalves(const uint16_t* p) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
   static Vec LoadFirst(const float* p, int count) {
     return {_mm512_maskz_loadu_ps(First(count), p)};
   }

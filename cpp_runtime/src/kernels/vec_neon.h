@@ -41,6 +41,9 @@ struct Vec {
 
   static Vec Set(float a) { return {vdupq_n_f32(a)}; }
   static Vec Load(const float* p) { return {vld1q_f32(p)}; }
+  static Vec LoadHalves(const uint16_t* p) {
+    return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))};
+  }
   // Lane numbers of the four functions below are constants: instructions name their lane.
   static Vec LoadFirst(const float* p, int count) {
     Vec r = Set(0);

@@ -7,12 +7,31 @@
 
 namespace {
 
+inline float FromHalf(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
+  const uint32_t exponent = half >> 10 & 0x1fu;
+  const uint32_t fraction = half & 0x3ffu;
+  if (exponent == 0) {  // subnormal or zero: fraction * 2^-24 is exact in float32
+    const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
+    return sign != 0 ? -magnitude : magnitude;
+  }
+  const uint32_t float_exponent = exponent == 31 ? 255 : exponent + 127 - 15;
+  const uint32_t bits = sign | float_exponent << 23 | fraction << 13;
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
 struct Vec {
   static constexpr int kLanes = 4;
   float lane[kLanes];
 
   static Vec Set(float a) { return {{a, a, a, a}}; }
   static Vec Load(const float* p) { return {{p[0], p[1], p[2], p[3]}}; }
+  // float16 as its bits.
+  static Vec LoadHalves(const uint16_t* p) {
+    return {{FromHalf(p[0]), FromHalf(p[1]), FromHalf(p[2]), FromHalf(p[3])}};
+  }
   // The first `count` floats at p, then zeros.
   static Vec LoadFirst(const float* p, int count) {
     Vec r = Set(0);

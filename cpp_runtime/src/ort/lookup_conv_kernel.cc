@@ -63,29 +63,13 @@ TensorView ConstantInput(const OrtApi* api, const OrtKernelInfo* info, Input inp
        allowed);
 }
 
-float FloatFromHalf(uint16_t half) {
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
-  const uint32_t exponent = half >> 10 & 0x1fu;
-  const uint32_t fraction = half & 0x3ffu;
-  if (exponent == 0) {  // subnormal or zero: fraction * 2^-24 is exact in float32
-    const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
-    return sign != 0 ? -magnitude : magnitude;
-  }
-  const uint32_t float_exponent = exponent == 31 ? 255 : exponent + 127 - 15;
-  const uint32_t bits = sign | float_exponent << 23 | fraction << 13;
-  float value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return value;
-}
-
 std::vector<float> FloatValues(const TensorView& view, Input input) {
   const auto count = static_cast<size_t>(view.Count());
   std::vector<float> values(count);
   if (view.element_type == kElementFloat) {
     if (count > 0) std::memcpy(values.data(), view.data, count * sizeof(float));
   } else if (view.element_type == kElementFloat16) {
-    const auto* halves = static_cast<const uint16_t*>(view.data);
-    for (size_t i = 0; i < count; ++i) values[i] = FloatFromHalf(halves[i]);
+    values = Widened(static_cast<const uint16_t*>(view.data), count);
   } else {
     FailType(input, view.element_type, "float32 (1) or float16 (10)");
   }
@@ -181,8 +165,13 @@ LookupConvKernel::LookupConvKernel(const OrtApi* api, const OrtKernelInfo* info,
   LookupConvConstants constants;
   constants.gaps = GapValues(ConstantInput(api, info, kGaps, 1));
   constants.coefficients = FloatValues(ConstantInput(api, info, kCoefficients, 1), kCoefficients);
-  const std::vector<float> dictionary_values = FloatValues(dictionary, kDictionary);
-  constants.dictionary = dictionary_values.data();
+  if (dictionary.element_type == kElementFloat) {
+    constants.dictionary = dictionary.floats();
+  } else if (dictionary.element_type == kElementFloat16) {
+    constants.half_dictionary = static_cast<const uint16_t*>(dictionary.data);
+  } else {
+    FailType(kDictionary, dictionary.element_type, "float32 (1) or float16 (10)");
+  }
   constants.bias = bias.floats();
   conv_ = std::make_unique<const LookupConv>(shape, constants, isa);
 }
