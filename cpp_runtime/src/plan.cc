@@ -152,7 +152,7 @@ class Planner {
     plan_.run_length = (lines | 1) * kMaxLanes;
     plan_.scratch_floats = entries * plan_.run_length;
     plan_.single_pixel = plan_.batch == 1 && plan_.in_height == 1 && plan_.in_width == 1 &&
-                         plan_.image_pitch == 1 && plan_.phases == 1;
+                         plan_.image_pitch == 1 && plan_.phases == 1 && InputPixel(0, 1, 0) == 0;
   }
 
   ImageGroup MakeGroup(int64_t images) {
