@@ -4,7 +4,15 @@
 
 namespace lcnn {
 
+void RequireRange(const std::string& name, int64_t value, int64_t low, int64_t high) {
+  if (value < low || value > high) {
+    throw std::invalid_argument(name + " is " + std::to_string(value) + ", outside [" +
+                                std::to_string(low) + ", " + std::to_string(high) + "]");
+  }
+}
+
 int64_t OutputExtent(const Axis& axis, int64_t input, const char* axis_name) {
+  RequireRange("input " + std::string(axis_name), input, 0, kMaxExtent);
   const int64_t window = axis.dilation * (axis.kernel - 1) + 1;
   const int64_t padded = input + axis.pad_begin + axis.pad_end;
   if (padded < window) {

@@ -16,8 +16,6 @@ namespace lcnn {
 namespace {
 
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
-// Keeps every product of two of them, and sums of a few such products, inside 64 bits.
-constexpr int64_t kMaxExtent = kMaxInt32;
 constexpr int64_t kMaxKernel = 65535;
 // Copying pays where a copied vector is read by so many filters, and starting on a part where a
 // filter has so many entries in it.
@@ -25,13 +23,6 @@ constexpr int64_t kMinReaders = 12;
 constexpr int64_t kMinPartEntries = 10;
 
 [[noreturn]] void Fail(const std::string& message) { throw std::invalid_argument(message); }
-
-void RequireRange(const std::string& name, int64_t value, int64_t low, int64_t high) {
-  if (value < low || value > high) {
-    Fail(name + " is " + std::to_string(value) + ", outside [" + std::to_string(low) + ", " +
-         std::to_string(high) + "]");
-  }
-}
 
 void CheckAxis(const Axis& axis, const std::string& which) {
   RequireRange("kernel " + which, axis.kernel, 1, kMaxKernel);
