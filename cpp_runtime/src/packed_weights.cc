@@ -17,6 +17,7 @@ namespace {
 
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
 constexpr int64_t kMaxKernel = 65535;
+constexpr int64_t kMaxTaps = 1 << 20;
 // Copying pays where a copied vector is read by so many filters, and starting on a part where a
 // filter has so many entries in it.
 constexpr int64_t kMinReaders = 12;
@@ -42,6 +43,8 @@ void RequireMultiple(const std::string& name, int64_t value, int64_t group) {
 LookupConvShape Checked(const LookupConvShape& shape) {
   CheckAxis(shape.height, "height");
   CheckAxis(shape.width, "width");
+  // Plans have a place for every tap, also for those without entries.
+  CheckedMul(shape.height.kernel, shape.width.kernel, kMaxTaps, "kernel");
   RequireRange("group", shape.group, 1, kMaxExtent);
   RequireRange("channels", shape.channels, 1, kMaxExtent);
   RequireRange("out_channels", shape.out_channels, 0, kMaxExtent);
