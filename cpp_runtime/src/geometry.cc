@@ -1,10 +1,19 @@
 #include "geometry.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace lcnn {
 
+void RequireRange(const std::string& name, int64_t value, int64_t low, int64_t high) {
+  if (value < low || value > high) {
+    throw std::invalid_argument(name + " is " + std::to_string(value) + ", outside [" +
+                                std::to_string(low) + ", " + std::to_string(high) + "]");
+  }
+}
+
 int64_t OutputExtent(const Axis& axis, int64_t input, const char* axis_name) {
+  RequireRange("input " + std::string(axis_name), input, 0, kMaxExtent);
   const int64_t window = axis.dilation * (axis.kernel - 1) + 1;
   const int64_t padded = input + axis.pad_begin + axis.pad_end;
   if (padded < window) {
@@ -18,14 +27,11 @@ int64_t OutputExtent(const Axis& axis, int64_t input, const char* axis_name) {
 AxisLayout LayOutAxis(const Axis& axis, int64_t input, const char* axis_name) {
   AxisLayout layout{axis.stride, axis.pad_begin, OutputExtent(axis, input, axis_name), 0, 0, {}, {},
                     {}};
+  // Remainders repeat after so many taps.
+  const int64_t period = axis.stride / std::gcd(axis.stride, axis.dilation);
   for (int64_t tap = 0; tap < axis.kernel; ++tap) {
-    const int64_t remainder = tap * axis.dilation % axis.stride;
-    auto phase = std::find_if(layout.phases.begin(), layout.phases.end(),
-                              [&](const auto& p) { return p.remainder == remainder; });
-    if (phase == layout.phases.end()) {
-      phase = layout.phases.insert(phase, {remainder, 0, 0});
-    }
-    layout.tap_phase.push_back(phase - layout.phases.begin());
+    if (tap < period) layout.phases.push_back({tap * axis.dilation % axis.stride, 0, 0});
+    layout.tap_phase.push_back(tap % period);
     layout.tap_shift.push_back(tap * axis.dilation / axis.stride);
   }
   layout.max_shift = layout.tap_shift.back();

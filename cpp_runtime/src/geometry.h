@@ -3,6 +3,7 @@
 #define LCNN_SRC_GEOMETRY_H_
 
 #include <cstdint>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -13,6 +14,13 @@ namespace lcnn {
 
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
+
+// Extents up to this: every product of two of them, and sums of a few such products, stay inside 64
+// bits.
+constexpr int64_t kMaxExtent = std::numeric_limits<int32_t>::max();
+
+// Throws std::invalid_argument with the value and the range.
+void RequireRange(const std::string& name, int64_t value, int64_t low, int64_t high);
 
 // a * b of non-negative sizes. Throws std::invalid_argument when it exceeds `limit`.
 inline int64_t CheckedMul(int64_t a, int64_t b, int64_t limit, const char* what) {

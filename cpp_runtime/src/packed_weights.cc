@@ -16,12 +16,11 @@ namespace lcnn {
 namespace {
 
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
-// Keeps every product of two of them, and sums of a few such products, inside 64 bits.
-constexpr int64_t kMaxExtent = kMaxInt32;
 constexpr int64_t kMaxKernel = 65535;
 // A dictionary that large is read from memory, where half the bytes take half the time; widening it
 // costs more than that in a smaller one.
 constexpr size_t kMinHalves = 1 << 18;
+constexpr int64_t kMaxTaps = 1 << 20;
 // Copying pays where a copied vector is read by so many filters, and starting on a part where a
 // filter has so many entries in it.
 constexpr int64_t kMinReaders = 12;
@@ -29,13 +28,6 @@ constexpr int64_t kMinPartEntries = 10;
 constexpr int64_t kManyTaps = 32;
 
 [[noreturn]] void Fail(const std::string& message) { throw std::invalid_argument(message); }
-
-void RequireRange(const std::string& name, int64_t value, int64_t low, int64_t high) {
-  if (value < low || value > high) {
-    Fail(name + " is " + std::to_string(value) + ", outside [" + std::to_string(low) + ", " +
-         std::to_string(high) + "]");
-  }
-}
 
 void CheckAxis(const Axis& axis, const std::string& which) {
   RequireRange("kernel " + which, axis.kernel, 1, kMaxKernel);
@@ -55,6 +47,8 @@ void RequireMultiple(const std::string& name, int64_t value, int64_t group) {
 LookupConvShape Checked(const LookupConvShape& shape) {
   CheckAxis(shape.height, "height");
   CheckAxis(shape.width, "width");
+  // Plans have a place for every tap, also for those without entries.
+  CheckedMul(shape.height.kernel, shape.width.kernel, kMaxTaps, "kernel");
   RequireRange("group", shape.group, 1, kMaxExtent);
   RequireRange("channels", shape.channels, 1, kMaxExtent);
   RequireRange("out_channels", shape.out_channels, 0, kMaxExtent);

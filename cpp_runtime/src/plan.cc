@@ -58,6 +58,7 @@ class Planner {
         max_vectors_(lookup.max_vectors),
         rows_(LayOutAxis(shape_.height, height, "height")),
         columns_(LayOutAxis(shape_.width, width, "width")) {
+    RequireRange("batch", batch, 1, kMaxExtent);
     plan_.batch = batch;
     plan_.in_height = height;
     plan_.in_width = width;
@@ -81,6 +82,7 @@ class Planner {
   void ChoosePitch() {
     int64_t best = columns_.pitch;
     if (weights_.cut()) {
+      CheckedMul(rows_.pitch + rows_.max_shift, RoundUp(best, lanes_), kMaxInt32, "plane of S");
       double least = std::numeric_limits<double>::infinity();
       for (const int64_t unit : {int64_t{1}, std::max<int64_t>(1, lanes_ / 2), int64_t{lanes_}}) {
         const int64_t pitch = RoundUp(columns_.pitch, unit);
@@ -127,7 +129,8 @@ class Planner {
     // Tiles end on a vector, up to kMaxLanes - 1 past the last pixel; the rest keeps cache sets
     // from colliding (below).
     const int64_t slack = shift + columns_.max_shift + 4 * kMaxLanes;
-    CheckedMul(entries, plan_.image_pitch + slack, kMaxInt32, "S of one image");
+    CheckedMul(std::max<int64_t>(1, entries), plan_.image_pitch + slack, kMaxInt32,
+               "S of one image");
     const int64_t s_image = entries * plan_.image_pitch;
     const int64_t s_runs = entries / shape_.group;  // read by one filter
     while (!weights_.cut() && max_vectors_ > kMinTileVectors &&
@@ -149,7 +152,7 @@ class Planner {
     plan_.run_length = (lines | 1) * kMaxLanes;
     plan_.scratch_floats = entries * plan_.run_length;
     plan_.single_pixel = plan_.batch == 1 && plan_.in_height == 1 && plan_.in_width == 1 &&
-                         plan_.image_pitch == 1 && plan_.phases == 1;
+                         plan_.image_pitch == 1 && plan_.phases == 1 && InputPixel(0, 1, 0) == 0;
   }
 
   ImageGroup MakeGroup(int64_t images) {
@@ -321,8 +324,11 @@ class Planner {
     int64_t pixels = 0;
     for (const auto& map : plan_.group.project_maps) pixels += map.count;
     const auto entries = static_cast<int64_t>(plan_.offsets.size());
-    plan_.project_macs = pixels / images_ * plan_.batch * shape_.channels * shape_.dictionary_size;
-    plan_.lookup_macs = plan_.batch * rows_.output * columns_.output * entries;
+    constexpr int64_t kMaxMacs = std::numeric_limits<int64_t>::max();
+    plan_.project_macs = CheckedMul(plan_.batch * shape_.channels,
+                                    pixels / images_ * shape_.dictionary_size, kMaxMacs, "stage 1");
+    plan_.lookup_macs =
+        CheckedMul(plan_.batch * rows_.output * columns_.output, entries, kMaxMacs, "stage 2");
 
     const auto project_units =
         static_cast<int64_t>(plan_.group.project_tiles.size()) * shape_.group;

@@ -34,6 +34,16 @@ void TestUnusedPhasesAreLeftOut() {
   CHECK(lcnn::LayOutAxis({2, 5, 1, 0, 0}, 12, "width").phases.size() == 2);
 }
 
+void TestPhasesOfTaps() {
+  // Padded index 0, 2, 4, 6, 8 is remainder 0, 2, 1, 0, 2 of 3.
+  const lcnn::AxisLayout axis = lcnn::LayOutAxis({5, 3, 2, 0, 0}, 9, "width");
+  CHECK(axis.phases.size() == 3 && axis.phases[1].remainder == 2 && axis.phases[2].remainder == 1);
+  CHECK((axis.tap_phase == std::vector<int64_t>{0, 1, 2, 0, 1}));
+  CHECK((axis.tap_shift == std::vector<int64_t>{0, 0, 1, 2, 2}));
+  // As many phases as taps.
+  CHECK(lcnn::LayOutAxis({65535, 65536, 1, 0, 0}, 65535, "width").phases.size() == 65535);
+}
+
 void TestTooSmall() {
   CHECK(lcnn::OutputExtent({3, 1, 1, 0, 0}, 3, "height") == 1);
   CHECK_THROWS(lcnn::OutputExtent({3, 1, 2, 1, 0}, 3, "height"),
@@ -53,6 +63,7 @@ int main() {
   TestNoPadding();
   TestStrideMakesPhases();
   TestUnusedPhasesAreLeftOut();
+  TestPhasesOfTaps();
   TestTooSmall();
   TestCheckedMul();
   return TestResult();

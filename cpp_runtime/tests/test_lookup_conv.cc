@@ -205,16 +205,30 @@ void TestIsaCap() {
 }
 
 void TestTooLargePlans() {
+  constexpr int64_t kMaxExtent = std::numeric_limits<int32_t>::max();
   const Case c = {"large", 1, 6, 6, 4, 5, 1, 4, kThree, kThree, 0.5};
   std::mt19937 random(7);
   const Layer layer(c, &random);
   const lcnn::LookupConv conv(layer.shape, layer.constants, lcnn::Isa::kScalar);
   CHECK_THROWS(conv.PlanFor(1, 100000, 100000), "exceeds the limit of 2147483647");
+  CHECK_THROWS(conv.PlanFor(0, 6, 6), "batch is 0, outside [1, 2147483647]");
+  CHECK_THROWS(conv.PlanFor(INT64_MAX, 6, 6), "batch is 9223372036854775807");
+  CHECK_THROWS(conv.PlanFor(1, INT64_MAX, 6), "input height is 9223372036854775807, outside [0,");
+  CHECK_THROWS(conv.PlanFor(1, 6, -1), "input width is -1, outside [0,");
   Case small = c;
   small.rows = {3, 1, 1, 0, 0};
   const Layer unpadded(small, &random);
   const lcnn::LookupConv conv2(unpadded.shape, unpadded.constants, lcnn::Isa::kScalar);
   CHECK_THROWS(conv2.PlanFor(1, 2, 6), "input height is 2");
+  // No dictionary, so that S is empty; a border as long as int32 allows.
+  const lcnn::Axis wide = {2, 1, (1LL << 31) - 1, 1LL << 30, (1LL << 30) - 1};
+  const Layer empty({"empty", 1, 1, 1, 4, 5, 1, 0, kOne, wide, 0}, &random);
+  const lcnn::LookupConv conv3(empty.shape, empty.constants, lcnn::Isa::kScalar);
+  CHECK_THROWS(conv3.PlanFor(1, 1, 1), "S of one image of 1 x");
+  // A cut list, whose row pitch is chosen before the sizes of S are known.
+  const Layer cut({"cut", 1, 6, 6, 1, 20, 1, 4, {2, 1, 1LL << 30, 1LL << 30, 0}, kOne, 1}, &random);
+  const lcnn::LookupConv conv4(cut.shape, cut.constants, lcnn::Isa::kScalar);
+  CHECK_THROWS(conv4.PlanFor(1, kMaxExtent, kMaxExtent), "plane of S");
 }
 
 }  // namespace

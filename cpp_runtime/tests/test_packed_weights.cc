@@ -91,6 +91,8 @@ void TestRefused() {
   CheckRefused([](Small& s) { s.shape.width.pad_end = -1; },
                "padding after width is -1, outside [0,");
   CheckRefused([](Small& s) { s.shape.width.kernel = 0; }, "kernel width is 0, outside [1,");
+  CheckRefused([](Small& s) { s.shape.height.kernel = s.shape.width.kernel = 1025; },
+               "kernel of 1025 x 1025 elements exceeds the limit of 1048576");
   CheckRefused([](Small& s) { s.shape.clip_min = 7; }, "clip_min must not exceed clip_max");
   CheckRefused([](Small& s) { s.shape.clip_max = kNan; }, "clip_max is nan");
   CheckRefused([](Small& s) { s.shape.dictionary_size = 0; }, "outside [0, 0)");

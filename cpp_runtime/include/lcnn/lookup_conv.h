@@ -92,8 +92,9 @@ class LookupConv {
   // Non-zero lookups of the whole layer.
   int64_t lookups() const;
 
-  // The plan for inputs of (batch, channels, height, width) with batch > 0 and a non-empty output.
-  // Throws std::invalid_argument when the input is smaller than the kernel or too large to address.
+  // The plan for inputs of (batch, channels, height, width) with a non-empty output. Throws
+  // std::invalid_argument when the batch is not positive, and when the input is smaller than the
+  // kernel or too large to address.
   std::shared_ptr<const Plan> PlanFor(int64_t batch, int64_t height, int64_t width) const;
 
   // Runs the layer. `scratch` holds ScratchBytes(plan) bytes of any alignment and any content; it,
@@ -108,7 +109,7 @@ class LookupConv {
 };
 
 // Height or width of the output. Throws std::invalid_argument when the padded input is smaller than
-// the kernel.
+// the kernel, or the input outside [0, 2^31).
 int64_t OutputExtent(const Axis& axis, int64_t input, const char* axis_name);
 
 // float16, as bits, to float32.

@@ -1,5 +1,7 @@
 #include "shape_inference.h"
 
+#include <algorithm>
+
 #include "lcnn/lookup_conv.h"
 #include "lookup_conv_kernel.h"
 #include "ort_handles.h"
@@ -45,6 +47,12 @@ std::vector<int64_t> IntsAttribute(const OrtApi* api, const OrtShapeInferContext
   return values;
 }
 
+// Keeps what follows inside 64 bits.
+bool AllFrom(int64_t low, const std::vector<int64_t>& values) {
+  return std::all_of(values.begin(), values.end(),
+                     [=](int64_t value) { return value >= low && value <= INT32_MAX; });
+}
+
 // A symbol stays when the convolution keeps the extent; otherwise the new name spells out the
 // arithmetic, so that it is equal to another one only if the values are equal.
 Dimension OutputDimension(const Dimension& input, const Axis& axis, const char* axis_name) {
@@ -66,7 +74,9 @@ void InferOutputShape(const OrtApi* api, OrtShapeInferContext* context) {
   const auto dilations = IntsAttribute(api, context, "dilations", 2);
   const auto pads = IntsAttribute(api, context, "pads", 4);
   // Bad values are reported at creation of the kernel, with the node's name.
-  if (strides[0] < 1 || strides[1] < 1) return;
+  if (!AllFrom(1, kernel) || !AllFrom(1, strides) || !AllFrom(1, dilations) || !AllFrom(0, pads)) {
+    return;
+  }
   const Axis height = {kernel[0], strides[0], dilations[0], pads[0], pads[2]};
   const Axis width = {kernel[1], strides[1], dilations[1], pads[1], pads[3]};
   const Dimension y[4] = {x[0], bias[0], OutputDimension(x[2], height, "height"),

@@ -1,0 +1,496 @@
+// libFuzzer target: creates a layer from arbitrary bytes, plans it for an arbitrary input size and
+// runs it on every instruction set, against loops in double precision.
+//
+// The bytes choose a style of layer, then every extent and attribute, one in 50 of them hostile; a
+// seed among them gives the values. What must be refused is stated here once more, from README.md,
+// so that refusing too much or too little fails. A failure prints the layer and aborts.
+#include <fuzzer/FuzzedDataProvider.h>
+
+#include <cstdlib>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "fixtures.h"
+#include "geometry.h"
+#include "kernels/kernels.h"
+#include "reference.h"
+
+namespace {
+
+constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
+constexpr int64_t kMaxKernelPositions = 1 << 20;
+// What one input may cost: 10 ms and a few MB.
+constexpr int64_t kMaxConstants = 1 << 16;      // floats of D, of P, of bias
+constexpr int64_t kMaxTensor = 1 << 19;         // floats of X, of Y, of scratch
+constexpr int64_t kMaxPositions = 1 << 18;      // of S in a plan
+constexpr int64_t kMaxMacs = 1 << 20;           // of a run; one stage needs 400000 for threads
+constexpr int64_t kMaxReferenceMacs = 1 << 18;  // more: only every n-th output is compared
+
+struct Range {
+  int64_t low, high;
+};
+
+// Bounds of the extents, so that a part of the runtime is reached often.
+struct Style {
+  Range group, depth, filters, dictionary;  // depth, filters: of one group
+  Range kernel, stride, dilation;
+  Range batch, extent;
+  double density;  // least, of P
+};
+
+constexpr Style kStyles[] = {
+    {{1, 3}, {1, 9}, {0, 9}, {0, 20}, {1, 4}, {1, 4}, {1, 3}, {1, 3}, {0, 20}, 0},       // any
+    {{1, 1}, {1, 4}, {12, 40}, {1, 60}, {1, 3}, {1, 3}, {1, 2}, {1, 3}, {1, 12}, 0.6},   // cut
+    {{1, 1}, {1, 2}, {13, 40}, {20, 220}, {1, 3}, {1, 2}, {1, 2}, {1, 2}, {1, 8}, 0.9},  // parts
+    {{1, 1}, {1, 2}, {12, 260}, {1, 9}, {1, 1}, {1, 3}, {1, 1}, {1, 40}, {1, 3}, 0.6},   // small
+                                                                                         // planes
+    {{1, 2}, {100, 300}, {1, 4}, {1, 20}, {1, 2}, {1, 2}, {1, 2}, {1, 2}, {1, 7}, 0.2},  // depth
+                                                                                         // blocks
+    {{1, 3}, {1, 300}, {1, 40}, {1, 40}, {1, 1}, {1, 2}, {1, 1}, {1, 1}, {1, 1}, 0.1},  // one pixel
+    {{1, 1}, {1, 2}, {1, 2}, {60, 80}, {1, 3}, {1, 2}, {1, 2}, {3, 5}, {30, 44}, 0},    // groups of
+                                                                                        // images
+    {{1, 1}, {1, 3}, {12, 24}, {1, 4}, {1, 3}, {1, 1}, {1, 1}, {1, 1}, {1, 200}, 0.6},  // long rows
+    {{1, 2}, {20, 90}, {1, 9}, {20, 60}, {1, 1}, {1, 2}, {1, 1}, {1, 3}, {9, 20}, 0},   // threads
+};
+
+constexpr int64_t kHostile[] = {0,
+                                -1,
+                                1,
+                                2,
+                                7,
+                                64,
+                                1000,
+                                30000,
+                                65535,
+                                65536,
+                                int64_t{1} << 29,
+                                int64_t{1} << 30,
+                                kMaxInt32,
+                                kMaxInt32 + 1,
+                                int64_t{1} << 32,
+                                int64_t{1} << 62,
+                                std::numeric_limits<int64_t>::max(),
+                                std::numeric_limits<int64_t>::min()};
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+// Two factors of 1e30 overflow, but never together with a third value that hides it.
+constexpr float kSpecials[] = {kNan, kInf, -kInf, 0.0f, -0.0f, 1e30f, -1e30f, 1e-30f};
+
+enum class ResidualKind { kNone, kConstant, kTensor, kMaxValue = kTensor };
+
+int64_t Choose(FuzzedDataProvider* bytes, const Range& range) {
+  return bytes->ConsumeIntegralInRange(range.low, range.high);
+}
+
+int64_t OrHostile(FuzzedDataProvider* bytes, int64_t value) {
+  return bytes->ConsumeIntegral<uint8_t>() < 251 ? value : bytes->PickValueInArray(kHostile);
+}
+
+bool Between(int64_t value, int64_t low, int64_t high) { return value >= low && value <= high; }
+
+struct Input {
+  explicit Input(FuzzedDataProvider* bytes);
+  void ChooseList(double least_density, FuzzedDataProvider* bytes);
+  std::string Text() const;
+
+  lcnn::LookupConvShape shape;
+  int64_t batch, height, width;
+  ResidualKind residual;
+  bool two_threads;
+  size_t misalign;
+  std::mt19937 random;
+  std::vector<float> dictionary, bias;
+  lcnn::LookupConvConstants constants;
+  bool constants_fit = true;  // false: too many to make here
+  std::vector<std::pair<size_t, float>> x_specials, residual_specials;  // place modulo size, value
+};
+
+lcnn::Axis ChooseAxis(const Style& style, FuzzedDataProvider* bytes) {
+  lcnn::Axis axis;
+  axis.kernel = OrHostile(bytes, Choose(bytes, style.kernel));
+  axis.stride = OrHostile(bytes, Choose(bytes, style.stride));
+  axis.dilation = OrHostile(bytes, Choose(bytes, style.dilation));
+  const int padding = bytes->ConsumeIntegralInRange(0, 3);
+  if (padding == 0) return axis;
+  // Output as large as the input, whatever the kernel.
+  if (padding < 3 && Between(axis.kernel, 1, 65535) && Between(axis.dilation, 1, kMaxInt32)) {
+    const int64_t both = axis.dilation * (axis.kernel - 1);
+    axis.pad_begin = both / 2;
+    axis.pad_end = both - both / 2;
+    return axis;
+  }
+  axis.pad_begin = OrHostile(bytes, bytes->ConsumeIntegralInRange(0, 5));
+  axis.pad_end = OrHostile(bytes, bytes->ConsumeIntegralInRange(0, 5));
+  return axis;
+}
+
+float ChooseBound(FuzzedDataProvider* bytes, float usual) {
+  constexpr float kBounds[] = {0, -0.3f, 0.4f, 6, kInf, -kInf, kNan};
+  return bytes->ConsumeBool() ? usual : bytes->PickValueInArray(kBounds);
+}
+
+// NaN, infinity or an extreme number somewhere in a tensor.
+void Poke(std::vector<float>* values, size_t place, float value) {
+  if (!values->empty()) (*values)[place % values->size()] = value;
+}
+
+bool AxisRefused(const lcnn::Axis& axis) {
+  return !Between(axis.kernel, 1, 65535) || !Between(axis.stride, 1, kMaxInt32) ||
+         !Between(axis.dilation, 1, kMaxInt32) || !Between(axis.pad_begin, 0, kMaxInt32) ||
+         !Between(axis.pad_end, 0, kMaxInt32);
+}
+
+// Whether the shape alone must be refused, before any constant is read.
+bool ShapeRefused(const lcnn::LookupConvShape& shape) {
+  return AxisRefused(shape.height) || AxisRefused(shape.width) ||
+         !Between(shape.group, 1, kMaxInt32) || !Between(shape.channels, 1, kMaxInt32) ||
+         !Between(shape.out_channels, 0, kMaxInt32) ||
+         !Between(shape.dictionary_size, 0, kMaxInt32) || shape.channels % shape.group != 0 ||
+         shape.out_channels % shape.group != 0 || !(shape.clip_min <= shape.clip_max) ||
+         shape.height.kernel * shape.width.kernel > kMaxKernelPositions ||
+         shape.group * lcnn::RoundUp(shape.dictionary_size, lcnn::kPanelRows) > kMaxInt32;
+}
+
+// P has this many places, of an accepted shape.
+double Places(const lcnn::LookupConvShape& shape) {
+  return static_cast<double>(shape.height.kernel * shape.width.kernel) *
+         static_cast<double>(shape.dictionary_size) * static_cast<double>(shape.out_channels);
+}
+
+Input::Input(FuzzedDataProvider* bytes) {
+  const Style& style = bytes->PickValueInArray(kStyles);
+  random.seed(bytes->ConsumeIntegral<uint16_t>());
+  const int64_t group = Choose(bytes, style.group);
+  shape.group = OrHostile(bytes, group);
+  shape.channels = OrHostile(bytes, group * Choose(bytes, style.depth));
+  shape.out_channels = OrHostile(bytes, group * Choose(bytes, style.filters));
+  shape.dictionary_size = OrHostile(bytes, Choose(bytes, style.dictionary));
+  shape.height = ChooseAxis(style, bytes);
+  shape.width = ChooseAxis(style, bytes);
+  shape.clip_min = ChooseBound(bytes, -std::numeric_limits<float>::max());
+  shape.clip_max = ChooseBound(bytes, std::numeric_limits<float>::max());
+  batch = OrHostile(bytes, Choose(bytes, style.batch));
+  height = OrHostile(bytes, Choose(bytes, style.extent));
+  width = OrHostile(bytes, Choose(bytes, style.extent));
+  residual = bytes->ConsumeEnum<ResidualKind>();
+  two_threads = bytes->ConsumeBool();
+  misalign = bytes->ConsumeIntegralInRange<size_t>(0, 15);
+  if (!ShapeRefused(shape)) {
+    const double depth = static_cast<double>(shape.channels / shape.group);
+    const double rows = static_cast<double>(shape.group * shape.dictionary_size);
+    constants_fit = depth * rows <= kMaxConstants && shape.out_channels <= kMaxConstants;
+    if (!constants_fit) return;
+    dictionary.resize(static_cast<size_t>(depth * rows));
+    bias.resize(static_cast<size_t>(shape.out_channels));
+  }
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  for (float& value : dictionary) value = uniform(random);
+  for (float& value : bias) value = uniform(random);
+  ChooseList(style.density, bytes);
+  for (int specials = bytes->ConsumeIntegralInRange(0, 6); specials > 4; --specials) {
+    const float value = bytes->PickValueInArray(kSpecials);
+    const size_t place = bytes->ConsumeIntegral<uint16_t>();
+    switch (bytes->ConsumeIntegralInRange(0, 8)) {
+      case 0:
+        Poke(&dictionary, place, value);
+        break;
+      case 1:
+        Poke(&bias, place, value);
+        break;
+      case 2:
+        Poke(&constants.coefficients, place, value);
+        break;
+      case 3:
+        residual_specials.emplace_back(place, value);
+        break;
+      default:
+        x_specials.emplace_back(place, value);
+    }
+  }
+  constants.dictionary = dictionary.data();
+  constants.bias = bias.data();
+}
+
+// A right list of a random P, perhaps damaged after, or gaps as they come.
+void Input::ChooseList(double least_density, FuzzedDataProvider* bytes) {
+  const uint32_t max_gap = bytes->PickValueInArray<uint32_t>({255, 65535, 3, 1});
+  const double density = std::max(least_density, bytes->ConsumeIntegral<uint8_t>() / 256.0);
+  const int damage = bytes->ConsumeIntegralInRange(0, 31);
+  std::uniform_real_distribution<float> uniform(0, 1);
+  if (damage == 0 || ShapeRefused(shape) || Places(shape) > kMaxConstants) {
+    while (bytes->remaining_bytes() > 32) {
+      constants.gaps.push_back(bytes->ConsumeIntegral<uint8_t>());
+      constants.coefficients.push_back(uniform(random) - 0.5f);
+    }
+    return;
+  }
+  std::vector<float> kernel(static_cast<size_t>(Places(shape)));
+  for (float& p : kernel) {
+    if (uniform(random) < density) p = uniform(random) - 0.5f;
+  }
+  Encode(kernel, max_gap, &constants);
+  if (constants.gaps.empty()) return;
+  const size_t place = random() % constants.gaps.size();
+  if (damage == 1) constants.gaps[place] = bytes->ConsumeIntegral<uint32_t>();
+  if (damage == 2) constants.gaps.push_back(1);
+  if (damage == 3) constants.coefficients.pop_back();
+}
+
+std::string Input::Text() const {
+  const auto axis = [](const lcnn::Axis& a) {
+    return "{" + std::to_string(a.kernel) + ", " + std::to_string(a.stride) + ", " +
+           std::to_string(a.dilation) + ", " + std::to_string(a.pad_begin) + ", " +
+           std::to_string(a.pad_end) + "}";
+  };
+  return "shape {" + std::to_string(shape.channels) + ", " + std::to_string(shape.out_channels) +
+         ", " + std::to_string(shape.group) + ", " + std::to_string(shape.dictionary_size) + ", " +
+         axis(shape.height) + ", " + axis(shape.width) + ", " + std::to_string(shape.clip_min) +
+         ", " + std::to_string(shape.clip_max) + "}, input " + std::to_string(batch) + "x" +
+         std::to_string(height) + "x" + std::to_string(width) + ", " +
+         std::to_string(constants.gaps.size()) + " entries, residual " +
+         std::to_string(static_cast<int>(residual));
+}
+
+[[noreturn]] void Fail(const Input& input, const std::string& what) {
+  std::fprintf(stderr, "%s\n%s\n", what.c_str(), input.Text().c_str());
+  std::abort();
+}
+
+bool AllFinite(const std::vector<float>& values) {
+  return std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
+}
+
+// Whether the constants of an accepted shape must be refused.
+bool ConstantsRefused(const Input& input) {
+  const lcnn::LookupConvConstants& constants = input.constants;
+  const double filter =
+      Places(input.shape) / static_cast<double>(std::max<int64_t>(1, input.shape.out_channels));
+  if (filter > 0xffffffffLL) return true;
+  if (!AllFinite(input.dictionary) || !AllFinite(input.bias) ||
+      !AllFinite(constants.coefficients) || constants.gaps.size() != constants.coefficients.size())
+    return true;
+  double position = 0;
+  for (size_t e = 0; e < constants.gaps.size(); ++e) {
+    position += constants.gaps[e];
+    if ((e > 0 && constants.gaps[e] == 0) || position >= Places(input.shape)) return true;
+  }
+  return false;
+}
+
+std::vector<float> DenseKernel(const Input& input) {
+  std::vector<float> kernel(static_cast<size_t>(Places(input.shape)));
+  size_t position = 0;
+  for (size_t e = 0; e < input.constants.gaps.size(); ++e) {
+    position += input.constants.gaps[e];
+    kernel[position] = input.constants.coefficients[e];
+  }
+  return kernel;
+}
+
+// What a plan for the input has to hold, as far as it decides whether it can be made.
+enum class PlanSize { kRefused, kCostly, kSmall };
+
+PlanSize SizeOfPlan(const Input& input) {
+  const lcnn::LookupConvShape& shape = input.shape;
+  const auto too_small = [](const lcnn::Axis& axis, int64_t extent) {
+    return extent + axis.pad_begin + axis.pad_end < axis.dilation * (axis.kernel - 1) + 1;
+  };
+  if (!Between(input.batch, 1, kMaxInt32) || !Between(input.height, 0, kMaxInt32) ||
+      !Between(input.width, 0, kMaxInt32) || too_small(shape.height, input.height) ||
+      too_small(shape.width, input.width)) {
+    return PlanSize::kRefused;
+  }
+  const lcnn::AxisLayout rows = lcnn::LayOutAxis(shape.height, input.height, "height");
+  const lcnn::AxisLayout columns = lcnn::LayOutAxis(shape.width, input.width, "width");
+  const auto product = [](int64_t a, int64_t b) {
+    return static_cast<double>(a) * static_cast<double>(b);
+  };
+  const double x_image = product(input.height, input.width) * static_cast<double>(shape.channels);
+  const double y_image =
+      product(rows.output, columns.output) * static_cast<double>(shape.out_channels);
+  const double phases = product(static_cast<int64_t>(rows.phases.size()),
+                                static_cast<int64_t>(columns.phases.size()));
+  const double plane = product(rows.pitch, columns.pitch);
+  const double shift =
+      product(rows.max_shift, columns.pitch) + static_cast<double>(columns.max_shift);
+  const double runs = static_cast<double>(shape.group * shape.dictionary_size) * phases;
+  if (std::max({x_image, y_image, std::max(1.0, runs) * (plane + shift)}) > kMaxInt32) {
+    return PlanSize::kRefused;
+  }
+  // As many images as make 1 MiB of S.
+  const double images = std::min(static_cast<double>(input.batch),
+                                 std::max(1.0, 262144 / std::max(1.0, runs * plane)));
+  // The pitch of cut lists is rounded up to a vector, runs to an odd number of cache lines.
+  const double longest = lcnn::kMaxLanes * (images * plane + shift);
+  const bool small = phases * longest <= 16.0 * kMaxPositions && runs * (longest + 128) < 1 << 28;
+  return small ? PlanSize::kSmall : PlanSize::kCostly;
+}
+
+// Runs units last to first, in two threads every second one.
+void RunBackwards(void* context, size_t count, void (*task)(void*, size_t), void* argument) {
+  const size_t threads = *static_cast<const bool*>(context) ? 2 : 1;
+  const auto work = [&](size_t thread) {
+    for (size_t i = thread; i < count; i += threads) task(argument, count - 1 - i);
+  };
+  std::thread other;
+  if (threads == 2) other = std::thread(work, size_t{1});
+  work(0);
+  if (threads == 2) other.join();
+}
+
+void FillWith(Guarded* buffer, const std::vector<std::pair<size_t, float>>& specials,
+              std::mt19937* random) {
+  Fill(buffer, random);
+  if (buffer->size() == 0) return;
+  for (const auto& [place, value] : specials) (*buffer)[place % buffer->size()] = value;
+}
+
+struct Expected {
+  size_t index;  // in Y
+  double value, bound;
+};
+
+// The outputs that are compared: all, or as many as kMaxReferenceMacs pay for.
+std::vector<Expected> Compute(const Input& input, const Guarded& x, const Guarded& residual,
+                              size_t outputs, int64_t out_height, int64_t out_width) {
+  const lcnn::LookupConvShape& shape = input.shape;
+  const std::vector<float> kernel = DenseKernel(input);
+  const auto filters = static_cast<size_t>(shape.out_channels);
+  const auto pixels = static_cast<size_t>(out_height * out_width);
+  const auto depth = static_cast<size_t>(shape.channels / shape.group);
+  const size_t macs = outputs * (kernel.size() + input.constants.gaps.size() * depth) / filters;
+  const size_t step = 1 + macs / kMaxReferenceMacs;
+  const double terms = static_cast<double>(depth + kernel.size() / filters + 2);
+  std::vector<Expected> expected;
+  for (size_t i = step / 2; i < outputs; i += step) {
+    const ReferenceValue want = Reference(
+        shape, input.dictionary.data(), kernel, input.bias.data(), x.data(), input.height,
+        input.width, static_cast<int64_t>(i / pixels / filters),
+        static_cast<int64_t>(i / pixels % filters), static_cast<int64_t>(i % pixels) / out_width,
+        static_cast<int64_t>(i % pixels) % out_width);
+    const double added = input.residual == ResidualKind::kNone       ? 0
+                         : input.residual == ResidualKind::kConstant ? residual[0]
+                                                                     : residual[i];
+    double value = want.value + added;
+    if (value < shape.clip_min) value = shape.clip_min;
+    if (value > shape.clip_max) value = shape.clip_max;
+    const double magnitude = want.magnitude + std::fabs(added);
+    if (std::isfinite(magnitude) && magnitude > 1e30) continue;  // may overflow
+    // Products below the smallest normal float lose their relative precision.
+    const double bound =
+        2 * terms *
+        (std::numeric_limits<float>::epsilon() * magnitude + std::numeric_limits<float>::min());
+    expected.push_back({i, value, bound});
+  }
+  return expected;
+}
+
+bool Near(float y, const Expected& expected) {
+  if (std::isnan(expected.value)) return std::isnan(y);
+  const double value = y;
+  return value == expected.value || std::fabs(value - expected.value) <= expected.bound;
+}
+
+// Runs twice, in the calling thread and in others, on whatever scratch holds.
+Guarded RunLayer(const Input& input, const lcnn::LookupConv& conv, const lcnn::Plan& plan,
+                 const Guarded& x, const Guarded& residual, size_t outputs) {
+  Guarded y(outputs, input.misalign + 1), again(outputs, 0);
+  Guarded scratch(lcnn::ScratchBytes(plan) / sizeof(float), input.misalign);
+  lcnn::Residual argument;
+  if (input.residual == ResidualKind::kTensor) argument.tensor = residual.data();
+  if (input.residual == ResidualKind::kConstant) argument.constant = residual[0];
+  bool two_threads = input.two_threads;
+  conv.Run(plan, x.data(), argument, y.data(), scratch.data(), {});
+  conv.Run(plan, x.data(), argument, again.data(), scratch.data(), {RunBackwards, &two_threads});
+  if (!y.WallsIntact() || !again.WallsIntact() || !scratch.WallsIntact()) {
+    Fail(input, "wrote outside a buffer");
+  }
+  for (size_t i = 0; i < outputs; ++i) {
+    if (y[i] != again[i] && !(std::isnan(y[i]) && std::isnan(again[i]))) {
+      Fail(input, "output " + std::to_string(i) + " depends on threads or scratch");
+    }
+  }
+  return y;
+}
+
+void CheckRuns(Input* input, const std::vector<std::unique_ptr<lcnn::LookupConv>>& layers) {
+  const lcnn::LookupConvShape& shape = input->shape;
+  const int64_t out_height = lcnn::OutputExtent(shape.height, input->height, "height");
+  const int64_t out_width = lcnn::OutputExtent(shape.width, input->width, "width");
+  const double images = static_cast<double>(input->batch);
+  const double x_floats =
+      images * static_cast<double>(shape.channels * input->height * input->width);
+  const double y_floats = images * static_cast<double>(shape.out_channels * out_height * out_width);
+  if (x_floats > kMaxTensor || y_floats > kMaxTensor || Places(shape) > kMaxConstants) return;
+
+  const auto outputs = static_cast<size_t>(y_floats);
+  Guarded x(static_cast<size_t>(x_floats), input->misalign);
+  Guarded residual(input->residual == ResidualKind::kTensor ? outputs : 1, input->misalign + 3);
+  FillWith(&x, input->x_specials, &input->random);
+  FillWith(&residual, input->residual_specials, &input->random);
+  const std::vector<Expected> expected =
+      Compute(*input, x, residual, outputs, out_height, out_width);
+  for (const auto& conv : layers) {
+    const auto plan = conv->PlanFor(input->batch, input->height, input->width);
+    if (lcnn::ScratchBytes(*plan) > kMaxTensor * sizeof(float) ||
+        lcnn::ProjectMacs(*plan) + lcnn::LookupMacs(*plan) > kMaxMacs) {
+      return;
+    }
+    const Guarded y = RunLayer(*input, *conv, *plan, x, residual, outputs);
+    for (const Expected& e : expected) {
+      if (Near(y[e.index], e)) continue;
+      Fail(*input, "output " + std::to_string(e.index) + " is " + std::to_string(y[e.index]) +
+                       ", not " + std::to_string(e.value) + " +- " + std::to_string(e.bound));
+    }
+  }
+}
+
+// Passes when body() throws std::invalid_argument exactly if `refused`; returns whether it did not.
+template <class Body>
+bool Accepted(const Input& input, bool refused, const char* what, const Body& body) {
+  std::string message;
+  try {
+    body();
+    if (refused) Fail(input, std::string(what) + " was not refused");
+    return true;
+  } catch (const std::invalid_argument& error) {
+    message = error.what();
+  }
+  if (!refused) Fail(input, std::string(what) + " was refused: " + message);
+  return false;
+}
+
+void CheckInput(Input* input) {
+  if (!input->constants_fit) return;
+  const bool refused = ShapeRefused(input->shape) || ConstantsRefused(*input);
+  static const std::vector<lcnn::Isa> isas = IsasToTest();
+  std::vector<std::unique_ptr<lcnn::LookupConv>> layers;
+  for (const lcnn::Isa isa : isas) {
+    const bool accepted = Accepted(*input, refused, "the layer", [&] {
+      layers.push_back(std::make_unique<lcnn::LookupConv>(input->shape, input->constants, isa));
+    });
+    if (!accepted) return;
+  }
+  if (input->shape.out_channels == 0) return;  // the adapter asks for no plan of nothing
+  const PlanSize size = SizeOfPlan(*input);
+  if (size == PlanSize::kCostly) return;
+  for (const auto& layer : layers) {
+    const bool accepted = Accepted(*input, size == PlanSize::kRefused, "the input size", [&] {
+      layer->PlanFor(input->batch, input->height, input->width);
+    });
+    if (!accepted) return;
+  }
+  CheckRuns(input, layers);
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  FuzzedDataProvider bytes(data, size);
+  Input input(&bytes);
+  CheckInput(&input);
+  return 0;
+}
