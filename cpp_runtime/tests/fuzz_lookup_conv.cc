@@ -353,6 +353,12 @@ struct Expected {
   double value, bound;
 };
 
+double Largest(const std::vector<float>& values) {
+  double largest = 0;
+  for (const float v : values) largest = std::max(largest, std::fabs(static_cast<double>(v)));
+  return largest;
+}
+
 // The outputs that are compared: all, or as many as kMaxReferenceMacs pay for.
 std::vector<Expected> Compute(const Input& input, const Guarded& x, const Guarded& residual,
                               size_t outputs, int64_t out_height, int64_t out_width) {
@@ -364,6 +370,8 @@ std::vector<Expected> Compute(const Input& input, const Guarded& x, const Guarde
   const size_t macs = outputs * (kernel.size() + input.constants.gaps.size() * depth) / filters;
   const size_t step = 1 + macs / kMaxReferenceMacs;
   const double terms = static_cast<double>(depth + kernel.size() / filters + 2);
+  const bool large = Largest(input.dictionary) * Largest(input.constants.coefficients) > 1e20 ||
+                     Largest(input.bias) > 1e20;
   std::vector<Expected> expected;
   for (size_t i = step / 2; i < outputs; i += step) {
     const ReferenceValue want = Reference(
@@ -378,7 +386,8 @@ std::vector<Expected> Compute(const Input& input, const Guarded& x, const Guarde
     if (value < shape.clip_min) value = shape.clip_min;
     if (value > shape.clip_max) value = shape.clip_max;
     const double magnitude = want.magnitude + std::fabs(added);
-    if (std::isfinite(magnitude) && magnitude > 1e30) continue;  // may overflow
+    // Finite terms may overflow; so they may beside an infinite one, which leaves NaN.
+    if (magnitude > 1e30 && (std::isfinite(magnitude) || large)) continue;
     // Products below the smallest normal float lose their relative precision.
     const double bound =
         2 * terms *
