@@ -353,11 +353,16 @@ struct Expected {
   double value, bound;
 };
 
-double Largest(const std::vector<float>& values) {
+// Of the finite ones.
+double Largest(const float* values, size_t count) {
   double largest = 0;
-  for (const float v : values) largest = std::max(largest, std::fabs(static_cast<double>(v)));
+  for (size_t i = 0; i < count; ++i) {
+    if (std::isfinite(values[i])) largest = std::max(largest, std::fabs(double{values[i]}));
+  }
   return largest;
 }
+
+double Largest(const std::vector<float>& values) { return Largest(values.data(), values.size()); }
 
 // The outputs that are compared: all, or as many as kMaxReferenceMacs pay for.
 std::vector<Expected> Compute(const Input& input, const Guarded& x, const Guarded& residual,
@@ -370,8 +375,11 @@ std::vector<Expected> Compute(const Input& input, const Guarded& x, const Guarde
   const size_t macs = outputs * (kernel.size() + input.constants.gaps.size() * depth) / filters;
   const size_t step = 1 + macs / kMaxReferenceMacs;
   const double terms = static_cast<double>(depth + kernel.size() / filters + 2);
-  const bool large = Largest(input.dictionary) * Largest(input.constants.coefficients) > 1e20 ||
-                     Largest(input.bias) > 1e20;
+  const bool large =
+      Largest(input.dictionary) * Largest(input.constants.coefficients) *
+              std::max(1.0, Largest(x.data(), x.size())) >
+          1e20 ||
+      std::max(Largest(input.bias), Largest(residual.data(), residual.size())) > 1e20;
   std::vector<Expected> expected;
   for (size_t i = step / 2; i < outputs; i += step) {
     const ReferenceValue want = Reference(
