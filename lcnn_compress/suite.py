@@ -72,7 +72,7 @@ class Setting:
 ALEXNET = Net("alexnet", zoo.alexnet, wide_macs=1_135_256_096)
 RESNET18 = Net("resnet18", zoo.resnet18)
 VGG16 = Net("vgg16", zoo.vgg16)
-LAST = "classifier.6 was not published: it has the dictionary and density of classifier.4 (FC7)"
+LAST = "classifier.6 was not published: given the dictionary and density of classifier.4 (FC7)"
 UNPUBLISHED = "densities were not published: one lookup per position on average"
 PAPER = (
     Setting(
