@@ -66,7 +66,7 @@ def test_alexnet_fast_has_the_macs_worked_out_by_hand() -> None:
         (512 * 4096, 4194, 4194),
         (512 * 4096, 1024, 1024),
     ]
-    # Without the classifier: 12.9 and 10.1 million, as /work/shared/prior-art.md counts them.
+    # Without the classifier: 12.9 and 10.1 million, the published net with its dense classifier.
     assert sum(c.macs_stage1 for c in codings[:-1]) == 12_885_248
     assert sum(c.macs_stage2 for c in codings[:-1]) == 10_088_461
     assert (macs(codings), sum(c.layer.dense_macs for c in codings)) == (25_071_885, 714_188_480)
@@ -222,8 +222,8 @@ def test_the_command_prints_a_table_or_one_object(monkeypatch: pytest.MonkeyPatc
     ("arguments", "message"),
     [
         (
-            ("model.lcnn", "--suite", "paper"),
-            "--suite paper measures nets of its own; leave out model.lcnn, or leave out --suite",
+            ("a.lcnn", "--suite", "paper"),
+            "--suite paper measures nets of its own; leave out a.lcnn, or leave out --suite",
         ),
         (("--suite", "paper", "--trust-pickle"), "--suite paper measures nets of its own; leave out --trust-pickle, or"),
         (("--suite", "other"), "--suite is 'other'; it must be paper"),
