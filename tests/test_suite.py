@@ -16,6 +16,7 @@ from command_line import lcnn, lcnn_json
 
 from lcnn_compress import engines, runtime, suite
 from lcnn_compress.benchmark import BenchSettings
+from lcnn_compress.cli import render
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export import ExportSettings, to_onnx
 from lcnn_compress.graph import Layer, capture, fold_batch_norms, layers
@@ -207,15 +208,21 @@ def test_openvino_computes_what_onnx_runtime_computes(dense_file: Path) -> None:
     assert np.abs(one - other).max() < 1e-5 * np.abs(one).max()  # both sum fewer than 300 float32 terms a layer
 
 
-def test_the_command_prints_a_table_or_one_object(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(suite.SUITES, "paper", (ONE,))
-    printed = lcnn("bench", "--suite", "paper", "--iterations", 2, "--no-per-layer").stdout
+def test_the_table_has_a_line_for_each_form_and_the_notes(measured: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    render.suite_table(measured)
+    printed = capsys.readouterr().out
     assert "no accuracy; ONNX Runtime" in printed
     assert "batch 1, 1 thread\n" in printed
-    line = next(line.split() for line in printed.splitlines() if line.startswith("small  one"))
-    assert line[2:9] == ["0.2", "0.0", "+", "0.0", "5.78x", "5.8x", "7.5x"]
-    answer = lcnn_json("bench", "--suite", "paper", "--iterations", 2, "--batch", "1,2", "--no-per-layer")
-    assert [(row["net"], row["batch"]) for row in answer["rows"] if row["setting"]] == [("small", 1), ("small", 2)]
+    assert "batch 2, 1 thread\n" in printed
+    lines = [line.split() for line in printed.splitlines() if line.startswith("small  one ")]
+    assert [line[2:9] for line in lines] == [["0.2", "0.0", "+", "0.0", "5.78x", "5.8x", "7.5x"]] * 2
+    assert printed.endswith("\n".join(measured["notes"]) + "\n")
+
+
+def test_the_command_prints_one_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(suite.SUITES, "paper", (ONE,))
+    answer = lcnn_json("bench", "--suite", "paper", "--iterations", 2, "--threads", "1,2", "--no-per-layer")
+    assert [(row["net"], row["threads"]) for row in answer["rows"] if row["setting"]] == [("small", 1), ("small", 2)]
 
 
 @pytest.mark.parametrize(
