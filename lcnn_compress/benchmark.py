@@ -8,10 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -25,8 +21,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from lcnn_compress import errors, runtime
-from lcnn_compress.errors import ArtefactError, ChildError, LcnnError, SettingsError
+from lcnn_compress import runtime
+from lcnn_compress.child import Job, answer_parent, run_child
+from lcnn_compress.errors import ArtefactError, SettingsError
 from lcnn_compress.machine import machine
 from lcnn_compress.op import OP_TYPE
 from lcnn_compress.progress import Progress, silent
@@ -43,6 +40,7 @@ FOLLOWERS = frozenset(
     {"Add", "BatchNormalization", "Clip", "HardSigmoid", "HardSwish", "LeakyRelu", "Mul", "Relu", "Sigmoid", "Tanh"}
 )
 RUN_ERRORS: tuple[type[Exception], ...] = (MemoryError, *runtime.ORT_ERRORS)
+Run = Callable[[], list[NDArray[np.float32]]]  # runs a net once
 BOOTSTRAP_SAMPLES = 1000
 MEMORY_RUNS = 3
 PROFILE_WARMUP = 3
@@ -105,7 +103,7 @@ def compare(dense: Path, lookup: Path, settings: BenchSettings = BenchSettings()
     times: dict[str, tuple[float | None, float | None]] = {}
     if settings.per_layer:
         job = {"job": "layers", "threads": settings.threads[0], "seed": settings.seed, **files}
-        times = _child(job, settings)["layers"]
+        times = run_child(job, __name__, settings.timeout_s)["layers"]
     nothing = (None, None)
     keys = ("name", "kind", "reason", "macs_dense", "macs")
     layers = [{key: row.get(key) for key in keys} | _named(times.get(row["name"], nothing)) for row in rows]
@@ -194,10 +192,10 @@ def _run(
     batch = shape[0]
     common = {"shape": shape, "threads": threads, "seed": settings.seed}
     pairs = [settings.iterations, settings.warmup]
-    latency = _child({"job": "latency", "pairs": pairs, **files, **common}, settings)
+    latency = run_child({"job": "latency", "pairs": pairs, **files, **common}, __name__, settings.timeout_s)
     nets: dict[str, dict[str, Any]] = {}
     for net in files:
-        memory = _child({"job": "memory", "model": files[net], **common}, settings)
+        memory = run_child({"job": "memory", "model": files[net], **common}, __name__, settings.timeout_s)
         nets[net] = latency_statistics(latency[f"{net}_ms"], batch) | memory | facts[net] | {"macs": facts[net]["macs"] * batch}
     speedup = nets["dense"]["latency_ms_p50"] / nets["lookup"]["latency_ms_p50"]
     macs_ratio = nets["dense"]["macs"] / max(1, nets["lookup"]["macs"])
@@ -205,7 +203,7 @@ def _run(
         "batch": batch, "threads": threads, **nets, "speedup_p50": speedup,
         "speedup_ci95": ratio_interval(latency["dense_ms"], latency["lookup_ms"], settings.seed),
         "macs_ratio": macs_ratio, "realised_fraction": speedup / macs_ratio, "max_abs_diff": latency["max_abs_diff"],
-        "baseline_rss_bytes": _child({"job": "memory"}, settings)["peak_rss_bytes"],
+        "baseline_rss_bytes": run_child({"job": "memory"}, __name__, settings.timeout_s)["peak_rss_bytes"],
     }  # fmt: skip
 
 
@@ -241,37 +239,9 @@ def _read_onnx(path: Path) -> onnx.ModelProto:
     return onnx.load(path, load_external_data=False)
 
 
-def _child(job: dict[str, Any], settings: BenchSettings) -> dict[str, Any]:
-    """Do a job in a fresh interpreter and return its result; its known errors are raised here."""
-    home = str(Path(__file__).parent.parent)
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))}
-    command = [sys.executable, "-c", f"from {__name__} import child_main; child_main()"]
-    subject = f"the {job['job']} measurement of " + str(job.get("model") or job.get("lookup") or "an empty process")
-    sent, limit = json.dumps(job, default=str), settings.timeout_s
-    try:
-        done = subprocess.run(command, input=sent, env=env, capture_output=True, text=True, timeout=limit, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise SettingsError(f"{subject}: took more than {limit:g} s; measure fewer iterations") from error
-    if done.returncode != 0:
-        tail = " | ".join(done.stderr.strip().splitlines()[-5:]) or "it wrote nothing"
-        ended = f"{subject}: the process ended with status {done.returncode}"
-        if done.returncode == -signal.SIGKILL:
-            raise SettingsError(f"{ended}, probably for want of memory; choose a smaller batch or free some ({tail})")
-        raise ChildError(f"{ended}: {tail}")
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    if "error" in answer:
-        raise getattr(errors, answer["error"])(answer["message"])
-    return answer
-
-
 def child_main() -> None:
-    """Read a job from standard input, do it, write its result or error as the last line of standard output."""
-    job = json.load(sys.stdin)
-    try:
-        answer = JOBS[job.pop("job")](**job)
-    except LcnnError as error:
-        answer = {"error": type(error).__name__, "message": str(error)}
-    sys.stdout.write(json.dumps(answer) + "\n")
+    """Do one of ``JOBS`` for the parent process."""
+    answer_parent(JOBS)
 
 
 def _latency_job(dense: str, lookup: str, shape: list[int], threads: int, pairs: tuple[int, int], seed: int) -> dict[str, Any]:
@@ -280,11 +250,14 @@ def _latency_job(dense: str, lookup: str, shape: list[int], threads: int, pairs:
 
 
 def _memory_job(model: str | None = None, shape: list[int] | None = None, threads: int = 1, seed: int = 0) -> dict[str, Any]:
-    if model is not None:
-        session = runtime.session(Path(model), threads=threads)
-        feed = _input(session, Path(model), shape, seed)
+    return peak_memory(None if model is None else open_net(Path(model), shape, threads, seed))
+
+
+def peak_memory(run: Run | None) -> dict[str, Any]:
+    """Run a net, if there is one, and return the most memory this process ever held."""
+    if run is not None:
         for _ in range(MEMORY_RUNS):
-            _outputs(session, feed, model)
+            run()
     # Not getrusage: its peak survives exec, so a large parent process would be counted.
     status = Path("/proc/self/status").read_text()
     return {"peak_rss_bytes": 1024 * int(status.partition("VmHWM:")[2].split()[0])}
@@ -294,7 +267,7 @@ def _layers_job(dense: str, lookup: str, threads: int, seed: int) -> dict[str, A
     return asdict(measure_gain(Path(dense), Path(lookup), threads=threads, seed=seed))
 
 
-JOBS: dict[str, Callable[..., dict[str, Any]]] = {"latency": _latency_job, "memory": _memory_job, "layers": _layers_job}
+JOBS: dict[str, Job] = {"latency": _latency_job, "memory": _memory_job, "layers": _layers_job}
 
 
 def _in_turn(
@@ -312,21 +285,39 @@ def _in_turn(
     Returns:
         ms of every dense run, of every lookup run, and max |dense - lookup| over all outputs.
     """
-    sessions = [runtime.session(path, threads=threads, options=_options()) for path in files]
-    feeds = [_input(session, path, shape, seed) for session, path in zip(sessions, files, strict=True)]
-    results = [_outputs(session, feed, path.name) for session, feed, path in zip(sessions, feeds, files, strict=True)]
+    runs = [open_net(path, shape, threads, seed) for path in files]
+    results = [run() for run in runs]
     shapes = [[output.shape for output in outputs] for outputs in results]
     if shapes[0] != shapes[1]:
         raise SettingsError(f"{files[0].name} gives {shapes[0]}, {files[1].name} {shapes[1]}; both must be forms of one net")
     difference = max(float(np.abs(a - b).max(initial=0)) for a, b in zip(*results, strict=True))
-    times: tuple[list[float], list[float]] = ([], [])
-    counted, warmup = pairs
-    for pair in range(-warmup, counted):
-        for net in (0, 1) if pair % 2 else (1, 0):
+    dense_ms, lookup_ms = time_in_turn(runs, pairs)
+    return dense_ms, lookup_ms, difference
+
+
+def time_in_turn(runs: Sequence[Run], rounds: Sequence[int]) -> list[list[float]]:
+    """Return the ms of every run of each net; the nets run in turn, and another one comes first in each round.
+
+    Args:
+        runs: one for each net.
+        rounds: counted and warm-up.
+    """
+    times: list[list[float]] = [[] for _ in runs]
+    counted, warmup = rounds
+    for turn in range(-warmup, counted):
+        for step in range(len(runs)):
+            net = (turn + 1 + step) % len(runs)
             start = time.perf_counter()
-            sessions[net].run(None, feeds[net])
+            runs[net]()
             times[net].append(1000 * (time.perf_counter() - start))
-    return times[0][warmup:], times[1][warmup:], difference
+    return [ms[warmup:] for ms in times]
+
+
+def open_net(model: Path, shape: Sequence[int] | None, threads: int, seed: int) -> Run:
+    """Return what runs a file once in ONNX Runtime, on random values of ``shape`` or of one image."""
+    session = runtime.session(model, threads=threads, options=_options())
+    feed = _input(session, model, shape, seed)
+    return lambda: _outputs(session, feed, model.name)
 
 
 def _options() -> ort.SessionOptions:

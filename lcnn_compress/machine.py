@@ -10,6 +10,8 @@ from typing import Any
 
 from lcnn_compress import runtime
 
+INT8_EXTENSIONS = ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
+
 
 def machine() -> dict[str, Any]:
     """Return facts about this machine and the packages that matter."""
@@ -19,10 +21,20 @@ def machine() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def int8_extensions() -> list[str]:
+    """Return the int8 products this processor has, by Linux's names; without them int8 gains less."""
+    found = (_cpu_info("flags") or _cpu_info("Features") or "").split()
+    return [name for name in INT8_EXTENSIONS if name in found]
+
+
 def _cpu_model() -> str:
+    return _cpu_info("model name") or platform.machine()
+
+
+def _cpu_info(key: str) -> str | None:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), None)
 
 
 def _installed(package: str) -> str | None:

@@ -110,7 +110,7 @@ def compress_net(
     lookups = _factorise(found, decided, settings, progress)
     timing = _Timing(input_shape, settings) if settings.measure and runtime.library_path() is not None and lookups else None
     if timing is not None and plans is None:
-        timing.export(_build(dense, input_shape, lookups), progress)
+        timing.export(build_net(dense, input_shape, lookups), progress)
         decided = timing.keep_what_gains(decided, settings.plan.keep_slow, progress)
         lookups = {plan.name: lookups[plan.name] for plan in decided if plan.kind == "lookup"}
     if data.on_plan is not None:
@@ -118,7 +118,7 @@ def compress_net(
     targets = {name: lookup.n_nonzeros for name, lookup in lookups.items()}
     if _prunes(settings.finetune, data.examples):
         lookups = _factorise(found, _twice_the_lookups(decided), settings, progress)
-    net = _build(dense, input_shape, lookups)
+    net = build_net(dense, input_shape, lookups)
     training = _improve(net, dense, targets, settings, data, progress)
     rows = layer_rows(net, found, decided, settings.coefficients)
     fold_batch_norms(net)
@@ -165,7 +165,7 @@ def _factorise(
     return lookups
 
 
-def _build(dense: fx.GraphModule, input_shape: tuple[int, ...], lookups: dict[str, LookupConv2d]) -> fx.GraphModule:
+def build_net(dense: fx.GraphModule, input_shape: tuple[int, ...], lookups: dict[str, LookupConv2d]) -> fx.GraphModule:
     """Return a copy of ``dense`` with the named layers replaced."""
     net = copy.deepcopy(dense)
     for layer in layers(net, torch.zeros(input_shape)):

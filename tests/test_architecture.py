@@ -91,7 +91,7 @@ def test_only_the_command_line_knows_the_command_line() -> None:
 
 
 def test_only_the_command_line_prints() -> None:
-    """``benchmark`` answers its parent process on standard output: its children are their own programs."""
+    """``child`` answers its parent process on standard output: children are their own programs."""
     printers = {
         module_name(path)
         for path, tree in TREES.items()
@@ -99,7 +99,7 @@ def test_only_the_command_line_prints() -> None:
         if isinstance(node, ast.Call)
         and ast.unparse(node.func) in ("print", "typer.echo", "sys.stdout.write", "sys.stderr.write")
     }
-    assert printers == {"lcnn_compress.cli.main", "lcnn_compress.cli.render", "lcnn_compress.benchmark"}
+    assert printers == {"lcnn_compress.cli.main", "lcnn_compress.cli.render", "lcnn_compress.child"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)

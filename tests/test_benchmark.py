@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lcnn_compress import benchmark, op, runtime
 from lcnn_compress.benchmark import BenchSettings
+from lcnn_compress.child import run_child
 from lcnn_compress.errors import ArtefactError, ChildError, FileError, SettingsError
 from lcnn_compress.geometry import ConvGeometry
 
@@ -319,7 +320,7 @@ def test_a_damaged_or_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_crashed_child_shows_the_end_of_its_error_output() -> None:
     with pytest.raises(ChildError, match=r"the nonsense measurement of .* ended with status 1: .*KeyError: 'nonsense'"):
-        benchmark._child({"job": "nonsense"}, BenchSettings())
+        run_child({"job": "nonsense"}, benchmark.__name__, 60)
 
 
 def test_a_killed_child_is_no_hang(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -328,12 +329,12 @@ def test_a_killed_child_is_no_hang(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     killer.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(killer))
     with pytest.raises(SettingsError, match=r"ended with status -9, probably for want of memory; .*it wrote nothing"):
-        benchmark._child({"job": "memory"}, BenchSettings())
+        run_child({"job": "memory"}, benchmark.__name__, 60)
 
 
 def test_a_child_past_its_time_is_an_error() -> None:
     with pytest.raises(SettingsError, match=r"the memory measurement of an empty process: took more than 0 s; measure fewer"):
-        benchmark._child({"job": "memory"}, BenchSettings(timeout_s=0))
+        run_child({"job": "memory"}, benchmark.__name__, 0)
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,7 @@ def bench(
     batch: options.Batches = "1",
     iterations: options.Iterations = 100,
     per_layer: options.PerLayer = True,
+    suite: options.Suite = None,
     trust_pickle: options.TrustPickle = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -214,12 +215,21 @@ def bench(
     from lcnn_compress.benchmark import BenchSettings
     from lcnn_compress.cli import request
 
-    path, chosen = options.find_artefact(artefact)
-    render.note(chosen, quiet)
     settings = BenchSettings(
         threads=options.integers("--threads", threads), batches=options.integers("--batch", batch), iterations=iterations,
         per_layer=per_layer,
     )  # fmt: skip
+    if suite is not None:
+        request.require(
+            artefact is None and not trust_pickle,
+            f"--suite {suite} measures nets of its own; leave out {artefact or '--trust-pickle'}, or leave out --suite",
+        )
+        with render.progress(not (quiet or as_json)) as progress:
+            result = request.suite(suite, settings, progress)
+        render.print_json(result) if as_json else render.suite_table(result)
+        return
+    path, chosen = options.find_artefact(artefact)
+    render.note(chosen, quiet)
     result, note = request.bench(path, settings, trust_pickle)
     render.note(note, quiet)
     render.print_json(result) if as_json else render.bench_table(result)

@@ -102,6 +102,13 @@ Measured = Annotated[
 Threads = Annotated[str, Option(help="Threads of ONNX Runtime, e.g. 1 or 1,2", metavar="N,...")]
 Batches = Annotated[str, Option("--batch", help="Batch sizes, e.g. 1,8", metavar="N,...")]
 Iterations = Annotated[int, Option(min=2, help="Timed pairs of runs", metavar="N")]
+Suite = Annotated[
+    str | None,
+    Option(
+        help="Measure known nets with synthetic patterns instead of an artefact: paper (published dictionaries and densities)",
+        metavar="NAME",
+    ),
+]
 PerLayer = Annotated[bool, Option(help="Time every layer too")]
 Evaluated = Annotated[
     str | None,

@@ -21,10 +21,10 @@ METRICS = {"top1_percent": "top-1 accuracy in %", "psnr_db": "PSNR in dB"}
 PIPE_WIDTH = 1000  # a pipe has no width; columns shall not be cut
 
 
-def out() -> Console:
-    """Return a console on stdout as it is now (tests replace it)."""
+def out(whole_lines: bool = False) -> Console:
+    """Return a console on stdout as it is now (tests replace it); ``whole_lines`` may be longer than a terminal is wide."""
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+    return console if console.is_terminal and not whole_lines else Console(highlight=False, width=PIPE_WIDTH)
 
 
 def text(line: str) -> None:
@@ -56,9 +56,9 @@ def _table(*names: str, left: int = 1, title: str | None = None) -> Table:
     return table
 
 
-def _show(table: Table) -> None:
+def _show(table: Table, whole_lines: bool = False) -> None:
     """Print a table without blanks at the ends of its lines."""
-    console = out()
+    console = out(whole_lines)
     with console.capture() as captured:
         console.print(table)
     typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()), color=console.is_terminal or None)
@@ -184,6 +184,37 @@ def run_table(run: dict[str, Any], title: str, first_rows: Sequence[tuple[str, .
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def suite_table(result: dict[str, Any]) -> None:
+    """Print every form of every net for each batch and thread count, then what must be known to read it."""
+    text(f"{result['label']}; ONNX Runtime {result['onnxruntime']}, {result['isa'] or 'no native library'}")
+    for batch, threads in dict.fromkeys((row["batch"], row["threads"]) for row in result["rows"]):
+        table = _table(
+            "net", "form", "million\nMACs", "stage 1 + 2", "fewer", "than\nwide", "in the\npaper", "ms", "speed-up (95 %)",
+            "rea-\nlised", "peak\nmemory", "file", left=2, title=f"batch {batch}, {threads} thread{'s' if threads > 1 else ''}",
+        )  # fmt: skip
+        for row in result["rows"]:
+            if (row["batch"], row["threads"]) == (batch, threads):
+                table.add_row(*_suite_row(row))
+        text("")
+        _show(table, whole_lines=True)  # wider than many terminals: better wrapped than cut
+    text("")
+    for line in result["notes"]:
+        text(line)
+
+
+def _suite_row(row: dict[str, Any]) -> list[str]:
+    lookup, (low, high) = row["form"] == "lookup", row["speedup_ci95"]
+    stages = f"{row['macs_stage1'] / 1e6:.1f} + {row['macs_stage2'] / 1e6:.1f}" if lookup else ""
+    ratios = [row.get(key) for key in ("macs_ratio_wide", "published_ratio")]
+    return [
+        row["net"], row["setting"] or row["form"], f"{row['macs'] / 1e6:.1f}", stages,
+        f"{row['macs_ratio']:.2f}x" if lookup else "", *("" if ratio is None else f"{ratio:.1f}x" for ratio in ratios),
+        f"{row['latency_ms_p50']:.2f}",
+        "" if row["form"] == "dense" else f"{row['speedup_p50']:.2f}x ({low:.2f} to {high:.2f})",
+        f"{row['realised_fraction']:.2f}" if lookup else "", size(row["peak_rss_bytes"]), size(row["file_bytes"]),
+    ]  # fmt: skip
 
 
 def _times(ratio: float, better: str, worse: str) -> str:

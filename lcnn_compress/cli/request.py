@@ -254,6 +254,18 @@ def bench(path: Path, chosen: benchmark.BenchSettings, trust_pickle: bool) -> tu
         return {**result, "dense_source": f"original net {source.origin['spec']}", **named}, None
 
 
+def suite(name: str, chosen: benchmark.BenchSettings, progress: Progress) -> dict[str, Any]:
+    """Measure the nets of a suite.
+
+    Raises:
+        SettingsError: there is no such suite.
+    """
+    from lcnn_compress.suite import SUITES, run_suite
+
+    require(name in SUITES, f"--suite is '{name}'; it must be {' or '.join(SUITES)}")
+    return run_suite(chosen, SUITES[name], progress)
+
+
 def evaluate(subject: Subject, feed: Feed, limit: int | None, progress: Progress) -> tuple[dict[str, Any], str | None]:
     """Score an artefact (beside its dense net), a model or an ONNX file; also say why there is no dense figure.
 
