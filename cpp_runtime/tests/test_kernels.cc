@@ -107,6 +107,19 @@ void TestProjectPixel(const lcnn::KernelSet& kernels, int depth, bool half) {
   CHECK(out.WallsIntact());
 }
 
+// Infinity in any channel is infinity in every row whose value is positive.
+void TestProjectPixelInfinity(const lcnn::KernelSet& kernels, int depth) {
+  Guarded panel(static_cast<size_t>(depth * kPanelRows)), x(static_cast<size_t>(depth)),
+      out(kPanelRows);
+  std::fill(panel.data(), panel.data() + panel.size(), 0.5f);
+  for (int channel = 0; channel < depth; ++channel) {
+    std::fill(x.data(), x.data() + x.size(), 1.0f);
+    x[static_cast<size_t>(channel)] = std::numeric_limits<float>::infinity();
+    kernels.project->project_pixel({panel.data(), nullptr, x.data(), depth, out.data()});
+    for (size_t r = 0; r < kPanelRows; ++r) CHECK(std::isinf(out[r]));
+  }
+}
+
 void TestWiden(const lcnn::KernelSet& kernels, int count) {
   std::mt19937 random(5);
   std::uniform_int_distribution<uint32_t> any(0, 0xffff);
@@ -234,6 +247,7 @@ int main() {
     for (const int depth : {1, 2, 7, 15, 16, 17, 33}) {
       TestProjectPixel(kernels, depth, false);
       TestProjectPixel(kernels, depth, true);
+      TestProjectPixelInfinity(kernels, depth);
     }
     for (int vectors = 1; vectors <= kernels.lookup->max_vectors; ++vectors) {
       for (int entries = 0; entries <= 9; ++entries) {

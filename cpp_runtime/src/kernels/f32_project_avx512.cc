@@ -25,7 +25,9 @@ void ProjectPixelOf(const lcnn::ProjectPixelTask& t) {
   float rest[2 * kSums * kPanelRows];
   const float* tail = PanelTail<HALF, 2 * kSums>(t, i, rest);
   for (; i < t.depth; ++i, tail += kPanelRows) {
-    acc[0] = MultiplyAdd(Vec::Set(t.x[i]), Vec::LoadFirst(tail, kPanelRows), acc[0]);
+    // Not in the other lanes, where the panel is 0: infinity times 0 would spoil the sum.
+    const Vec x = {_mm512_maskz_mov_ps(Vec::First(kPanelRows), Vec::Set(t.x[i]).f32x16)};
+    acc[0] = MultiplyAdd(x, Vec::LoadFirst(tail, kPanelRows), acc[0]);
   }
   LCNN_UNROLL for (int u = 1; u < kSums; ++u) acc[0] = acc[0] + acc[u];
   const __m256 even_f32x8 = _mm512_castps512_ps256(acc[0].f32x16);
