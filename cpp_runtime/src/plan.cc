@@ -25,6 +25,9 @@ constexpr int64_t kCopyFloats = 12 * 1024;
 // again.
 constexpr int64_t kUnits = 8;
 
+// A gather of a vector takes as long as so many runs of every other pixel.
+constexpr int32_t kMaxRuns = 3;
+
 // Appends the map of one vector. pixel_of(position) is the pixel or -1.
 template <class PixelOf>
 void AppendLaneMap(int64_t position, int lanes, const PixelOf& pixel_of, std::vector<LaneMap>* maps,
@@ -45,6 +48,31 @@ void AppendLaneMap(int64_t position, int lanes, const PixelOf& pixel_of, std::ve
     indices->insert(indices->end(), pixels, pixels + lanes);
   }
   maps->push_back(map);
+}
+
+// Replaces the last map's indices by runs of every other pixel, if they are few.
+void UseAlternatePixels(int lanes, std::vector<LaneMap>* maps, std::vector<int32_t>* indices) {
+  LaneMap& map = maps->back();
+  if (!map.indexed) return;
+  std::vector<int32_t> triples;
+  const auto base = static_cast<size_t>(map.base);
+  int previous = -2;  // lane
+  for (int lane = 0; lane < lanes; ++lane) {
+    if ((map.mask >> lane & 1) == 0) continue;
+    const int32_t pixel = (*indices)[base + static_cast<size_t>(lane)];
+    const bool follows =
+        previous == lane - 1 && pixel == (*indices)[base + static_cast<size_t>(previous)] + 2;
+    if (!follows) triples.insert(triples.end(), {pixel, 0, 0});
+    ++*(triples.end() - 2);
+    triples.back() |= 1 << lane;
+    previous = lane;
+  }
+  const auto runs = static_cast<int32_t>(triples.size() / 3);
+  if (runs > kMaxRuns) return;
+  map.indexed = kAlternatePixels;
+  indices->resize(base);
+  indices->push_back(runs);
+  indices->insert(indices->end(), triples.begin(), triples.end());
 }
 
 class Planner {
@@ -209,6 +237,7 @@ class Planner {
       for (int64_t v = first; v < last; ++v) {
         AppendLaneMap(begin + v * lanes_, lanes_, pixel_of, &group->project_maps,
                       &group->project_indices);
+        UseAlternatePixels(lanes_, &group->project_maps, &group->project_indices);
       }
     }
   }

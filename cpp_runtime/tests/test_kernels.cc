@@ -48,6 +48,39 @@ void TestPackIndices(const lcnn::KernelSet& kernels) {
   CHECK(at(4 * lanes) == 39 && at(4 * lanes + 2) == 37 && packed.WallsIntact());
 }
 
+// Two runs of every other pixel, the second up to the last pixel of X.
+void TestPackAlternate(const lcnn::KernelSet& kernels) {
+  const int lanes = kernels.project->lanes;
+  std::mt19937 random(4);
+  for (int first = 0; first <= lanes; ++first) {
+    for (int second = 0; first + second < lanes; ++second) {
+      Guarded x(static_cast<size_t>(2 * lanes + 9)), packed(static_cast<size_t>(lanes));
+      Fill(&x, &random);
+      const int last = static_cast<int>(x.size()) - 1;
+      std::vector<int32_t> triples = {0};
+      std::vector<float> want(packed.size(), 0.0f);
+      uint32_t all = 0;
+      const auto add = [&](int pixel, int count, int lane) {
+        if (count == 0) return;
+        const uint32_t mask = (1u << count) - 1u;
+        triples.insert(triples.end(), {pixel, count, static_cast<int32_t>(mask << lane)});
+        ++triples[0];
+        all |= mask << lane;
+        for (int l = 0; l < count; ++l) {
+          want[static_cast<size_t>(lane + l)] = x[static_cast<size_t>(pixel + 2 * l)];
+        }
+      };
+      add(1, first, 0);
+      add(last - 2 * (second - 1), second, lanes - second);  // a gap before it
+      const LaneMap map = {0, static_cast<uint16_t>(all), static_cast<uint8_t>(first + second),
+                           lcnn::kAlternatePixels};
+      kernels.project->pack({x.data(), 0, 1, &map, triples.data(), 1, packed.data()});
+      CHECK(std::equal(want.begin(), want.end(), packed.data()));
+      CHECK(packed.WallsIntact());
+    }
+  }
+}
+
 void TestProject(const lcnn::KernelSet& kernels, int rows, int vectors, int depth, bool add) {
   const int lanes = kernels.project->lanes;
   std::mt19937 random(static_cast<uint32_t>(rows * 100 + vectors));
@@ -237,6 +270,7 @@ int main() {
     CHECK(kernels.lookup->max_vectors <= lcnn::kMaxTileVectors);
     TestPackMasks(kernels);
     TestPackIndices(kernels);
+    TestPackAlternate(kernels);
     for (int rows = 1; rows <= kPanelRows; ++rows) {
       for (int vectors = 1; vectors <= 7; ++vectors) {
         TestProject(kernels, rows, vectors, 5, false);

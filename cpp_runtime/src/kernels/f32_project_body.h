@@ -15,6 +15,15 @@ using lcnn::kPanelRows;
 using lcnn::LaneMap;
 
 Vec PackedVector(const float* x, const LaneMap& map, const int32_t* indices) {
+  if (map.indexed == lcnn::kAlternatePixels) {
+    const int32_t* const triples = indices + map.base;
+    Vec all = Vec::Set(0);
+    for (int i = 0; i < triples[0]; ++i) {
+      const int32_t* const t = triples + 1 + 3 * i;
+      all = all + Vec::LoadAlternate(x + t[0], t[1]).Expand(static_cast<uint32_t>(t[2]));
+    }
+    return all;
+  }
   if (map.indexed) return Vec::Gather(x, indices + map.base, map.mask);
   if (map.count == Vec::kLanes) return Vec::Load(x + map.base);
   return Vec::LoadFirst(x + map.base, map.count).Expand(map.mask);

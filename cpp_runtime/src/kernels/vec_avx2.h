@@ -49,6 +49,16 @@ struct Vec {
     return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
   }
   static Vec LoadFirst(const float* p, int count) { return {_mm256_maskload_ps(p, First(count))}; }
+  static Vec LoadAlternate(const float* p, int count) {
+    const int first = count < 4 ? count : 4;
+    const __m256i even = _mm256_setr_epi32(-1, 0, -1, 0, -1, 0, -1, 0);
+    const __m256 low = _mm256_maskload_ps(p, _mm256_and_si256(First(2 * first), even));
+    const __m256 high =
+        _mm256_maskload_ps(p + 8, _mm256_and_si256(First(2 * (count - first)), even));
+    // Lanes 0 2 8 10 4 6 12 14 of the two, then in order.
+    const __m256 mixed = _mm256_shuffle_ps(low, high, 0x88);
+    return {_mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(mixed), 0xd8))};
+  }
   static Vec Gather(const float* p, const int32_t* indices, uint32_t mask) {
     const __m256i i32x8 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(indices));
     return {_mm256_mask_i32gather_ps(_mm256_setzero_ps(), p, i32x8, _mm256_castsi256_ps(Mask(mask)),

@@ -23,6 +23,14 @@ struct Vec {
   static Vec LoadFirst(const float* p, int count) {
     return {_mm512_maskz_loadu_ps(First(count), p)};
   }
+  static Vec LoadAlternate(const float* p, int count) {
+    const uint32_t read = count == 0 ? 0 : 0x55555555u & 0xffffffffu >> (32 - 2 * count);
+    const __m512 low = _mm512_maskz_loadu_ps(Mask(read), p);
+    const __m512 high = _mm512_maskz_loadu_ps(Mask(read >> 16), p + 16);
+    const __m512i even =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return {_mm512_permutex2var_ps(low, even, high)};
+  }
   static Vec Gather(const float* p, const int32_t* indices, uint32_t mask) {
     return {_mm512_mask_i32gather_ps(_mm512_setzero_ps(), Mask(mask), _mm512_loadu_si512(indices),
                                      p, 4)};

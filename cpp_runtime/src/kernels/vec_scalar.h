@@ -38,6 +38,12 @@ struct Vec {
     for (int l = 0; l < count; ++l) r.lane[l] = p[l];
     return r;
   }
+  // p[0], p[2], ..., `count` of them, then zeros; nothing beyond the last is read.
+  static Vec LoadAlternate(const float* p, int count) {
+    Vec r = Set(0);
+    for (int l = 0; l < count; ++l) r.lane[l] = p[2 * l];
+    return r;
+  }
   // p[indices[l]] in the lanes of mask, 0 elsewhere.
   static Vec Gather(const float* p, const int32_t* indices, uint32_t mask) {
     Vec r = Set(0);
