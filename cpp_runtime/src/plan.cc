@@ -332,7 +332,7 @@ class Planner {
     const auto taps = static_cast<int64_t>(tap_offsets_.size());
     const int64_t filters_per_group = std::max<int64_t>(1, shape_.out_channels / shape_.group);
     const int64_t row_pitch = weights_.cut() ? row_floats_ : plan_.phases * plan_.run_length;
-    plan_.offsets.resize(weights_.positions().size());
+    plan_.offsets.resize(weights_.positions().size() + kMaxLanes);
     for (int64_t part = 0; part < weights_.parts(); ++part) {
       const int32_t* const entry_begin = weights_.entry_begin(part);
       for (int64_t o = 0; o < shape_.out_channels; ++o) {

@@ -71,7 +71,8 @@ struct Plan {
   int64_t depth_block = 0;  // channels packed at a time
   int64_t panel_blocks = 0;
   std::vector<int64_t> filter_blocks;  // boundaries, with similar numbers of entries between them
-  // Of each entry: added to an output position in S, or to a position of the tile in its copy.
+  // Of each entry: added to an output position in S, or to a position of the tile in its copy. Then
+  // kMaxLanes that are read and not used.
   std::vector<int32_t> offsets;
   std::vector<CopiedPiece> pieces;  // of one dictionary row; empty: lookups read S itself
 

@@ -51,6 +51,9 @@ inline std::vector<Case> Cases() {
       {"one pixel, padded", 1, 1, 1, 5, 4, 1, 3, kThree, kThree, 0.8},
       {"one pixel, not read", 1, 1, 1, 5, 4, 1, 3, kOne, {1, 3, 1, 2, 0}, 0.8},
       {"one output of a 6x6 plane", 1, 6, 6, 7, 5, 1, 6, {6, 1, 1, 0, 0}, {6, 1, 1, 0, 0}, 0.2},
+      {"one output, long lists", 1, 3, 3, 7, 5, 1, 30, {3, 1, 1, 0, 0}, {3, 1, 1, 0, 0}, 0.3},
+      {"one output, cut", 1, 3, 3, 7, 40, 1, 30, {3, 1, 1, 0, 0}, {3, 1, 1, 0, 0}, 0.4},
+      {"one output, groups", 1, 3, 3, 8, 6, 2, 30, {3, 1, 1, 0, 0}, {3, 1, 1, 0, 0}, 0.4},
       {"more channels than a block", 1, 5, 6, 300, 5, 1, 17, kThree, kThree, 0.2},
       {"work for several threads", 2, 20, 21, 40, 24, 1, 20, kThree, kThree, 0.3},
       // Dictionaries that stay float16.

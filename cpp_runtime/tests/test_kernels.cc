@@ -168,8 +168,8 @@ void TestWiden(const lcnn::KernelSet& kernels, int count) {
   CHECK(floats.WallsIntact());
 }
 
-void TestLookup(const lcnn::KernelSet& kernels, int vectors, int entries, bool residual,
-                int parts) {
+void TestLookup(const lcnn::KernelSet& kernels, int vectors, int entries, bool residual, int parts,
+                bool one_pixel = false) {
   const int lanes = kernels.project->lanes;
   const int positions = vectors * lanes;
   std::mt19937 random(static_cast<uint32_t>(vectors * 100 + entries));
@@ -197,12 +197,18 @@ void TestLookup(const lcnn::KernelSet& kernels, int vectors, int entries, bool r
     for (int l = 0; l < lanes; ++l)
       pixel[static_cast<size_t>((vectors - 1) * lanes + l)] = l == 0 ? positions - 1 : -1;
   }
+  if (one_pixel) {
+    maps[0] = {0, 1, 1, 0};
+    std::fill(pixel.begin(), pixel.end(), -1);
+    pixel[0] = 0;
+  }
   std::vector<float> coefficients;
   std::vector<int32_t> offsets;
   for (int e = 0; e < entries; ++e) {
     coefficients.push_back(0.25f * static_cast<float>(e + 1));
     offsets.push_back(entries - 1 - e);
   }
+  offsets.resize(offsets.size() + lcnn::kMaxLanes);
   const float bias[2] = {0.5f, -9};
   const int32_t entry_begin[3] = {0, entries, entries};
   Guarded y(static_cast<size_t>(2 * positions));
@@ -282,6 +288,12 @@ int main() {
       TestProjectPixel(kernels, depth, false);
       TestProjectPixel(kernels, depth, true);
       TestProjectPixelInfinity(kernels, depth);
+    }
+    for (const int entries : {16, 17, 31, 32, 33, 64, 67}) {
+      for (const int parts : {1, 2}) {
+        TestLookup(kernels, 1, entries, false, parts, true);
+        TestLookup(kernels, 1, entries, true, parts, true);
+      }
     }
     for (int vectors = 1; vectors <= kernels.lookup->max_vectors; ++vectors) {
       for (int entries = 0; entries <= 9; ++entries) {

@@ -78,11 +78,55 @@ void LookupTile(const LookupTask& task) {
   }
 }
 
+// A tile of one pixel, in lane 0: the lanes take entries instead of pixels.
+template <bool RESIDUAL>
+void LookupPixel(const LookupTask& task) {
+  const LookupTask t = task;
+  const Vec low = Vec::Set(t.clip_min);
+  const Vec high = Vec::Set(t.clip_max);
+  const int64_t pixel = t.maps[0].indexed ? t.indices[t.maps[0].base] : t.maps[0].base;
+  for (int64_t o = t.filter_begin; o < t.filter_end; ++o) {
+    Vec acc = Vec::Set(0);
+    int32_t entry = t.entry_begin[o];
+    const int32_t end = t.entry_begin[o + 1];
+    for (; entry + Vec::kLanes <= end; entry += Vec::kLanes) {
+      const Vec s = Vec::Gather(t.s, t.offsets + entry, (1u << Vec::kLanes) - 1u);
+      acc = MultiplyAdd(Vec::Load(t.coefficients + entry), s, acc);
+    }
+    if (entry < end) {
+      const int rest = end - entry;
+      const Vec s = Vec::Gather(t.s, t.offsets + entry, (1u << rest) - 1u);
+      acc = MultiplyAdd(Vec::LoadFirst(t.coefficients + entry, rest), s, acc);
+    }
+    float* const sum = t.sums == nullptr ? nullptr : t.sums + (o - t.filter_begin) * Vec::kLanes;
+    const float start = t.first ? t.bias[o] + t.constant : *sum;
+    Vec value = Vec::Set(start + acc.Sum());
+    if (!t.last) {
+      value.StoreFirst(sum, 1);
+      continue;
+    }
+    const int64_t at = o * t.plane + pixel;
+    if constexpr (RESIDUAL) value = value + Vec::LoadFirst(t.residual + at, 1);
+    Clip(value, low, high).StoreFirst(t.y + at, 1);
+  }
+}
+
+// Shorter lists than this are not worth the sum over lanes.
+constexpr int64_t kMinPixelEntries = 8;
+
+inline bool IsPixel(const LookupTask& t) {
+  const int64_t entries = t.entry_begin[t.filter_end] - t.entry_begin[t.filter_begin];
+  return t.n_vectors == 1 && t.maps[0].mask == 1 &&
+         entries >= kMinPixelEntries * (t.filter_end - t.filter_begin);
+}
+
 // Calls the tile of exactly t.n_vectors <= VECTORS vectors.
 template <int VECTORS>
 void Lookup(const LookupTask& t) {
   if constexpr (VECTORS > 1) {
     if (t.n_vectors < VECTORS) return Lookup<VECTORS - 1>(t);
+  } else if (IsPixel(t)) {
+    return t.residual != nullptr ? LookupPixel<true>(t) : LookupPixel<false>(t);
   }
   t.residual != nullptr ? LookupTile<VECTORS, true>(t) : LookupTile<VECTORS, false>(t);
 }

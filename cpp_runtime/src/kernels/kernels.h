@@ -79,6 +79,7 @@ struct ProjectPixelTask {
 //
 // The entries of a filter may come in several calls: the first starts from bias, the others from
 // sums[(o - filter_begin) * n_vectors * lanes + p], and all but the last leave their sums there.
+// kMaxLanes offsets beyond the last are readable.
 struct LookupTask {
   const float* s;
   int64_t filter_begin;

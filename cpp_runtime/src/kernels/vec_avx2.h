@@ -64,6 +64,11 @@ struct Vec {
     return {_mm256_mask_i32gather_ps(_mm256_setzero_ps(), p, i32x8, _mm256_castsi256_ps(Mask(mask)),
                                      4)};
   }
+  float Sum() const {
+    const __m128 x4 = _mm_add_ps(_mm256_castps256_ps128(f32x8), _mm256_extractf128_ps(f32x8, 1));
+    const __m128 x2 = _mm_add_ps(x4, _mm_movehl_ps(x4, x4));
+    return _mm_cvtss_f32(_mm_add_ss(x2, _mm_movehdup_ps(x2)));
+  }
   void Store(float* p) const { _mm256_storeu_ps(p, f32x8); }
   void StoreFirst(float* p, int count) const { _mm256_maskstore_ps(p, First(count), f32x8); }
   Vec Expand(uint32_t mask) const {

@@ -35,6 +35,7 @@ struct Vec {
     return {_mm512_mask_i32gather_ps(_mm512_setzero_ps(), Mask(mask), _mm512_loadu_si512(indices),
                                      p, 4)};
   }
+  float Sum() const { return _mm512_reduce_add_ps(f32x16); }
   void Store(float* p) const { _mm512_storeu_ps(p, f32x16); }
   void StoreFirst(float* p, int count) const { _mm512_mask_storeu_ps(p, First(count), f32x16); }
   Vec Expand(uint32_t mask) const { return {_mm512_maskz_expand_ps(Mask(mask), f32x16)}; }

@@ -69,6 +69,7 @@ struct Vec {
     if (mask & 8) r.f32x4 = vld1q_lane_f32(p + indices[3], r.f32x4, 3);
     return r;
   }
+  float Sum() const { return vaddvq_f32(f32x4); }
   void Store(float* p) const { vst1q_f32(p, f32x4); }
   void StoreFirst(float* p, int count) const {
     if (count > 0) vst1q_lane_f32(p, f32x4, 0);

@@ -52,6 +52,8 @@ struct Vec {
     }
     return r;
   }
+  // Of all lanes, in an order of its own.
+  float Sum() const { return (lane[0] + lane[1]) + (lane[2] + lane[3]); }
   void Store(float* p) const {
     for (int l = 0; l < kLanes; ++l) p[l] = lane[l];
   }
