@@ -46,6 +46,8 @@ MEMORY_RUNS = 3
 PROFILE_WARMUP = 3
 PROFILE_ROUNDS = 5
 PROFILE_RUNS = 10
+RATIO_SECONDS = 1.0
+RATIO_PAIRS = (20, 2000)
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,19 @@ def measure_gain(
     both = [name for name in found[0] if name in found[1] and (layers is None or name in layers)]
     times = {name: (found[0][name], found[1][name]) for name in both}
     return Gain(times, float(np.median(dense_ms)), float(np.median(lookup_ms)))
+
+
+def time_ratio(first: Path, second: Path, *, threads: int = 1, seed: int = 0) -> float:
+    """Return how many times faster ``second`` is: the ratio of the medians of runs in turn, for a second or so.
+
+    Raises:
+        ArtefactError, FileError: a file is damaged or missing.
+    """
+    runs = [open_net(path, None, threads, seed) for path in (first, second)]
+    trial_ms = time_in_turn(runs, (3, 2))
+    pairs = int(np.clip(1000 * RATIO_SECONDS / sum(min(ms) for ms in trial_ms), *RATIO_PAIRS))
+    first_ms, second_ms = time_in_turn(runs, (pairs, 0))
+    return float(np.median(first_ms) / np.median(second_ms))
 
 
 def latency_statistics(latency_ms: Iterable[float], batch: int) -> dict[str, float]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -192,27 +193,48 @@ class _Timing:
         self.measure(progress)
 
     def measure(self, progress: Progress) -> None:
-        with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
-            paths = Path(folder) / "dense.onnx", Path(folder) / "lookup.onnx"
-            for path, content in zip(paths, (dense_form(self.model), self.model), strict=True):
-                write_atomically(path, content.SerializeToString())
+        with self._written(dense_form(self.model), self.model) as paths:
             self.times = benchmark.measure_gain(*paths, threads=self.settings.threads, progress=progress)
 
+    @contextmanager
+    def _written(self, first: onnx.ModelProto, second: onnx.ModelProto) -> Iterator[tuple[Path, Path]]:
+        with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
+            paths = Path(folder) / "first.onnx", Path(folder) / "second.onnx"
+            for path, model in zip(paths, (first, second), strict=True):
+                write_atomically(path, model.SerializeToString())
+            yield paths
+
     def keep_what_gains(self, plans: Sequence[LayerPlan], keep_slow: bool, progress: Progress) -> list[LayerPlan]:
-        """Turn every lookup layer that was not measured faster, by more than the noise, back to dense."""
-        kept, slow = [], set()
-        for plan in plans:
-            dense_ms, lookup_ms = self.times.layers.get(plan.name, (0.0, 0.0))
-            if plan.kind == "lookup" and not lookup_ms < LEAST_GAIN * dense_ms and not keep_slow:
-                slow.add(plan.name)
-                reason = f"measured: lookup {lookup_ms:.3f} ms, dense {dense_ms:.3f} ms"
-                kept.append(LayerPlan(plan.name, "dense", reason, note=plan.note))
-            else:
-                kept.append(plan)
-        if slow:
-            self.model = dense_form(self.model, slow)
+        """Turn lookup layers back to dense where that makes the net faster.
+
+        Candidates are those not measured faster than dense, by more than the noise. They go all at once or, if the net is
+        slower then (a dense layer between lookups costs two changes of layout), one by one, the slowest first.
+        """
+        timed = {p.name: self.times.layers.get(p.name, (0.0, 0.0)) for p in plans if p.kind == "lookup" and not keep_slow}
+        slow = {n: lookup / max(dense, 1e-9) for n, (dense, lookup) in timed.items() if lookup >= LEAST_GAIN * dense}
+        full, dropped = self.model, set[str]()
+        trials = (set(slow), *({name} for name in sorted(slow, key=lambda name: -slow[name])))
+        for done, names in enumerate(trials if slow else ()):
+            progress("choosing layers", done, len(trials))
+            if names <= dropped:
+                continue
+            trial = dense_form(full, dropped | names)
+            with self._written(self.model, trial) as paths:
+                faster = benchmark.time_ratio(*paths, threads=self.settings.threads) > 1
+            if faster:
+                self.model, dropped = trial, dropped | names
+        if dropped:
             self.measure(progress)
-        return kept
+        return [
+            self._with_times(plan, plan.name in dropped, *timed[plan.name]) if plan.name in slow else plan for plan in plans
+        ]
+
+    @staticmethod
+    def _with_times(plan: LayerPlan, dropped: bool, dense_ms: float, lookup_ms: float) -> LayerPlan:
+        measured = f"measured: lookup {lookup_ms:.3f} ms, dense {dense_ms:.3f} ms"
+        if dropped:
+            return LayerPlan(plan.name, "dense", measured, note=plan.note)
+        return replace(plan, note="; ".join(filter(None, [plan.note, f"{measured}, but the net is faster with it"])))
 
 
 def _prunes(tuning: FinetuneSettings | None, examples: Examples | None) -> bool:

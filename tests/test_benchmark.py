@@ -216,6 +216,20 @@ def test_every_layer_has_a_time_with_the_library(fused: bool, tmp_path: Path) ->
     assert all(run[name] > 0 for run in runs for name in LAYERS)
 
 
+def test_time_ratio_takes_medians_over_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def in_turn(runs: Any, rounds: Any) -> list[list[float]]:
+        asked.append(tuple(rounds))
+        return [[4.0, 3.0, 5.0], [1.0, 3.0, 2.0]]
+
+    dense = write(tmp_path, lookup=False)
+    assert benchmark.time_ratio(dense, dense) > 0
+    monkeypatch.setattr(benchmark, "time_in_turn", in_turn)
+    assert benchmark.time_ratio(dense, dense) == 2.0
+    assert asked == [(3, 2), (250, 0)]  # a second of pairs of 3 + 1 ms
+
+
 def test_measure_gain_returns_the_layers_asked_for(tmp_path: Path) -> None:
     dense, lookup = write(tmp_path, lookup=False), write(tmp_path, lookup=True)
     gain = benchmark.measure_gain(dense, lookup, LOOKUPS, rounds=2, runs=2)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from cases import small_net
+from command_line import needs_library
 from torch import Tensor
 
 from lcnn_compress import api, pipeline
+from lcnn_compress.benchmark import Gain
 from lcnn_compress.finetune import FinetuneSettings
 from lcnn_compress.modules import LookupConv2d
+from lcnn_compress.op import OP_TYPE
 from lcnn_compress.pipeline import CompressSettings, TrainingData
 from lcnn_compress.plan import PlanSettings
 
@@ -32,6 +37,38 @@ def test_stored_factors_are_exact_in_float16_and_near_the_weight(size: float) ->
     exact = dense.net.get_submodule("conv2").weight()
     # Both factors round by 2^-11 of each value, or by 2^-25 of the largest where they are subnormal.
     assert (lookup.weight() - exact).norm() <= 2 * 2.0**-11 * 32**0.5 * exact.norm()
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("net_ms", "kept"),
+    [
+        ({("conv1", "conv2"): 1.1, (): 1.0}, ()),  # without both it is faster
+        ({("conv1", "conv2"): 0.9, (): 1.0, ("conv2",): 0.8}, ("conv2",)),  # without the slowest alone
+        ({("conv1", "conv2"): 0.8, (): 1.0, ("conv2",): 0.9, ("conv1",): 0.85}, ("conv1", "conv2")),  # with both
+    ],
+)
+def test_layers_not_faster_alone_stay_where_the_net_is_faster_with_them(
+    net_ms: dict[tuple[str, ...], float], kept: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lookup_layers(path: Path) -> tuple[str, ...]:
+        return tuple(sorted(node.name for node in onnx.load(path).graph.node if node.op_type == OP_TYPE))
+
+    def measured(dense: Path, lookup: Path, **_: Any) -> Gain:
+        return Gain({"conv1": (0.1, 0.2), "conv2": (0.1, 0.11)}, 1.0, net_ms[lookup_layers(lookup)])
+
+    def ratio(first: Path, second: Path, **_: Any) -> float:
+        return net_ms[lookup_layers(first)] / net_ms[lookup_layers(second)]
+
+    monkeypatch.setattr(pipeline.benchmark, "measure_gain", measured)
+    monkeypatch.setattr(pipeline.benchmark, "time_ratio", ratio)
+    artefact = api.compress(api.open_model(small_net(), (1, 3, 16, 16)), 8, lookups=2)
+    rows = {row["name"]: row for row in artefact.report["layers"] if row["name"] in ("conv1", "conv2")}
+    assert tuple(name for name, row in rows.items() if row["kind"] == "lookup") == kept
+    assert artefact.report["totals"].get("lookup_ms") == (net_ms[kept] if kept else None)
+    for name, row in rows.items():
+        text = f"measured: lookup {0.2 if name == 'conv1' else 0.11:.3f} ms, dense 0.100 ms"
+        assert row["note" if name in kept else "reason"] == text + (", but the net is faster with it" if name in kept else "")
 
 
 class Noise:

@@ -39,10 +39,6 @@ class PlanCache {
 
 namespace {
 
-// Below this a parallel loop costs more than it gains: waking a thread takes a few microseconds,
-// about 10^5 multiply-adds.
-constexpr int64_t kMinParallelMacs = 400 * 1000;
-
 // One Run: what the units of work share.
 struct Job {
   const PackedWeights& weights;
@@ -158,10 +154,13 @@ void LookupParts(const Job& job, const LookupTile& tile, LookupTask task) {
   alignas(kCacheLine) float copy[kMaxCopiedPlaces * kMaxTileVectors * kMaxLanes];
   alignas(kCacheLine) float sums[kMaxWaitingFilters * kMaxTileVectors * kMaxLanes];
   const int64_t parts = job.weights.parts();
-  task.s = copy;
+  const bool copied = !job.plan.pieces.empty();
+  if (copied) task.s = copy;
   task.sums = parts > 1 ? sums : nullptr;
   for (int64_t part = 0; part < parts; ++part) {
-    CopyRows(job, tile, job.weights.part_row(part), job.weights.part_row(part + 1), copy);
+    if (copied) {
+      CopyRows(job, tile, job.weights.part_row(part), job.weights.part_row(part + 1), copy);
+    }
     task.first = part == 0;
     task.last = part + 1 == parts;
     task.entry_begin = job.weights.entry_begin(part);

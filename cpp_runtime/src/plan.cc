@@ -85,7 +85,8 @@ class Planner {
         block_vectors_(project.block_vectors),
         max_vectors_(lookup.max_vectors),
         rows_(LayOutAxis(shape_.height, height, "height")),
-        columns_(LayOutAxis(shape_.width, width, "width")) {
+        columns_(LayOutAxis(shape_.width, width, "width")),
+        copied_(weights.cut() && (batch > 1 || rows_.output > 1 || columns_.output > 1)) {
     RequireRange("batch", batch, 1, kMaxExtent);
     plan_.batch = batch;
     plan_.in_height = height;
@@ -109,7 +110,7 @@ class Planner {
   // Rows that begin on a vector, or on half of one, need fewer copies but more vectors.
   void ChoosePitch() {
     int64_t best = columns_.pitch;
-    if (weights_.cut()) {
+    if (copied_) {
       CheckedMul(rows_.pitch + rows_.max_shift, RoundUp(best, lanes_), kMaxInt32, "plane of S");
       double least = std::numeric_limits<double>::infinity();
       for (const int64_t unit : {int64_t{1}, std::max<int64_t>(1, lanes_ / 2), int64_t{lanes_}}) {
@@ -161,7 +162,7 @@ class Planner {
                "S of one image");
     const int64_t s_image = entries * plan_.image_pitch;
     const int64_t s_runs = entries / shape_.group;  // read by one filter
-    while (!weights_.cut() && max_vectors_ > kMinTileVectors &&
+    while (!copied_ && max_vectors_ > kMinTileVectors &&
            s_runs * (max_vectors_ * lanes_ + shift + columns_.max_shift) > kTileFloats) {
       max_vectors_ /= 2;
     }
@@ -302,7 +303,7 @@ class Planner {
     for (const Tap& tap : taps) {
       tap_offsets_[tap.index] = tap.run * plan_.run_length + tap.shift;
     }
-    if (!weights_.cut()) return;
+    if (!copied_) return;
     // Taps of one run and remainder share a piece unless there is a tile's length between them.
     std::sort(taps.begin(), taps.end(), [&](const Tap& a, const Tap& b) {
       return std::make_tuple(a.run, a.shift % lanes_, a.shift) <
@@ -331,13 +332,13 @@ class Planner {
   void PlaceEntries() {
     const auto taps = static_cast<int64_t>(tap_offsets_.size());
     const int64_t filters_per_group = std::max<int64_t>(1, shape_.out_channels / shape_.group);
-    const int64_t row_pitch = weights_.cut() ? row_floats_ : plan_.phases * plan_.run_length;
+    const int64_t row_pitch = copied_ ? row_floats_ : plan_.phases * plan_.run_length;
     plan_.offsets.resize(weights_.positions().size() + kMaxLanes);
     for (int64_t part = 0; part < weights_.parts(); ++part) {
       const int32_t* const entry_begin = weights_.entry_begin(part);
       for (int64_t o = 0; o < shape_.out_channels; ++o) {
-        const int64_t first_row = weights_.cut() ? -weights_.part_row(part)
-                                                 : o / filters_per_group * shape_.dictionary_size;
+        const int64_t first_row =
+            copied_ ? -weights_.part_row(part) : o / filters_per_group * shape_.dictionary_size;
         for (auto e = static_cast<size_t>(entry_begin[o]);
              e < static_cast<size_t>(entry_begin[o + 1]); ++e) {
           const int64_t position = weights_.positions()[e];
@@ -352,7 +353,7 @@ class Planner {
   void SplitWork() {
     int64_t pixels = 0;
     for (const auto& map : plan_.group.project_maps) pixels += map.count;
-    const auto entries = static_cast<int64_t>(plan_.offsets.size());
+    const auto entries = static_cast<int64_t>(weights_.positions().size());
     constexpr int64_t kMaxMacs = std::numeric_limits<int64_t>::max();
     plan_.project_macs = CheckedMul(plan_.batch * shape_.channels,
                                     pixels / images_ * shape_.dictionary_size, kMaxMacs, "stage 1");
@@ -361,10 +362,13 @@ class Planner {
 
     const auto project_units =
         static_cast<int64_t>(plan_.group.project_tiles.size()) * shape_.group;
-    plan_.panel_blocks =
-        std::max<int64_t>(1, std::min(weights_.panels_per_group(), CeilDiv(kUnits, project_units)));
+    // What runs in one thread is not cut: every block packs X, or copies S, again.
+    const auto units = [](int64_t macs) { return macs < kMinParallelMacs ? 1 : kUnits; };
+    plan_.panel_blocks = std::max<int64_t>(
+        1,
+        std::min(weights_.panels_per_group(), CeilDiv(units(plan_.project_macs), project_units)));
     const auto lookup_units = static_cast<int64_t>(plan_.group.lookup_tiles.size());
-    int64_t blocks = std::min(shape_.out_channels, CeilDiv(kUnits, lookup_units));
+    int64_t blocks = std::min(shape_.out_channels, CeilDiv(units(plan_.lookup_macs), lookup_units));
     if (weights_.cut()) {
       blocks = std::max(blocks, CeilDiv(shape_.out_channels, kMaxWaitingFilters));
     }
@@ -388,6 +392,7 @@ class Planner {
   int64_t max_vectors_;  // of a stage 2 tile
   const AxisLayout rows_;
   const AxisLayout columns_;
+  const bool copied_;  // stage 2 works on copies of S: not for one pixel, which is gathered
   int64_t images_ = 0;
   std::vector<int64_t> tap_offsets_;  // into the runs, or the copied pieces, of a dictionary row
   int64_t row_floats_ = 0;            // of the copy of a dictionary row

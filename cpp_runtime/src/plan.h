@@ -83,6 +83,10 @@ struct Plan {
   int64_t lookup_macs = 0;
 };
 
+// Below this a parallel loop costs more than it gains: waking a thread takes a few microseconds,
+// about 10^5 multiply-adds.
+constexpr int64_t kMinParallelMacs = 400 * 1000;
+
 // Channels packed at a time: a panel of them (4 KB) and a block of packed pixels (24 KB) share the
 // first-level cache.
 constexpr int64_t kMaxDepthBlock = 128;
