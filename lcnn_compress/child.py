@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -30,13 +29,13 @@ def run_child(job: dict[str, Any], module: str, timeout_s: float) -> dict[str, A
         ChildError: the process crashed.
         LcnnError: what the job itself raised.
     """
-    home = str(Path(__file__).parent.parent)
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))}
-    command = [sys.executable, "-c", f"from {module} import child_main; child_main()"]
+    # This very package, before any of that name in the working directory (a source tree has no native library in it).
+    start = f"import sys; sys.path.insert(0, sys.argv[1]); from {module} import child_main; child_main()"
+    command = [sys.executable, "-c", start, str(Path(__file__).parent.parent)]
     subject = f"the {job['job']} measurement of " + str(job.get("model") or job.get("lookup") or "an empty process")
     sent = json.dumps(job, default=str)
     try:
-        done = subprocess.run(command, input=sent, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
+        done = subprocess.run(command, input=sent, capture_output=True, text=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired as error:
         raise SettingsError(f"{subject}: took more than {timeout_s:g} s; measure fewer iterations") from error
     if done.returncode != 0:

@@ -332,6 +332,14 @@ def test_a_damaged_or_missing_file_is_named(tmp_path: Path) -> None:
         benchmark.layer_times(tmp_path / "gone.onnx")
 
 
+def test_a_child_is_of_this_package_wherever_it_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    other = tmp_path / "lcnn_compress"
+    other.mkdir()
+    (other / "__init__.py").write_text("raise SystemExit('the package in the working directory')")
+    monkeypatch.chdir(tmp_path)
+    assert run_child({"job": "memory"}, benchmark.__name__, 60)["peak_rss_bytes"] > 0
+
+
 def test_a_crashed_child_shows_the_end_of_its_error_output() -> None:
     with pytest.raises(ChildError, match=r"the nonsense measurement of .* ended with status 1: .*KeyError: 'nonsense'"):
         run_child({"job": "nonsense"}, benchmark.__name__, 60)
