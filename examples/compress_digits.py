@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -37,9 +36,8 @@ NEGATIVE = 1  # exit code of a command that did its work but found no gain
 def lcnn(folder: Path, *arguments: str) -> dict[str, Any]:
     """Run a command in ``folder``; return its JSON with its exit code, its wall seconds and the command itself."""
     started = time.perf_counter()
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-m", "lcnn_compress", *arguments, "--json"]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode not in (0, NEGATIVE):
         raise SystemExit(f"lcnn {' '.join(arguments)} ended with {done.returncode}: {done.stderr}")
     facts = {"run": "lcnn " + " ".join(arguments), "exit_code": done.returncode, "seconds": time.perf_counter() - started}
@@ -63,6 +61,8 @@ def variant(folder: Path, name: str, options: list[str], iterations: int) -> dic
     timing = lcnn(
         folder, "bench", artefact, "--threads", "1,2", "--batch", "1,8", "--no-per-layer", "--iterations", str(iterations)
     )
+    if timing["isa"] is None:
+        raise SystemExit("the native library is not installed: there is nothing to measure; pip install this package first")
     scored = lcnn(folder, "eval", artefact, "--data", "test.npz", *NORMALISE)
     keys = ("name", "kind", "reason", "dictionary_size", "lookups_per_position", "macs_dense", "macs", "dense_ms", "lookup_ms")
     return {
