@@ -40,7 +40,8 @@ def lcnn(folder: Path, *arguments: str) -> dict[str, Any]:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode not in (0, NEGATIVE):
         raise SystemExit(f"lcnn {' '.join(arguments)} ended with {done.returncode}: {done.stderr}")
-    facts = {"run": "lcnn " + " ".join(arguments), "exit_code": done.returncode, "seconds": time.perf_counter() - started}
+    run = "lcnn " + " ".join(arguments).replace(str(HERE), "examples")
+    facts = {"run": run, "exit_code": done.returncode, "seconds": time.perf_counter() - started}
     result: dict[str, Any] = json.loads(done.stdout)
     return result | facts
 
