@@ -175,8 +175,8 @@ void PackedWeights::ChooseParts() {
   const auto entries = static_cast<int64_t>(positions_.size());
   if (shape_.group > 1 || taps > kMaxCopiedPlaces || entries == 0) return;
   // Taps of large kernels share fewer copies.
-  const int64_t places = taps <= kManyTaps ? kMaxCopiedPlaces : std::max(taps, kManyTaps);
-  const int64_t parts = CeilDiv(shape_.dictionary_size, places / taps);
+  const int64_t rows = taps <= kManyTaps ? kMaxCopiedPlaces / taps : 1;
+  const int64_t parts = CeilDiv(shape_.dictionary_size, rows);
   if (entries < kMinReaders * taps * shape_.dictionary_size) return;
   if (entries < kMinPartEntries * parts * shape_.out_channels) return;
   cut_ = true;

@@ -11,8 +11,8 @@
 
 namespace lcnn {
 
-// Dictionary rows x taps of a part. Copied for a tile they are 24 to 64 KB, where the first-level
-// cache holds 32 or 48.
+// Dictionary rows x taps of a part. Copied for a tile they are 32 to 96 KB, the less the more
+// taps share a piece; the first-level cache holds 32 or 48.
 constexpr int64_t kMaxCopiedPlaces = 192;
 
 class PackedWeights {

@@ -5,6 +5,7 @@
 #include "cases.h"
 #include "check.h"
 #include "fixtures.h"
+#include "packed_weights.h"
 #include "reference.h"
 
 namespace {
@@ -95,6 +96,10 @@ void RunCase(const Case& c, lcnn::Isa isa, int threads, ResidualKind kind, float
   if (kind != ResidualKind::kNone) layer.shape.clip_min = -0.5f;
   layer.shape.clip_max = clip_max;
   const lcnn::LookupConv conv(layer.shape, layer.constants, isa);
+  if (std::string(c.name).find("cut") != std::string::npos) {
+    CHECK_TEXT(lcnn::PackedWeights(layer.shape, layer.constants).cut(),
+               "not cut: " + std::string(c.name));
+  }
   if (c.filters == 0) return;  // the adapter returns before it asks for a plan of nothing
   const auto plan = conv.PlanFor(c.batch, c.height, c.width);
   CHECK(plan == conv.PlanFor(c.batch, c.height, c.width));

@@ -84,7 +84,6 @@ void LookupPixel(const LookupTask& task) {
   const LookupTask t = task;
   const Vec low = Vec::Set(t.clip_min);
   const Vec high = Vec::Set(t.clip_max);
-  const int64_t pixel = t.maps[0].indexed ? t.indices[t.maps[0].base] : t.maps[0].base;
   for (int64_t o = t.filter_begin; o < t.filter_end; ++o) {
     Vec acc = Vec::Set(0);
     int32_t entry = t.entry_begin[o];
@@ -105,7 +104,7 @@ void LookupPixel(const LookupTask& task) {
       value.StoreFirst(sum, 1);
       continue;
     }
-    const int64_t at = o * t.plane + pixel;
+    const int64_t at = o * t.plane + t.maps[0].base;
     if constexpr (RESIDUAL) value = value + Vec::LoadFirst(t.residual + at, 1);
     Clip(value, low, high).StoreFirst(t.y + at, 1);
   }
@@ -116,7 +115,7 @@ constexpr int64_t kMinPixelEntries = 8;
 
 inline bool IsPixel(const LookupTask& t) {
   const int64_t entries = t.entry_begin[t.filter_end] - t.entry_begin[t.filter_begin];
-  return t.n_vectors == 1 && t.maps[0].mask == 1 &&
+  return t.n_vectors == 1 && t.maps[0].mask == 1 && !t.maps[0].indexed &&
          entries >= kMinPixelEntries * (t.filter_end - t.filter_begin);
 }
 

@@ -44,23 +44,18 @@ struct Vec {
   static Vec LoadHalves(const uint16_t* p) {
     return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))};
   }
-  // Lane numbers of the five functions below are constants: instructions name their lane.
-  static Vec LoadFirst(const float* p, int count) {
+  // Lane numbers of the three functions below are constants: instructions name their lane.
+  template <int STEP>
+  static Vec LoadSteps(const float* p, int count) {
     Vec r = Set(0);
     if (count > 0) r.f32x4 = vld1q_lane_f32(p, r.f32x4, 0);
-    if (count > 1) r.f32x4 = vld1q_lane_f32(p + 1, r.f32x4, 1);
-    if (count > 2) r.f32x4 = vld1q_lane_f32(p + 2, r.f32x4, 2);
-    if (count > 3) r.f32x4 = vld1q_lane_f32(p + 3, r.f32x4, 3);
+    if (count > 1) r.f32x4 = vld1q_lane_f32(p + STEP, r.f32x4, 1);
+    if (count > 2) r.f32x4 = vld1q_lane_f32(p + 2 * STEP, r.f32x4, 2);
+    if (count > 3) r.f32x4 = vld1q_lane_f32(p + 3 * STEP, r.f32x4, 3);
     return r;
   }
-  static Vec LoadAlternate(const float* p, int count) {
-    Vec r = Set(0);
-    if (count > 0) r.f32x4 = vld1q_lane_f32(p, r.f32x4, 0);
-    if (count > 1) r.f32x4 = vld1q_lane_f32(p + 2, r.f32x4, 1);
-    if (count > 2) r.f32x4 = vld1q_lane_f32(p + 4, r.f32x4, 2);
-    if (count > 3) r.f32x4 = vld1q_lane_f32(p + 6, r.f32x4, 3);
-    return r;
-  }
+  static Vec LoadFirst(const float* p, int count) { return LoadSteps<1>(p, count); }
+  static Vec LoadAlternate(const float* p, int count) { return LoadSteps<2>(p, count); }
   static Vec Gather(const float* p, const int32_t* indices, uint32_t mask) {
     Vec r = Set(0);
     if (mask & 1) r.f32x4 = vld1q_lane_f32(p + indices[0], r.f32x4, 0);
