@@ -64,7 +64,6 @@ class Setting:
     dictionary: str  # as --dict; layers it does not name stay dense
     densities: tuple[float, ...] = ()  # non-zeros as a share of k * C_out * kH * kW: for each layer named, or one for all
     macs_ratio: float | None = None  # instead: the same density everywhere, so that the whole net has so many times fewer MACs
-    share: int = 1  # neighbouring filters with one pattern
     share: int = 1  # neighbouring filters with the same pattern
     published_ratio: float | None = None  # the paper's speed-up, an operation count
     note: str = ""
