@@ -211,7 +211,7 @@ def _onnx_row(row: dict[str, Any], node: onnx.NodeProto, constants: dict[str, on
     groups = next((a.i for a in node.attribute if a.name == "group"), 1)
     kernel = next((list(a.ints) for a in node.attribute if a.name == "kernel_shape"), [1, 1])
     dims = list(constants[node.input[1]].dims)
-    if row["kind"] != "lookup":
+    if row["kind"] == "dense":
         flipped = node.op_type == "MatMul"
         return row | {
             "in_channels": dims[0 if flipped else 1] * groups,
