@@ -12,7 +12,7 @@ import pytest
 import torch
 from cases import small_net
 from onnx import numpy_helper
-from torch import Tensor
+from torch import Tensor, nn
 
 from lcnn_compress import api
 from lcnn_compress.errors import SettingsError
@@ -88,6 +88,14 @@ def test_report_artefact_and_file_hold_an_exact_identity(tmp_path: Path) -> None
     api.export_onnx(loaded, tmp_path / "net.onnx")  # checked against torch
     constants = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "net.onnx").graph.initializer}
     np.testing.assert_array_equal(constants["conv1.dictionary"], np.eye(16))
+
+
+def test_sparse_layers_of_equal_width_keep_their_names(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    plans = [LayerPlan(name, "sparse", "", 8, 0.5) for name in ("0", "2")]
+    artefact = api.compress_source(api.open_model(net, (1, 8, 9, 9)), CompressSettings(measure=False), plans=plans)
+    api.export_onnx(artefact, tmp_path / "net.onnx")
+    assert [node.name for node in onnx.load(tmp_path / "net.onnx").graph.node] == ["0", "2"]
 
 
 @pytest.mark.parametrize("sparsity", ["gradual", "threshold"])
