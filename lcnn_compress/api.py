@@ -256,4 +256,7 @@ def _weights_sha256(net: fx.GraphModule) -> str:
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else str(tensor.item()).encode()
+    if not tensor.ndim:
+        return str(tensor.item()).encode()
+    # Flat first: an axis of length 1 may have any stride in a tensor that calls itself contiguous.
+    return tensor.detach().flatten().view(torch.uint8).numpy().tobytes()
