@@ -211,7 +211,7 @@ def _onnx_row(row: dict[str, Any], node: onnx.NodeProto, constants: dict[str, on
     groups = next((a.i for a in node.attribute if a.name == "group"), 1)
     kernel = next((list(a.ints) for a in node.attribute if a.name == "kernel_shape"), [1, 1])
     dims = list(constants[node.input[1]].dims)
-    if row["kind"] != "lookup":
+    if row["kind"] == "dense":
         flipped = node.op_type == "MatMul"
         return row | {
             "in_channels": dims[0 if flipped else 1] * groups,
@@ -256,4 +256,7 @@ def _weights_sha256(net: fx.GraphModule) -> str:
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else str(tensor.item()).encode()
+    if not tensor.ndim:
+        return str(tensor.item()).encode()
+    # Flat first: an axis of length 1 may have any stride in a tensor that calls itself contiguous.
+    return tensor.detach().flatten().view(torch.uint8).numpy().tobytes()

@@ -7,6 +7,7 @@ both from random values; here they start from the slices:
 * ``svd``: rows are the top right singular vectors; of the exact products with them the largest are kept, layer-wide.
 * ``kmeans``: rows are cluster centres; each slice is coded by orthogonal matching pursuit (OMP).
 * ``ksvd``: the k-means start, then dictionary least squares and OMP in turns (MOD, Engan et al. 1999).
+* ``identity``: rows are the channels themselves; the largest entries of the weight are kept, layer-wide (plain pruning).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from lcnn_compress.errors import ModelError, SettingsError
 
 INITS = ("kmeans", "svd", "ksvd")
+IDENTITY = "identity"  # not a start to choose: it fixes k, and the dictionary stays what it is
 
 KMEANS_STARTS = 2
 SLICES_PER_CENTRE = 256  # more of them move a centre little (the rule of faiss's k-means)
@@ -50,9 +52,9 @@ def factorise(
     Args:
         weight: (C_out, C_in / groups, kH, kW).
         dictionary_size: k, rows for each group; more than C_in / groups is allowed.
-        lookups: 1 or more: whole number of non-zeros for each filter position; below 1: that share of k. ``svd`` meets the
-            number on average over the layer, the others at every position (at least 1).
-        init: one of ``INITS``.
+        lookups: 1 or more: whole number of non-zeros for each filter position; below 1: that share of k. ``svd`` and
+            ``identity`` meet the number on average over the layer, the others at every position (at least 1).
+        init: one of ``INITS``, or ``identity`` with k = C_in / groups.
         seed: of the k-means start.
 
     Returns:
@@ -63,7 +65,7 @@ def factorise(
         SettingsError: unknown init, or dictionary_size or lookups out of range.
         ModelError: the weight holds NaN or infinity.
     """
-    _check(dictionary_size, lookups, init)
+    _check(dictionary_size, lookups, init, weight.shape[1])
     if not np.isfinite(weight).all():
         count = int((~np.isfinite(weight)).sum())
         raise ModelError(f"weight of shape {weight.shape} holds {count} values that are not finite; the checkpoint is damaged")
@@ -75,6 +77,9 @@ def factorise(
     with threadpool_limits(1):
         if init == "svd":
             dictionary, codes = _svd(slices, dictionary_size, lookups)
+        elif init == IDENTITY:
+            dictionary, codes = np.stack([np.eye(m)] * groups), slices.copy()
+            _keep_largest(codes, lookups)
         else:
             n_lookups = int(lookups) if lookups >= 1 else max(1, round(lookups * dictionary_size))
             rounds = KSVD_ROUNDS if init == "ksvd" else 0
@@ -84,9 +89,11 @@ def factorise(
     return dictionary.reshape(-1, m).astype(np.float32), np.ascontiguousarray(kernel, dtype=np.float32)
 
 
-def _check(dictionary_size: int, lookups: float, init: str) -> None:
-    if init not in INITS:
+def _check(dictionary_size: int, lookups: float, init: str, m: int) -> None:
+    if init not in (*INITS, IDENTITY):
         raise SettingsError(f"init is {init!r}, which is unknown; use one of {', '.join(INITS)}")
+    if init == IDENTITY and dictionary_size != m:
+        raise SettingsError(f"dictionary_size is {dictionary_size}; an identity of vectors of {m} channels has {m} rows")
     if dictionary_size < 1:
         raise SettingsError(f"dictionary_size is {dictionary_size}; it must be 1 or more")
     if not (math.isfinite(lookups) and lookups > 0):
@@ -105,11 +112,16 @@ def _svd(slices: Array, size: int, lookups: float) -> tuple[Array, Array]:
     codes = slices @ dictionary.transpose(0, 2, 1)  # (groups, slices, k)
     used = min(size, slices.shape[2])
     codes[:, :, used:] = 0  # rows beyond an orthonormal basis
+    _keep_largest(codes, lookups)
+    return dictionary, codes
+
+
+def _keep_largest(codes: Array, lookups: float) -> None:
+    """Set all but the largest of contiguous (groups, slices, k) to zero: ``lookups`` stay for each slice on average."""
     n_positions = codes.shape[0] * codes.shape[1]
-    n_kept = round(lookups * n_positions) if lookups >= 1 else round(lookups * size * n_positions)
+    n_kept = round((lookups if lookups >= 1 else lookups * codes.shape[2]) * n_positions)
     flat = codes.reshape(-1)
     flat[np.argsort(-np.abs(flat), kind="stable")[n_kept:]] = 0
-    return dictionary, codes
 
 
 def _singular_rows(slices: Array, size: int) -> Array:

@@ -303,11 +303,13 @@ def _name_layers(model: onnx.ModelProto) -> None:
 
 
 def layer_of(node: onnx.NodeProto) -> str | None:
-    """Return the layer whose weight or dictionary the node reads, or None."""
-    wanted = {"Conv": ".weight", "Gemm": ".weight", "MatMul": ".weight", OP_TYPE: ".dictionary"}.get(node.op_type)
-    if wanted is None or len(node.input) < 2 or not node.input[1].endswith(wanted):
+    """Return the layer whose weight or coefficients the node reads, or None."""
+    # Not the dictionary: the exporter keeps one of equal tensors, and sparse layers have equal dictionaries.
+    position, suffix = (3, ".coefficients") if node.op_type == OP_TYPE else (1, ".weight")
+    known = node.op_type in ("Conv", "Gemm", "MatMul", OP_TYPE)
+    if not known or len(node.input) <= position or not node.input[position].endswith(suffix):
         return None
-    return str(node.input[1].removesuffix(wanted))
+    return str(node.input[position].removesuffix(suffix))
 
 
 def _fuse(model: onnx.ModelProto) -> None:

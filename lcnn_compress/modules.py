@@ -22,6 +22,8 @@ class LookupConv2d(nn.Module):
         sparse_kernel: (C_out, k, kH, kW), the training form P of indices and coefficients.
         support: (C_out, k, kH, kW) bool, False where an entry of P is pruned for good.
         bias: (C_out).
+        is_identity: each block of the dictionary is the identity, so that P is the weight and stage 1 costs nothing; such a
+            dictionary is not trained.
     """
 
     dictionary: nn.Parameter
@@ -41,7 +43,10 @@ class LookupConv2d(nn.Module):
         self.in_channels = dictionary.shape[1] * geometry.groups
         self.out_channels = int(out_channels)
         self.dictionary_size = int(size)
-        self.dictionary = nn.Parameter(dictionary.detach().clone())
+        identity = torch.eye(dictionary.shape[1], dtype=dictionary.dtype).repeat(geometry.groups, 1)
+        self.is_identity = torch.equal(dictionary.detach(), identity)
+        # What makes an identity cheap is that it is exactly one, so training leaves it alone.
+        self.dictionary = nn.Parameter(dictionary.detach().clone(), requires_grad=not self.is_identity)
         self.sparse_kernel = nn.Parameter(sparse_kernel.detach().clone())
         self.bias = nn.Parameter(dictionary.new_zeros(out_channels) if bias is None else bias.detach().clone())
         self.register_buffer("support", sparse_kernel.detach() != 0, persistent=False)
@@ -54,10 +59,18 @@ class LookupConv2d(nn.Module):
         """Lookups of all filters together."""
         return int(self.support.sum())
 
+    @property
+    def projected_rows(self) -> int:
+        """Rows of each group that stage 1 computes: k, or none where the dictionary is the identity."""
+        return 0 if self.is_identity else self.dictionary_size
+
     def weight(self) -> Tensor:
         """Return the dense weight this layer stands for, (C_out, C_in / groups, kH, kW)."""
         blocks = self.dictionary.unflatten(0, (self.geometry.groups, -1))  # (groups, k, m)
-        kernel = (self.sparse_kernel * self.support).unflatten(0, (self.geometry.groups, -1))  # (groups, O/g, k, kH, kW)
+        kernel = self.sparse_kernel * self.support
+        if self.is_identity:
+            return kernel
+        kernel = kernel.unflatten(0, (self.geometry.groups, -1))  # (groups, O/g, k, kH, kW)
         return torch.einsum("gokrc,gkm->gomrc", kernel, blocks).flatten(0, 1)
 
     @torch.no_grad()
@@ -80,7 +93,7 @@ class LookupConv2d(nn.Module):
 
     def macs(self, size: tuple[int, int]) -> int:
         """MACs of both stages for one image of (height, width) ``size``."""
-        return lookup_macs(self.in_channels, self.dictionary_size, self.n_nonzeros, self.geometry, size)
+        return lookup_macs(self.in_channels, self.projected_rows, self.n_nonzeros, self.geometry, size)
 
     def dense_macs(self, size: tuple[int, int]) -> int:
         """MACs of the dense convolution this layer replaces."""
@@ -93,7 +106,7 @@ class LookupConv2d(nn.Module):
         # Two stages cost k * (m + O * taps) per pixel, the rebuilt weight m * O * taps: torch has no sparse kernel here.
         m, taps = self.dictionary.shape[1], self.geometry.taps
         filters = self.out_channels // groups
-        two_stages = self.dictionary_size * (m + filters * taps) < m * filters * taps
+        two_stages = not self.is_identity and self.dictionary_size * (m + filters * taps) < m * filters * taps
         if two_stages:
             x = functional.conv2d(x, self.dictionary[:, :, None, None], groups=groups)
         # Zero padding commutes with stage 1 because stage 1 has no bias.

@@ -19,7 +19,7 @@ from lcnn_compress import benchmark, runtime
 from lcnn_compress.artefact import Artefact
 from lcnn_compress.calibrate import reestimate_batch_norms, refit
 from lcnn_compress.data import Examples, batches
-from lcnn_compress.dictionary import INITS, factorise
+from lcnn_compress.dictionary import IDENTITY, INITS, factorise
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export import ExportSettings, dense_form, to_onnx
 from lcnn_compress.files import write_atomically
@@ -36,7 +36,9 @@ log = logging.getLogger(__name__)
 CALIBRATION_IMAGES = 512  # of the training data, where no calibration data is given
 CALIBRATION_BATCH = 64
 LEAST_GAIN = 0.95  # of the dense time: the medians of one layer differ by a few per cent between two measurements
+FIXED_INITS = {"sparse": IDENTITY, "lowrank": "svd"}  # what kind of layer leaves no choice of start
 LEAST_SCALE = 2.0**-5  # of a dictionary with rows of unit length
+IDENTITY_RANGE = 2.0**-9, 2.0**15  # of a layer's largest coefficient
 PRUNING_STEPS = 1000  # a net that prunes while it trains needs time to recover; shorter trainings start from the final lookups
 
 
@@ -113,7 +115,7 @@ def compress_net(
     if timing is not None and plans is None:
         timing.export(build_net(dense, input_shape, lookups), progress)
         decided = timing.keep_what_gains(decided, settings.plan.keep_slow, progress)
-        lookups = {plan.name: lookups[plan.name] for plan in decided if plan.kind == "lookup"}
+        lookups = {plan.name: lookups[plan.name] for plan in decided if plan.kind != "dense"}
     if data.on_plan is not None:
         data.on_plan(decided)
     targets = {name: lookup.n_nonzeros for name, lookup in lookups.items()}
@@ -152,13 +154,13 @@ def _factorise(
     found: Sequence[Layer], plans: Sequence[LayerPlan], settings: CompressSettings, progress: Progress
 ) -> dict[str, LookupConv2d]:
     """Return the lookup convolution of every layer planned to become one."""
-    chosen = [(layer, plan) for layer, plan in zip(found, plans, strict=True) if plan.kind == "lookup"]
+    chosen = [(layer, plan) for layer, plan in zip(found, plans, strict=True) if plan.kind != "dense"]
     lookups = {}
     for done, (layer, plan) in enumerate(chosen):
         progress("dictionaries", done, len(chosen))
         dictionary, kernel = factorise(
             layer.weight().detach().numpy(), groups=layer.geometry.groups, dictionary_size=plan.dictionary_size,
-            lookups=plan.lookups, init=settings.init, seed=settings.seed,
+            lookups=plan.lookups, init=FIXED_INITS.get(plan.kind, settings.init), seed=settings.seed,
         )  # fmt: skip
         factors = torch.from_numpy(dictionary), torch.from_numpy(kernel)
         lookups[layer.name] = LookupConv2d(*factors, layer.module.bias, layer.geometry)
@@ -210,7 +212,7 @@ class _Timing:
         Candidates are those not measured faster than dense, by more than the noise. They go all at once or, if the net is
         slower then (a dense layer between lookups costs two changes of layout), one by one, the slowest first.
         """
-        timed = {p.name: self.times.layers.get(p.name, (0.0, 0.0)) for p in plans if p.kind == "lookup" and not keep_slow}
+        timed = {p.name: self.times.layers.get(p.name, (0.0, 0.0)) for p in plans if p.kind != "dense" and not keep_slow}
         slow = {n: lookup / max(dense, 1e-9) for n, (dense, lookup) in timed.items() if lookup >= LEAST_GAIN * dense}
         full, dropped = self.model, set[str]()
         trials = (set(slow), *({name} for name in sorted(slow, key=lambda name: -slow[name])))
@@ -248,7 +250,7 @@ def _twice_the_lookups(plans: Sequence[LayerPlan]) -> list[LayerPlan]:
     def denser(plan: LayerPlan) -> LayerPlan:
         return replace(plan, lookups=min(plan.dictionary_size, 2 * max(1, round(lookups_per_position(plan)))))
 
-    return [denser(plan) if plan.kind == "lookup" else plan for plan in plans]
+    return [denser(plan) if plan.kind != "dense" else plan for plan in plans]
 
 
 def _improve(
@@ -296,12 +298,14 @@ def _round_factors(net: fx.GraphModule, dtype: str) -> None:
     """Round dictionaries and coefficients to the stored type, so that torch, artefact and ONNX file hold the same net.
 
     The scale of the coefficients moves into the dictionary first, as far as its values stay normal in float16: what is left
-    below 6e-5 loses precision.
+    below 6e-5 loses precision. An identity stays one where float16 holds the coefficients as they are.
     """
     stored = getattr(torch, dtype)
     for _, lookup in calls(net, LookupConv2d):
         lookup.restrict_(lookup.sparse_kernel != 0)
-        scale = max(float(lookup.sparse_kernel.abs().max()), LEAST_SCALE)
+        largest = float(lookup.sparse_kernel.abs().max())
+        lookup.is_identity &= IDENTITY_RANGE[0] <= largest <= IDENTITY_RANGE[1]
+        scale = 1.0 if lookup.is_identity else max(largest, LEAST_SCALE)
         lookup.dictionary.copy_((lookup.dictionary * scale).to(stored))
         rounded = (lookup.sparse_kernel / scale).to(stored).float()
         lookup.sparse_kernel.copy_(rounded)

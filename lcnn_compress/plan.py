@@ -18,14 +18,19 @@ from lcnn_compress.graph import FEW_CHANNELS, Layer
 PRESETS: dict[str, tuple[float, int | float]] = {"fast": (0.25, 1), "accurate": (0.5, 0.5)}
 DEFAULT_LOOKUPS = 0.25  # share of the dictionary
 TINY_SHARE = 0.01
+KINDS = ("dense", "lookup", "sparse", "lowrank")
 
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What happens to one layer. ``lookups`` from 1 on counts entries per position; below 1 it is a share of k."""
+    """What happens to one layer. ``lookups`` from 1 on counts entries per position; below 1 it is a share of k.
+
+    All but dense layers are lookup convolutions: ``sparse`` ones look up the channels themselves (the dictionary is the
+    identity, k = C_in / groups), ``lowrank`` ones look up every row (``lookups`` is k).
+    """
 
     name: str
-    kind: str  # "lookup" or "dense"
+    kind: str  # one of KINDS
     reason: str
     dictionary_size: int = 0
     lookups: float = 0.0
@@ -158,12 +163,18 @@ def check_plan(plan: LayerPlan, layer: Layer) -> None:
         if not valid:
             raise SettingsError(f"{plan.name}: {name} is {getattr(plan, name)!r} in the configuration; it must be {rule}")
 
-    check("kind", plan.kind in ("lookup", "dense"), "lookup or dense")
+    check("kind", plan.kind in KINDS, f"one of {', '.join(KINDS)}")
     if plan.kind == "dense":
         return
     check("kind", layer.obstacle is None, f"dense ({layer.obstacle})")
     limit, size, lookups = _limits(layer)[1], plan.dictionary_size, plan.lookups
-    check("dictionary_size", isinstance(size, int) and 1 <= size <= limit, f"a whole number from 1 to {limit}")
+    if plan.kind == "sparse":
+        channels = layer.in_channels // layer.geometry.groups
+        check("dictionary_size", size == channels, f"{channels}, the channels of a group, in a sparse layer")
+    else:
+        check("dictionary_size", isinstance(size, int) and 1 <= size <= limit, f"a whole number from 1 to {limit}")
+    if plan.kind == "lowrank":
+        check("lookups", isinstance(lookups, int) and lookups == size, f"{size}, every row, in a low-rank layer")
     count = isinstance(lookups, int) and 1 <= lookups <= size
     check("lookups", count or (isinstance(lookups, float) and 0 < lookups < 1), f"a share below 1.0 or 1 to {size} entries")
 
@@ -204,9 +215,13 @@ def lookups_per_position(plan: LayerPlan) -> float:
 
 def planned_macs(layer: Layer, plan: LayerPlan) -> int:
     """Return the MACs of the layer for one image if the plan is carried out."""
-    nonzeros = round(max(1.0, lookups_per_position(plan)) * layer.out_channels * layer.geometry.taps)
-    sizes = layer.sizes
-    return sum(lookup_macs(layer.in_channels, plan.dictionary_size, nonzeros, layer.geometry, size) for size in sizes)
+    if plan.kind == "dense":
+        return layer.dense_macs
+    # Entries are shared out over a sparse layer as a whole; elsewhere every position keeps at least one.
+    lookups = lookups_per_position(plan) if plan.kind == "sparse" else max(1.0, lookups_per_position(plan))
+    nonzeros = round(lookups * layer.out_channels * layer.geometry.taps)
+    rows = 0 if plan.kind == "sparse" else plan.dictionary_size
+    return sum(lookup_macs(layer.in_channels, rows, nonzeros, layer.geometry, size) for size in layer.sizes)
 
 
 def _reason_against(layer: Layer, settings: PlanSettings, named: bool, total: int, weights: int) -> str | None:

@@ -109,7 +109,7 @@ def _layer_table(rows: Sequence[Row]) -> str:
             _number(row.get("lookup_ms"), 3), _size(row.get("weight_bytes_dense")), _size(row.get("weight_bytes")),
             _number(row.get("relative_error"), 3),
         )  # fmt: skip
-        lines.append(_cells(cells, texts=3, kind="lookup" if row.get("kind") == "lookup" else "dense"))
+        lines.append(_cells(cells, texts=3, kind="dense" if row.get("kind", "dense") == "dense" else "lookup"))
     return f'<div class="scroll">{_table(titles, lines, texts=3)}</div>' if rows else '<p class="note">No layers.</p>'
 
 
@@ -119,7 +119,7 @@ def _macs_chart(rows: Sequence[Row]) -> str:
     def bars(row: Row) -> list[_Bar]:
         before = _Bar([(DENSE, row["macs_dense"])], _count(row["macs_dense"]))
         macs: int | None = row.get("macs")
-        if row.get("kind") != "lookup" or macs is None:
+        if row.get("kind", "dense") == "dense" or macs is None:
             return [before]
         stage2: int = row.get("macs_stage2") or 0
         text = f"{_count(macs)} ({_count(macs - stage2)} + {_count(stage2)})" if stage2 else _count(macs)

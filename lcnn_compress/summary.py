@@ -39,7 +39,7 @@ def _row(module: nn.Module, layer: Layer, plan: LayerPlan, coefficients: str) ->
         "input_sizes": [list(size) for size in layer.sizes], "macs_dense": layer.dense_macs, "macs": layer.dense_macs,
         "weight_bytes_dense": dense_bytes, "weight_bytes": dense_bytes,
     }  # fmt: skip
-    if isinstance(module, LookupConv2d) and plan.kind == "lookup":
+    if isinstance(module, LookupConv2d) and plan.kind != "dense":
         row |= _lookup_row(module, layer, weight, 2 if coefficients == "float16" else 4)
     return row
 
@@ -47,7 +47,7 @@ def _row(module: nn.Module, layer: Layer, plan: LayerPlan, coefficients: str) ->
 def _lookup_row(lookup: LookupConv2d, layer: Layer, weight: torch.Tensor, coefficient_bytes: int) -> dict[str, Any]:
     nonzeros, size = lookup.n_nonzeros, lookup.dictionary_size
     channels = lookup.in_channels
-    stage1 = sum(lookup_macs(channels, size, 0, layer.geometry, s) for s in layer.sizes)
+    stage1 = sum(lookup_macs(channels, lookup.projected_rows, 0, layer.geometry, s) for s in layer.sizes)
     macs = sum(lookup.macs(s) for s in layer.sizes)
     gaps, _ = encode_positions((lookup.sparse_kernel * lookup.support).detach().numpy())
     entry_bytes = len(gaps) * (gaps.itemsize + coefficient_bytes)

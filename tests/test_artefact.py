@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from cases import small_net
+from torch import nn
 
 from lcnn_compress import api
 from lcnn_compress.artefact import FORMAT_VERSION, load_artefact, save_artefact
@@ -24,6 +25,13 @@ def made(tmp_path_factory):
     path = tmp_path_factory.mktemp("artefact") / "small.lcnn"
     save_artefact(artefact, path)
     return artefact, path
+
+
+def test_the_hash_of_the_weights_does_not_depend_on_their_memory_format():
+    nets = [nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1).to(memory_format=torch.channels_last)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    first, second = (api.open_model(net, (1, 8, 2, 2)).origin["sha256"] for net in nets)
+    assert first == second
 
 
 @pytest.fixture

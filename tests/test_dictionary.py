@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lcnn_compress.dictionary import INITS, SLICES_PER_CENTRE, code_slices, factorise
+from lcnn_compress.dictionary import IDENTITY, INITS, SLICES_PER_CENTRE, code_slices, factorise
 from lcnn_compress.errors import ModelError, SettingsError
 
 EPS32 = float(np.finfo(np.float32).eps)
@@ -65,6 +65,20 @@ def test_slices_in_a_small_space_are_recovered_when_every_row_may_be_used(init: 
     ).astype(np.float32)
     # Rounding of rows, coefficients and the weight itself, each half an eps; coefficients stay below 100 here.
     assert error(weight, groups=groups, k=4, lookups=4, init=init) < 100 * EPS32
+
+
+def test_an_identity_keeps_the_largest_entries_of_the_weight() -> None:
+    weight = np.array([[[[5.0, -1.0]], [[0.5, 4.0]]], [[[-3.0, 0.25]], [[2.0, 0.0]]]], np.float32)  # (2, 2, 1, 2)
+    kept = np.where(np.abs(weight) >= 2, weight, 0)
+    for lookups in (1, 0.5):  # of 4 positions of 2 entries each: 4 entries in all
+        dictionary, kernel = factorise(weight, groups=1, dictionary_size=2, lookups=lookups, init=IDENTITY, seed=0)
+        np.testing.assert_array_equal(dictionary, np.eye(2))
+        np.testing.assert_array_equal(kernel, kept)
+    grouped, kernel = factorise(weight, groups=2, dictionary_size=2, lookups=2, init=IDENTITY, seed=0)
+    np.testing.assert_array_equal(grouped, np.tile(np.eye(2), (2, 1)))
+    np.testing.assert_array_equal(kernel, weight)
+    with pytest.raises(SettingsError, match="dictionary_size is 3; an identity of vectors of 2 channels has 2 rows"):
+        factorise(weight, groups=1, dictionary_size=3, lookups=1, init=IDENTITY, seed=0)
 
 
 def test_centres_of_very_many_slices_are_those_of_a_sample() -> None:

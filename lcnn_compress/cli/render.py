@@ -97,10 +97,10 @@ def layer_table(rows: Sequence[dict[str, Any]]) -> None:
     """Print what was done to each layer. Why layers stay dense follows below the table."""
     table = _table("layer", "channels", "kernel", "k", "lookups", "error", *_pair_titles(rows))
     for row in rows:
-        lookup = row["kind"] == "lookup"
+        lookup = row["kind"] != "dense"
         table.add_row(
             row["name"], f"{row['in_channels']}>{row['out_channels']}", _by(row["kernel"]),
-            str(row["dictionary_size"]) if lookup else "dense", f"{row['lookups_per_position']:.2f}" if lookup else "",
+            _rows_of_dictionary(row), f"{row['lookups_per_position']:.2f}" if lookup else "",
             f"{row['relative_error']:.3f}" if "relative_error" in row else "", _pair(row, "macs", "macs_dense", 1e6, 2),
             _pair(row, "lookup_ms", "dense_ms", 1, 3),
         )  # fmt: skip
@@ -108,15 +108,20 @@ def layer_table(rows: Sequence[dict[str, Any]]) -> None:
     _reasons(rows)
 
 
+def _rows_of_dictionary(row: dict[str, Any]) -> str:
+    words = {"dense": "dense", "sparse": "sparse", "lowrank": f"low rank {row.get('dictionary_size')}"}
+    return words.get(row["kind"]) or str(row["dictionary_size"])
+
+
 def _pair_titles(rows: Sequence[dict[str, Any]]) -> list[str]:
-    paired = any(row["kind"] == "lookup" for row in rows)
+    paired = any(row["kind"] != "dense" for row in rows)
     return [f"{title}\nnow / dense" if paired else title for title in ("million MACs", "ms")]
 
 
 def _pair(row: dict[str, Any], now: str, dense: str, unit: float, digits: int) -> str:
     if row.get(now) is None or row.get(dense) is None:
         return ""
-    if row["kind"] != "lookup":
+    if row["kind"] == "dense":
         return f"{row[now] / unit:.{digits}f}"
     return f"{row[now] / unit:.{digits}f} / {row[dense] / unit:.{digits}f}"
 
