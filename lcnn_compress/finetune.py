@@ -28,6 +28,7 @@ from torch.nn import functional
 from lcnn_compress.errors import ArtefactError, DataError, FileError, ModelError, SettingsError
 from lcnn_compress.files import write_atomically
 from lcnn_compress.modules import LookupConv2d
+from lcnn_compress.pattern import largest
 from lcnn_compress.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ class _Run:
             if gradual:
                 left = (1 - min(1.0, self.step / last)) ** 3
                 count = self.ends[name] + round((self.starts[name] - self.ends[name]) * left)
-                alive = _largest(magnitude.masked_fill(~lookup.support, -1.0), count)
+                alive = largest(magnitude.masked_fill(~lookup.support, -1.0), count)
             else:
                 alive = magnitude > self.epsilons[name]
             lookup.restrict_(alive)
@@ -317,13 +318,6 @@ class _Run:
             torch.save(self.state(), buffer)
             content = buffer.getvalue()
             write_atomically(checkpoint, CHECKPOINT_MAGIC + hashlib.sha256(content).digest() + content)
-
-
-def _largest(scores: Tensor, count: int) -> Tensor:
-    """Return where the ``count`` largest scores are; of equal ones the first."""
-    chosen = torch.zeros(scores.numel(), dtype=torch.bool)
-    chosen[scores.flatten().argsort(descending=True, stable=True)[:count]] = True
-    return chosen.view_as(scores)
 
 
 def loss_of(output: Tensor, y: Tensor | None, taught: Tensor | None, settings: FinetuneSettings) -> Tensor:

@@ -267,7 +267,12 @@ def _improve(
         some = torch.arange(min(CALIBRATION_IMAGES, len(data.examples)))
         calibration = [x for x, _ in batches(data.examples, CALIBRATION_BATCH, some)]
     if calibration:
-        refit(net, dense, calibration, progress)
+        counts: dict[str, int] = {}
+        for name in targets:  # the data chooses entries anew, out of all
+            lookup: Any = net.get_submodule(name)
+            counts[name] = lookup.n_nonzeros
+            _fill(lookup, dense.get_submodule(name).weight)
+        refit(net, dense, calibration, progress, counts)
         reestimate_batch_norms(net, calibration)
     if settings.finetune is None or data.examples is None:
         return None
@@ -287,7 +292,7 @@ def _fill(lookup: Any, weight: Any) -> None:
     """Set every entry of the kernel to its least-squares value for ``weight``: training prunes from there."""
     groups = lookup.geometry.groups
     slices = weight.double().reshape(groups, lookup.out_channels // groups, -1, *lookup.geometry.kernel)
-    inverse = torch.linalg.pinv(lookup.dictionary.double().unflatten(0, (groups, -1)))  # (groups, m, k)
+    inverse = torch.linalg.pinv(lookup.dictionary.double().unflatten(0, (groups, -1)), rtol=1e-5)  # (groups, m, k)
     kernel = torch.einsum("gomrc,gmk->gokrc", slices, inverse).flatten(0, 1)
     lookup.sparse_kernel.copy_(kernel.to(lookup.sparse_kernel.dtype))
     lookup.support.fill_(True)

@@ -20,6 +20,7 @@ from lcnn_compress.errors import ArtefactError, DataError, ModelError, SettingsE
 from lcnn_compress.finetune import FinetuneReport, FinetuneSettings, finetune, loss_of
 from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.modules import LookupConv2d
+from lcnn_compress.pattern import largest
 
 CLASSES = 3
 BOTH = pytest.mark.parametrize("sparsity", ["gradual", "threshold"])
@@ -197,7 +198,7 @@ def test_gradual_follows_the_cubic_schedule_and_ends_at_the_targets(monkeypatch:
 
 def test_pruning_keeps_the_largest_and_the_first_of_equal_ones() -> None:
     scores = torch.tensor([[1.0, 3.0], [2.0, 2.0]])
-    assert module._largest(scores, 2).tolist() == [[False, True], [True, False]]
+    assert largest(scores, 2).tolist() == [[False, True], [True, False]]
     net = lookup_net()
     lookup = lookups(net)["0"]
     lookup.normalise_()
