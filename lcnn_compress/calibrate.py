@@ -289,7 +289,7 @@ def _solve(lookup: LookupConv2d, moments: _Moments, target: int | None) -> tuple
     prunes = target is not None and target < int(supports.sum())
     if prunes and target is not None:
         ff, fy = (torch.stack([getattr(c, name) for c in by_group]) for name in ("ff", "fy"))
-        supports = choose_pattern(ff, fy, supports, target)
+        supports = choose_pattern(ff, fy, supports, target, lookup.share)
         kernel *= supports
     new = old.clone()
     for g, centred in enumerate(by_group):

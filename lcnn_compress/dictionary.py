@@ -41,7 +41,7 @@ Array = NDArray[np.float64]
 
 
 def factorise(
-    weight: NDArray[np.float32], *, groups: int, dictionary_size: int, lookups: float, init: str, seed: int
+    weight: NDArray[np.float32], *, groups: int, dictionary_size: int, lookups: float, init: str, seed: int, share: int = 1
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Approximate a convolution weight by a dictionary and a sparse kernel.
 
@@ -56,6 +56,7 @@ def factorise(
             ``identity`` meet the number on average over the layer, the others at every position (at least 1).
         init: one of ``INITS``, or ``identity`` with k = C_in / groups.
         seed: of the k-means start.
+        share: so many neighbouring filters look the same rows up at a position; the rows are chosen for all of them together.
 
     Returns:
         Dictionary (groups * k, C_in / groups) with rows of unit length, and sparse kernel (C_out, k, kH, kW). Rows that no
@@ -71,22 +72,35 @@ def factorise(
         raise ModelError(f"weight of shape {weight.shape} holds {count} values that are not finite; the checkpoint is damaged")
     out_channels, m, height, width = weight.shape
     # (groups, slices of the group, m)
-    slices = np.ascontiguousarray(
-        weight.reshape(groups, -1, m, height * width).transpose(0, 1, 3, 2), dtype=np.float64
-    ).reshape(groups, -1, m)
+    slices = _in_blocks(weight.reshape(groups, -1, m, height * width).transpose(0, 1, 3, 2).astype(np.float64), share)
+    per_slice = lookups if lookups >= 1 else lookups * dictionary_size
     with threadpool_limits(1):
         if init == "svd":
-            dictionary, codes = _svd(slices, dictionary_size, lookups)
+            dictionary, codes = _singular_codes(slices, dictionary_size)
+            _keep_largest(codes, per_slice * out_channels * height * width, share)
         elif init == IDENTITY:
             dictionary, codes = np.stack([np.eye(m)] * groups), slices.copy()
-            _keep_largest(codes, lookups)
+            _keep_largest(codes, per_slice * out_channels * height * width, share)
         else:
-            n_lookups = int(lookups) if lookups >= 1 else max(1, round(lookups * dictionary_size))
+            n_lookups = max(1, round(per_slice))
             rounds = KSVD_ROUNDS if init == "ksvd" else 0
-            parts = [_kmeans_coded(block, dictionary_size, n_lookups, seed, rounds) for block in slices]
+            parts = [_kmeans_coded(block, dictionary_size, n_lookups, seed, rounds, share) for block in slices]
             dictionary, codes = (np.stack(part) for part in zip(*parts, strict=True))
+    codes = codes.reshape(groups, -1, height * width, share, dictionary_size).swapaxes(2, 3)
+    codes = codes.reshape(groups, -1, height, width, dictionary_size)[:, : out_channels // groups]
     kernel = codes.reshape(out_channels, height, width, dictionary_size).transpose(0, 3, 1, 2)
     return dictionary.reshape(-1, m).astype(np.float32), np.ascontiguousarray(kernel, dtype=np.float32)
+
+
+def _in_blocks(slices: Array, share: int) -> Array:
+    """Return (groups, filters, positions, m) as (groups, n, m): each ``share`` rows are of neighbouring filters at one place.
+
+    Filters of zeros fill the last block up.
+    """
+    slices = np.pad(slices, ((0, 0), (0, -slices.shape[1] % share), (0, 0), (0, 0)))
+    groups, filters, positions, m = slices.shape
+    blocks = slices.reshape(groups, filters // share, share, positions, m).swapaxes(2, 3)
+    return np.ascontiguousarray(blocks).reshape(groups, -1, m)
 
 
 def _check(dictionary_size: int, lookups: float, init: str, m: int) -> None:
@@ -107,21 +121,20 @@ def _check(dictionary_size: int, lookups: float, init: str, m: int) -> None:
         )
 
 
-def _svd(slices: Array, size: int, lookups: float) -> tuple[Array, Array]:
+def _singular_codes(slices: Array, size: int) -> tuple[Array, Array]:
     dictionary = np.stack([_singular_rows(block, size) for block in slices])
     codes = slices @ dictionary.transpose(0, 2, 1)  # (groups, slices, k)
     used = min(size, slices.shape[2])
     codes[:, :, used:] = 0  # rows beyond an orthonormal basis
-    _keep_largest(codes, lookups)
     return dictionary, codes
 
 
-def _keep_largest(codes: Array, lookups: float) -> None:
-    """Set all but the largest of contiguous (groups, slices, k) to zero: ``lookups`` stay for each slice on average."""
-    n_positions = codes.shape[0] * codes.shape[1]
-    n_kept = round((lookups if lookups >= 1 else lookups * codes.shape[2]) * n_positions)
-    flat = codes.reshape(-1)
-    flat[np.argsort(-np.abs(flat), kind="stable")[n_kept:]] = 0
+def _keep_largest(codes: Array, count: float, share: int) -> None:
+    """Set all but about ``count`` largest of contiguous (groups, slices, k) to zero, those of ``share`` slices together."""
+    blocks = codes.reshape(-1, share, codes.shape[2])
+    scores = -np.square(blocks).sum(axis=1).reshape(-1) if share > 1 else -np.abs(codes.reshape(-1))
+    dropped = np.argsort(scores, kind="stable")[round(count / share) :]
+    blocks[dropped // codes.shape[2], :, dropped % codes.shape[2]] = 0
 
 
 def _singular_rows(slices: Array, size: int) -> Array:
@@ -143,15 +156,15 @@ def _unit_rows(first: int, last: int, m: int) -> Array:
     return rows
 
 
-def _kmeans_coded(slices: Array, size: int, n_lookups: int, seed: int, rounds: int) -> tuple[Array, Array]:
+def _kmeans_coded(slices: Array, size: int, n_lookups: int, seed: int, rounds: int, share: int) -> tuple[Array, Array]:
     """Code the (n, m) slices of one group in k-means centres, improved by ``rounds`` of dictionary least squares."""
     dictionary = _normalised(_centres(slices, size, seed))
-    codes = code_slices(slices, dictionary, n_lookups=n_lookups)
+    codes = code_slices(slices, dictionary, n_lookups=n_lookups, share=share)
     best = _squared_error(slices, dictionary, codes)
     trial, trial_codes = dictionary, codes
     for _ in range(rounds):
         trial = _refitted(slices, trial, trial_codes)
-        trial_codes = code_slices(slices, trial, n_lookups=n_lookups)
+        trial_codes = code_slices(slices, trial, n_lookups=n_lookups, share=share)
         error = _squared_error(slices, trial, trial_codes)
         if error < best:
             dictionary, codes, best = trial, trial_codes, error
@@ -199,13 +212,17 @@ def _refitted(slices: Array, dictionary: Array, codes: Array) -> Array:
     return _normalised(fitted)
 
 
-def code_slices(slices: Array, dictionary: Array, *, n_lookups: int) -> Array:
+def code_slices(slices: Array, dictionary: Array, *, n_lookups: int, share: int = 1) -> Array:
     """Write each slice as a least-squares combination of at most ``n_lookups`` dictionary rows, chosen by OMP.
+
+    Each ``share`` slices get the same rows, those with the largest correlations in the root mean square (simultaneous OMP,
+    Tropp et al. 2006).
 
     Args:
         slices: (n, m).
         dictionary: (k, m), rows of unit length.
         n_lookups: non-zeros allowed for each slice.
+        share: a divisor of n.
 
     Returns:
         (n, k) with at most n_lookups non-zeros in each row; zero slices have none.
@@ -215,14 +232,14 @@ def code_slices(slices: Array, dictionary: Array, *, n_lookups: int) -> Array:
         return np.asarray(slices @ np.linalg.pinv(dictionary, rcond=SMALLEST_NEW_PART))
     gram = dictionary @ dictionary.T
     codes = np.empty((len(slices), size))
-    block = max(1, BLOCK_BYTES // (8 * (n_lookups**2 + 4 * size)))
+    block = share * max(1, BLOCK_BYTES // (8 * share * (n_lookups**2 + 4 * size)))
     for start in range(0, len(slices), block):
         part = slices[start : start + block]
-        codes[start : start + block] = _pursue(part @ dictionary.T, np.linalg.norm(part, axis=1), gram, n_lookups)
+        codes[start : start + block] = _pursue(part @ dictionary.T, np.linalg.norm(part, axis=1), gram, n_lookups, share)
     return codes
 
 
-def _pursue(products: Array, lengths: Array, gram: Array, n_lookups: int) -> Array:
+def _pursue(products: Array, lengths: Array, gram: Array, n_lookups: int, share: int) -> Array:
     """Batch OMP (Rubinstein et al. 2008) on all slices of a block at once: only products with the atoms are needed.
 
     ``basis[b, t]`` holds the t-th Gram-Schmidt vector of slice b as coefficients of its chosen atoms, so the residual's
@@ -239,11 +256,12 @@ def _pursue(products: Array, lengths: Array, gram: Array, n_lookups: int) -> Arr
     basis = np.zeros((n, n_lookups, n_lookups))
     along = np.zeros((n, n_lookups))  # slice times basis vector
     left = products.copy()  # residual times atoms
+    lengths = _together(lengths[:, None], share)[:, 0]
     live = lengths > 0
     n_steps = 0
     taken = np.zeros((n, size), bool)
     for t in range(n_lookups):
-        scores = np.where(taken, -1.0, np.abs(left))
+        scores = np.where(taken, -1.0, _together(np.abs(left), share))
         atom = scores.argmax(axis=1)  # the first of equal ones
         before, earlier = basis[:, :t, :t], chosen[:, :t]
         inside = (before @ gram[earlier, atom[:, None]][:, :, None])[:, :, 0]
@@ -264,6 +282,14 @@ def _pursue(products: Array, lengths: Array, gram: Array, n_lookups: int) -> Arr
     missed = np.take_along_axis(products - codes @ gram, chosen, axis=1)
     correction = basis.transpose(0, 2, 1) @ (basis @ missed[:, :, None])
     return codes + _scattered(correction[:, :, 0], chosen, n_steps, size)
+
+
+def _together(values: Array, share: int) -> Array:
+    """Return (n, ...) values of 0 and more with each ``share`` rows replaced by their root mean square."""
+    if share == 1:
+        return values
+    means = np.sqrt(np.square(values).reshape(-1, share, values.shape[1]).mean(axis=1))
+    return np.asarray(means.repeat(share, axis=0))
 
 
 def _scattered(values: Array, chosen: NDArray[np.int64], n_steps: int, size: int) -> Array:

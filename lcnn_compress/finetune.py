@@ -29,7 +29,7 @@ from lcnn_compress.distill import Features, loss_of
 from lcnn_compress.errors import ArtefactError, DataError, FileError, ModelError, SettingsError
 from lcnn_compress.files import write_atomically
 from lcnn_compress.modules import LookupConv2d
-from lcnn_compress.pattern import largest
+from lcnn_compress.pattern import largest, shared_scores
 from lcnn_compress.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -322,6 +322,7 @@ class _Run:
             return
         for name, lookup in self.lookups.items():
             magnitude = lookup.sparse_kernel.abs()
+            magnitude = shared_scores(magnitude.unflatten(0, (lookup.geometry.groups, -1)), lookup.share).flatten(0, 1)
             if gradual:
                 left = (1 - min(1.0, self.step / last)) ** 3
                 count = self.ends[name] + round((self.starts[name] - self.ends[name]) * left)

@@ -22,6 +22,7 @@ class LookupConv2d(nn.Module):
         sparse_kernel: (C_out, k, kH, kW), the training form P of indices and coefficients.
         support: (C_out, k, kH, kW) bool, False where an entry of P is pruned for good.
         bias: (C_out).
+        share: so many neighbouring filters have one pattern, which the runtime is faster for; whoever prunes sees to it.
         is_identity: each block of the dictionary is the identity, so that P is the weight and stage 1 costs nothing; such a
             dictionary is not trained.
     """
@@ -31,7 +32,9 @@ class LookupConv2d(nn.Module):
     bias: nn.Parameter
     support: Tensor
 
-    def __init__(self, dictionary: Tensor, sparse_kernel: Tensor, bias: Tensor | None, geometry: ConvGeometry) -> None:
+    def __init__(
+        self, dictionary: Tensor, sparse_kernel: Tensor, bias: Tensor | None, geometry: ConvGeometry, share: int = 1
+    ) -> None:
         super().__init__()
         out_channels, size, *kernel = sparse_kernel.shape
         if len(dictionary) != size * geometry.groups or tuple(kernel) != geometry.kernel or out_channels % geometry.groups:
@@ -43,6 +46,7 @@ class LookupConv2d(nn.Module):
         self.in_channels = dictionary.shape[1] * geometry.groups
         self.out_channels = int(out_channels)
         self.dictionary_size = int(size)
+        self.share = share
         identity = torch.eye(dictionary.shape[1], dtype=dictionary.dtype).repeat(geometry.groups, 1)
         self.is_identity = torch.equal(dictionary.detach(), identity)
         # What makes an identity cheap is that it is exactly one, so training leaves it alone.

@@ -30,8 +30,21 @@ def largest(scores: Tensor, count: int) -> Tensor:
     return chosen.view_as(scores)
 
 
+def shared_scores(scores: Tensor, share: int) -> Tensor:
+    """Give ``share`` neighbouring filters one score for each entry, the root mean square of theirs.
+
+    Args:
+        scores: (groups, O, ...), of the O filters of each group; none below 0.
+        share: 1 changes nothing; the last block of a group may be smaller.
+    """
+    if share == 1:
+        return scores
+    blocks = [(block**2).mean(1, keepdim=True).sqrt().expand_as(block) for block in scores.split(share, dim=1)]
+    return torch.cat(blocks, dim=1)
+
+
 @torch.no_grad()
-def choose_pattern(ff: Tensor, fy: Tensor, support: Tensor, count: int) -> Tensor:
+def choose_pattern(ff: Tensor, fy: Tensor, support: Tensor, count: int, share: int = 1) -> Tensor:
     """Return which ``count`` entries of a kernel P to keep so that P f predicts y well.
 
     Args:
@@ -39,6 +52,7 @@ def choose_pattern(ff: Tensor, fy: Tensor, support: Tensor, count: int) -> Tenso
         fy: (groups, F, O) covariance of features and wanted outputs, O filters for each group.
         support: (groups, O, F) bool, entries that may stay.
         count: of all groups and filters together; they compete by the error they cause.
+        share: so many neighbouring filters get the same pattern, but for ties and what ``support`` forbids.
 
     Returns:
         (groups, O, F) bool inside ``support``; ``support`` itself where it holds no more than ``count``.
@@ -58,7 +72,8 @@ def choose_pattern(ff: Tensor, fy: Tensor, support: Tensor, count: int) -> Tenso
     for done in range(1, ROUNDS + 1):
         left = max(0.0, 1 - done / FALLING_ROUNDS) ** 3
         moved = kernel + multiplier
-        kept = largest(moved.abs().masked_fill(~support, -1.0), count + round((available - count) * left))
+        scores = shared_scores(moved.abs(), share).masked_fill(~support, -1.0)
+        kept = largest(scores, count + round((available - count) * left))
         sparse = moved * kept
         multiplier = moved - sparse
         kernel = (wanted + PENALTY * (sparse - multiplier)) @ inverse

@@ -160,10 +160,10 @@ def _factorise(
         progress("dictionaries", done, len(chosen))
         dictionary, kernel = factorise(
             layer.weight().detach().numpy(), groups=layer.geometry.groups, dictionary_size=plan.dictionary_size,
-            lookups=plan.lookups, init=FIXED_INITS.get(plan.kind, settings.init), seed=settings.seed,
+            lookups=plan.lookups, init=FIXED_INITS.get(plan.kind, settings.init), seed=settings.seed, share=plan.share,
         )  # fmt: skip
         factors = torch.from_numpy(dictionary), torch.from_numpy(kernel)
-        lookups[layer.name] = LookupConv2d(*factors, layer.module.bias, layer.geometry)
+        lookups[layer.name] = LookupConv2d(*factors, layer.module.bias, layer.geometry, plan.share)
     progress("dictionaries", len(chosen), len(chosen))
     return lookups
 

@@ -18,6 +18,7 @@ from lcnn_compress.graph import FEW_CHANNELS, Layer
 PRESETS: dict[str, tuple[float, int | float]] = {"fast": (0.25, 1), "accurate": (0.5, 0.5)}
 DEFAULT_LOOKUPS = 0.25  # share of the dictionary
 TINY_SHARE = 0.01
+SHARES = (1, 2, 4, 8)  # filters with one pattern that the runtime has kernels for
 KINDS = ("dense", "lookup", "sparse", "lowrank")
 
 
@@ -35,6 +36,7 @@ class LayerPlan:
     dictionary_size: int = 0
     lookups: float = 0.0
     note: str = ""
+    share: int = 1  # one of SHARES: so many neighbouring filters have the same pattern
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,12 @@ class PlanSettings:
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     keep_slow: bool = False
+    share: int = 1
 
     def __post_init__(self) -> None:
         parse_dictionary(self.dictionary)
+        if self.share not in SHARES:
+            raise SettingsError(f"--share is {self.share}; it must be one of {', '.join(map(str, SHARES))}")
         if self.lookups is not None:
             _check_amount("--lookups", str(self.lookups), self.lookups, "lookups per position", "the dictionary")
 
@@ -173,6 +178,7 @@ def check_plan(plan: LayerPlan, layer: Layer) -> None:
         check("dictionary_size", size == channels, f"{channels}, the channels of a group, in a sparse layer")
     else:
         check("dictionary_size", isinstance(size, int) and 1 <= size <= limit, f"a whole number from 1 to {limit}")
+    check("share", plan.share in SHARES, f"one of {', '.join(map(str, SHARES))}")
     if plan.kind == "lowrank":
         check("lookups", isinstance(lookups, int) and lookups == size, f"{size}, every row, in a low-rank layer")
     count = isinstance(lookups, int) and 1 <= lookups <= size
@@ -200,11 +206,11 @@ def _plan_layer(layer: Layer, settings: PlanSettings, rules: Sequence[Dictionary
         lookups = size
     elif lookups == 1.0 and isinstance(lookups, float):
         lookups = size
-    plan = LayerPlan(layer.name, "lookup", "", size, lookups, note)
+    plan = LayerPlan(layer.name, "lookup", "", size, lookups, note, settings.share)
     macs = planned_macs(layer, plan)
     if macs >= layer.dense_macs and not settings.keep_slow:
         reason = f"lookup does not pay: {macs / 1e6:.3g} million MACs against {layer.dense_macs / 1e6:.3g} dense"
-        return replace(plan, kind="dense", reason=reason, dictionary_size=0, lookups=0.0)
+        return replace(plan, kind="dense", reason=reason, dictionary_size=0, lookups=0.0, share=1)
     return plan
 
 

@@ -53,6 +53,7 @@ def compress(
     model: options.Model,
     dict_: options.Dictionary = "0.25",
     lookups: options.Lookups = None,
+    share: options.Share = 1,
     init: options.Init = "kmeans",
     only: options.Only = None,
     skip: options.Skip = None,
@@ -93,7 +94,7 @@ def compress(
     tuning = None
     if epochs:
         tuning = FinetuneSettings(epochs, batch_size, lr, sparsity, threshold_c, l1, distill, seed=seed)
-    plan = PlanSettings(dict_, request.lookups(lookups), tuple(only or ()), tuple(skip or ()), keep_slow)
+    plan = PlanSettings(dict_, request.lookups(lookups), tuple(only or ()), tuple(skip or ()), keep_slow, share)
     settings = CompressSettings(plan, init, seed, coefficients, measure, threads, tuning)
     feed = request.Feed(calib, samples, data, options.numbers("--mean", mean), options.numbers("--std", std))
     run = request.Run(settings, feed, arch, options.input_shape(input_shape))

@@ -57,6 +57,10 @@ KeepSlow = Annotated[bool, Option("--keep-slow", help="Compress layers even wher
 Coefficients = Annotated[str, Option(help="Stored coefficients and dictionaries: float16 or float32", metavar="TYPE")]
 Seed = Annotated[int, Option(min=0, help="Seed of everything random", metavar="N")]
 Measure = Annotated[bool, Option(help="Time every layer and keep those dense that are not faster")]
+Share = Annotated[
+    int,
+    Option(help="Neighbouring filters that look the same rows up: 2, 4 or 8 make lookups up to twice as fast", metavar="N"),
+]
 MeasureThreads = Annotated[int, Option("--threads", min=1, help="Threads while measuring", metavar="N")]
 
 # Data and fine-tuning
@@ -127,7 +131,7 @@ Inspected = Annotated[str, Argument(help="Model, pkg.mod:factory, artefact or .o
 
 # What --config fixes, and what has no meaning without another option
 FIXED = {
-    "dict_": "--dict", "lookups": "--lookups", "init": "--init", "only": "--only", "skip": "--skip",
+    "dict_": "--dict", "lookups": "--lookups", "share": "--share", "init": "--init", "only": "--only", "skip": "--skip",
     "keep_slow": "--keep-slow", "coefficients": "--coefficients", "seed": "--seed", "epochs": "--epochs", "lr": "--lr",
     "batch_size": "--batch-size", "sparsity": "--sparsity", "l1": "--l1", "threshold_c": "--threshold-c",
     "distill": "--distill",
