@@ -381,9 +381,10 @@ class Planner {
       const int64_t share = static_cast<int64_t>(weights_.positions().size()) * b / blocks;
       const int64_t bound = std::lower_bound(begin, end, share) - begin;
       // Cut lists are dense, so that filters have about as many entries each.
-      plan_.filter_blocks.push_back(weights_.cut() ? b * shape_.out_channels / blocks
-                                    : b == blocks  ? shape_.out_channels
-                                                   : bound * weights_.list_filters());
+      plan_.filter_blocks.push_back(
+          weights_.cut() ? b * shape_.out_channels / blocks
+          : b == blocks  ? shape_.out_channels
+                         : std::min(shape_.out_channels, bound * weights_.list_filters()));
     }
   }
 

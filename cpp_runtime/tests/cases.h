@@ -16,6 +16,7 @@ struct Case {
   double density;            // of non-zeros in P; 1 is every dictionary entry at every position
   int64_t share = 1;         // neighbouring filters with the same pattern
   bool identity = false;     // the dictionary
+  int64_t first_filled = 0;  // filters before it have no entries
 };
 
 constexpr lcnn::Axis kThree = {3, 1, 1, 1, 1};
@@ -93,6 +94,7 @@ inline std::vector<Case> Cases() {
       {"shared by 4", 2, 9, 23, 5, 23, 1, 11, kThree, kThree, 0.2, 4},
       {"shared by 8", 1, 12, 40, 5, 21, 1, 11, kThree, kThree, 0.2, 8},
       {"shared by 4, work for several threads", 2, 20, 21, 40, 48, 1, 20, kThree, kThree, 0.3, 4},
+      {"shared, first filters empty", 1, 1, 40, 1, 13, 1, 2100, kOne, kOne, 1, 1, false, 8},
       // S is X.
       {"identity", 1, 9, 12, 14, 5, 1, 14, kThree, kThree, 0.1, 1, true},
       {"identity, groups, stride", 3, 9, 12, 14, 6, 2, 7, {3, 2, 1, 1, 1}, kThree, 0.3, 1, true},

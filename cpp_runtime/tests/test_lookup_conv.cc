@@ -30,7 +30,8 @@ struct Layer {
     for (size_t i = 0; i < kernel.size(); ++i) {
       const bool starts = i / places % static_cast<size_t>(c.share) == 0;
       if (starts) pattern[i % places] = uniform(*random) < c.density;
-      if (pattern[i % places]) kernel[i] = static_cast<float>(uniform(*random)) - 0.6f;
+      const bool filled = i / places >= static_cast<size_t>(c.first_filled);
+      if (filled && pattern[i % places]) kernel[i] = static_cast<float>(uniform(*random)) - 0.6f;
     }
     Fill(&dictionary, random);
     if (c.identity) MakeIdentity(static_cast<size_t>(c.dictionary));
