@@ -171,6 +171,39 @@ def _difference(net: fx.GraphModule, data: bytes, size: tuple[int, ...], *, nati
     return worst
 
 
+def with_factors(model: onnx.ModelProto, net: fx.GraphModule, coefficients: str) -> onnx.ModelProto:
+    """Return a copy of an exported net whose LookupConv nodes hold what their layers are in ``net``: a twin of that net.
+
+    A layer that is dense in ``net`` becomes an ordinary Conv with its weight. Biases stay.
+
+    Args:
+        model: the net with some lookup convolution in each of these layers.
+        net: of the same layers, batch norms folded.
+        coefficients: "float16" or "float32".
+    """
+    dtype = {"float16": np.float16, "float32": np.float32}[coefficients]
+    modules = {node.name: net.get_submodule(node.name) for node in model.graph.node if node.domain == DOMAIN}
+    model = dense_form(model, {name for name, module in modules.items() if not isinstance(module, LookupConv2d)})
+    graph = model.graph
+    for node in graph.node:
+        module = modules.get(node.name)
+        if isinstance(module, LookupConv2d):
+            gaps, listed = encode_positions((module.sparse_kernel * module.support).detach().numpy())
+            values = (module.dictionary.detach().numpy().astype(dtype), gaps, listed.astype(dtype))
+            # The exporter lets layers share equal lists: each gets its own.
+            names = [f"{node.name}.own_{leaf}" for leaf in ("dictionary", "gaps", "coefficients")]
+            graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in zip(names, values, strict=True))
+            node.input[1:4] = names
+        elif module is not None:
+            tensor = next(t for t in graph.initializer if t.name == node.input[1])
+            weight = module.weight
+            assert isinstance(weight, Tensor)
+            values_of = weight.detach().numpy().reshape(tuple(tensor.dims))
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values_of), tensor.name))
+    _drop_unread(graph)
+    return model
+
+
 def dense_form(model: onnx.ModelProto, names: set[str] | None = None) -> onnx.ModelProto:
     """Return a copy in which LookupConv nodes (all, or those named) are ordinary Convs with the rebuilt weight."""
     model = onnx.ModelProto.FromString(model.SerializeToString())
