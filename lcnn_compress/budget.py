@@ -74,9 +74,9 @@ class Choice:
 class Problem:
     """A net and the options of each of its layers; the first option of a layer is to stay dense.
 
-    ``effects`` are as ``options``; ``measured_effects`` says whether they are of outputs or only of the filters. Times are ms of
-    one image; ``other_ms`` is what no option changes. ``scale`` holds what the built net has taught: the time of a layer's
-    lookups against the time foreseen.
+    ``effects`` are as ``options``; ``measured_effects`` says whether they are of outputs or only of the filters. Times are in
+    ms of one image; ``other_ms`` is what no option changes. ``scale`` holds what the built net has taught: the time of a
+    layer's lookups against the time foreseen.
     """
 
     dense: fx.GraphModule
@@ -210,7 +210,7 @@ def prepare(
         # What takes longer than dense is never worth an error.
         options = [[c for c in o if c.ms < times[layer.name]] for layer, o in zip(free, options, strict=True)]
     if calibration:
-        effects = estimate(dense, input_shape, free, options, calibration, progress)
+        effects = estimate(dense, free, options, calibration, progress)
     else:
         effects = [[candidate.weight_error for candidate in listed] for listed in options]
     by_name = {layer.name: (o, e) for layer, o, e in zip(free, options, effects, strict=True)}
@@ -236,9 +236,9 @@ def _template(
     for layer, reason in zip(found, reasons, strict=True):
         if reason is None:
             groups = layer.geometry.groups
-            # The exporter would give equal dictionaries one name, and a layer is told by the name of its dictionary.
-            dictionary = torch.full((groups, layer.in_channels // groups), 1.0 + len(stand_ins))
+            dictionary = torch.zeros(groups, layer.in_channels // groups)
             kernel = torch.zeros(layer.out_channels, 1, *layer.geometry.kernel)
+            kernel.view(-1)[0] = 1.0 + len(stand_ins)  # the exporter gives equal lists one name, and layers are told by it
             stand_ins[layer.name] = LookupConv2d(dictionary, kernel, layer.module.bias, layer.geometry)
     net = build_net(dense, input_shape, stand_ins)
     fold_batch_norms(net)

@@ -157,7 +157,8 @@ def _measured_forms(layer: Layer, plan: LayerPlan) -> list[Form]:
     if plan.kind == "sparse":
         return [Form(0, max(1, round(density * slots))) for density in TIMED_DENSITIES]
     positions = layer.out_channels * layer.geometry.taps
-    return [Form(plan.dictionary_size, n * positions) for n in TIMED_LOOKUPS if n < plan.dictionary_size]
+    most = plan.dictionary_size - 1
+    return [Form(plan.dictionary_size, n * positions) for n in sorted({min(n, most) for n in TIMED_LOOKUPS})]
 
 
 def _time(layer: Layer, candidate: Candidate, times: dict[Shape, dict[Form, float]]) -> float:

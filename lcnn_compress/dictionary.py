@@ -158,6 +158,21 @@ def draft_errors(
     return [float(error) / (total or 1.0) for error in errors]
 
 
+def draft(
+    weight: NDArray[np.float32], *, groups: int, dictionary_size: int, lookups: int, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return dictionary and sparse kernel as ``factorise``, coded in the quick dictionary of ``draft_errors``."""
+    out_channels, m, height, width = weight.shape
+    blocks = weight.reshape(groups, -1, m, height * width).transpose(0, 1, 3, 2).reshape(groups, -1, m)
+    pairs = []
+    for block in blocks:
+        dictionary = _draft(np.ascontiguousarray(block), dictionary_size, np.random.default_rng(seed))
+        pairs.append((dictionary, code_slices(block.astype(np.float64), dictionary, n_lookups=lookups)))
+    dictionaries, codes = (np.stack(part) for part in zip(*pairs, strict=True))
+    kernel = codes.reshape(out_channels, height, width, dictionary_size).transpose(0, 3, 1, 2)
+    return dictionaries.reshape(-1, m).astype(np.float32), np.ascontiguousarray(kernel, dtype=np.float32)
+
+
 def _draft(slices: NDArray[np.float32], size: int, rng: np.random.Generator) -> Array:
     """Return k rows of unit length for (n, m) slices: K-SVD with one lookup, a few rounds in float32."""
     rows = slices[rng.permutation(len(slices))[:size]]
