@@ -123,6 +123,13 @@ def compress_to_target(
     return _identified(artefact, source)
 
 
+def forecast(
+    source: Source, settings: CompressSettings, target: Target, data: TrainingData = TrainingData(), progress: Progress = silent
+) -> dict[str, Any]:
+    """Return the plan for a target and what it is expected to give; nothing is built."""
+    return budget_run.forecast(source.net, source.input_shape, settings, target, data, progress=progress)
+
+
 def _identified(artefact: Artefact, source: Source) -> Artefact:
     # Where the model lies decides nothing, so it is in the report only: the configuration has the same bytes anywhere.
     identity = {key: source.origin[key] for key in ("kind", "arch", "sha256")}

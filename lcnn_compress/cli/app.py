@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,6 +53,11 @@ def compress(
     context: typer.Context,
     model: options.Model,
     dict_: options.Dictionary = "0.25",
+    target_speedup: options.TargetSpeedup = None,
+    target_latency_ms: options.TargetLatency = None,
+    target_size_mb: options.TargetSize = None,
+    max_drop: options.MaxDrop = None,
+    dry_run: options.DryRun = False,
     lookups: options.Lookups = None,
     init: options.Init = "kmeans",
     only: options.Only = None,
@@ -89,21 +95,33 @@ def compress(
     from lcnn_compress.plan import PlanSettings
 
     target, given = output or options.default_output(model), options.given(context)
-    request.check_output(target)
+    wanted = options.target(given, {
+        "target_speedup": target_speedup, "target_latency_ms": target_latency_ms, "target_size_mb": target_size_mb,
+        "max_drop": max_drop,
+    })  # fmt: skip
+    if not dry_run:
+        request.check_output(target)
     tuning = None
     if epochs:
         tuning = FinetuneSettings(epochs, batch_size, lr, sparsity, threshold_c, l1, distill, seed=seed)
     plan = PlanSettings(dict_, request.lookups(lookups), tuple(only or ()), tuple(skip or ()), keep_slow)
     settings = CompressSettings(plan, init, seed, coefficients, measure, threads, tuning)
     feed = request.Feed(calib, samples, data, options.numbers("--mean", mean), options.numbers("--std", std))
-    run = request.Run(settings, feed, arch, options.input_shape(input_shape))
+    if wanted is not None:
+        settings, feed = request.for_target(settings, feed, wanted[0], given, resume)
+    run = request.Run(settings, feed, arch, options.input_shape(input_shape), target=wanted)
     if config is None:
         options.check_together(given, sparsity)
     else:
         run = request.repeat(config, given, run)
     if run.settings.finetune is not None:
         request.require(run.feed.data is not None, "--epochs asks for fine-tuning, but there is no training data; add --data")
-    report = _compress(model, run, target, trust_pickle=trust_pickle, resume=resume, quiet=quiet, bars=not (quiet or as_json))
+    bars = not (quiet or as_json)
+    if dry_run:
+        report = _forecast(model, run, trust_pickle=trust_pickle, quiet=quiet, bars=bars)
+        render.print_json(report) if as_json else render.forecast(report)
+        return
+    report = _compress(model, run, target, trust_pickle=trust_pickle, resume=resume, quiet=quiet, bars=bars)
     render.print_json(report) if as_json else render.compress_summary(report, str(target))
     _note_error(report, quiet)
     _exit_unless_faster(report, quiet)
@@ -114,6 +132,7 @@ def _compress(
 ) -> dict[str, Any]:
     """Compress, write the artefact and return its report."""
     from lcnn_compress import api
+    from lcnn_compress.budget import Target
     from lcnn_compress.cli import request
 
     checkpoint = request.Checkpoint(target)
@@ -121,15 +140,28 @@ def _compress(
     source = api.open_model(model, run.input_shape, arch=run.arch, trust_pickle=trust_pickle)
     _notes(source, run, trust_pickle, quiet)
     feed = request.data(run.feed, run.settings.seed, source.input_shape)
-    with render.progress(bars) as progress:
-        if run.settings.finetune is None:
-            artefact = api.compress_source(source, run.settings, feed, plans, progress)
-            api.save(artefact, target)
+    keeping = nullcontext(feed) if run.settings.finetune is None else checkpoint.keeping(feed, resume)
+    with render.progress(bars) as progress, keeping as kept:
+        if run.target is None or plans is not None:
+            artefact = api.compress_source(source, run.settings, kept, plans, progress)
         else:
-            with checkpoint.keeping(feed, resume) as kept:
-                artefact = api.compress_source(source, run.settings, kept, plans, progress)
-                api.save(artefact, target)
+            artefact = api.compress_to_target(source, run.settings, Target(*run.target), kept, progress)
+        api.save(artefact, target)
     return artefact.report
+
+
+def _forecast(model: str, run: Run, *, trust_pickle: bool, quiet: bool, bars: bool) -> dict[str, Any]:
+    """Return the plan for a target."""
+    from lcnn_compress import api
+    from lcnn_compress.budget import Target
+    from lcnn_compress.cli import request
+
+    assert run.target is not None
+    source = api.open_model(model, run.input_shape, arch=run.arch, trust_pickle=trust_pickle)
+    _notes(source, run, trust_pickle, quiet)
+    feed = request.data(run.feed, run.settings.seed, source.input_shape)
+    with render.progress(bars) as progress:
+        return api.forecast(source, run.settings, Target(*run.target), feed, progress)
 
 
 def _notes(source: Source, run: Run, trust_pickle: bool, quiet: bool) -> None:
