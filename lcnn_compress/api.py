@@ -30,6 +30,8 @@ from lcnn_compress.loading import LoadedModel, infer_input_shape, load_model
 from lcnn_compress.pipeline import CompressSettings, TrainingData, compress_net
 from lcnn_compress.plan import LayerPlan
 from lcnn_compress.progress import Progress, silent
+from lcnn_compress.sensitivity import SensitivitySettings
+from lcnn_compress.sensitivity import sensitivity as layer_sensitivity
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,13 @@ def forecast(
 ) -> dict[str, Any]:
     """Return the plan for a target and what it is expected to give; nothing is built."""
     return budget_run.forecast(source.net, source.input_shape, settings, target, data, progress=progress)
+
+
+def sensitivity(
+    source: Source, settings: SensitivitySettings, data: TrainingData, progress: Progress = silent
+) -> dict[str, Any]:
+    """Return what compressing one layer alone costs; see ``sensitivity.sensitivity``."""
+    return layer_sensitivity(source.net, source.input_shape, settings, data, progress)
 
 
 def _identified(artefact: Artefact, source: Source) -> Artefact:

@@ -20,7 +20,7 @@ from lcnn_compress.errors import SettingsError
 from lcnn_compress.files import write_atomically
 from lcnn_compress.progress import Progress, silent
 
-CLOSE = 0.03  # relative; two measurements of one net differ by as much
+CLOSE = 0.04  # relative; two measurements of one net differ by as much
 MOST_ROUNDS = 4
 SCALES = (0.3, 3.0)  # of a layer in the net against the layer alone; beyond that something was disturbed
 SIZE_SLACK = 0.97  # of a target size that is used well enough
@@ -112,17 +112,22 @@ def _measure(problem: Problem, choice: Choice, dense: Path, progress: Progress) 
 
 
 def learn(problem: Problem, choice: Choice, gain: benchmark.Gain, pace: float) -> None:
-    """Let what was measured of a built net correct the times of its layers and of the rest."""
+    """Let what was measured of a built net correct the times of its layers and of the rest.
+
+    Half of each difference is believed (the geometric mean): measurements scatter, and the next choice must not follow that.
+    """
+    expected = choice.ms or 0.0
     known = 0.0
     for candidate in choice.picked:
         name = candidate.plan.name
-        measured = gain.layers.get(name, (0.0, problem.ms(candidate)))[1] * pace
-        known += measured
+        before = problem.ms(candidate)
+        believed = math.sqrt(max(before, 1e-9) * max(gain.layers.get(name, (0.0, before))[1] * pace, 1e-9))
+        known += believed
         if candidate.plan.kind == "dense":
-            problem.dense_again[name] = measured
+            problem.dense_again[name] = believed
         else:
-            problem.scale[name] = float(np.clip(measured / max(candidate.ms, 1e-9), *SCALES))
-    problem.other_ms = gain.lookup_ms * pace - known
+            problem.scale[name] = float(np.clip(believed / max(candidate.ms, 1e-9), *SCALES))
+    problem.other_ms = math.sqrt(expected * gain.lookup_ms * pace) - known
 
 
 def _fit_size(problem: Problem, target: Target) -> Fit:

@@ -120,7 +120,7 @@ def measure(
         effects.append([])
         for candidate in tried:
             progress("trying layers", done, total)
-            with _replaced(net, layer, candidate, moments):
+            with replaced(net, layer, _coded(layer, candidate), moments):
                 effects[-1].append(judge.error(net))
             done += 1
     progress("trying layers", total, total)
@@ -128,13 +128,20 @@ def measure(
 
 
 @contextmanager
-def _replaced(net: fx.GraphModule, layer: Layer, candidate: Candidate, moments: InputMoments | None) -> Iterator[None]:
-    """Give a layer of a dense net the weight and bias of another form for a while: the same function, no new graph."""
+def replaced(net: fx.GraphModule, layer: Layer, coded: tuple[Tensor, Tensor], moments: InputMoments | None) -> Iterator[None]:
+    """Give a layer of a dense net the weight and bias of another form for a while: the same function, no new graph.
+
+    Args:
+        net: the dense net.
+        layer: of it.
+        coded: dictionary (groups * k, m) and sparse kernel (C_out, k, kH, kW).
+        moments: of the layer's inputs, to solve the coefficients for; None leaves them.
+    """
     module = net.get_submodule(layer.name)
     weight, bias = module.weight, module.bias
     assert isinstance(weight, Tensor)
     assert bias is None or isinstance(bias, Tensor)
-    dictionary, kernel = _coded(layer, candidate)
+    dictionary, kernel = coded
     shift = torch.zeros(layer.out_channels)
     if moments is None:
         blocks = dictionary.unflatten(0, (layer.geometry.groups, -1))

@@ -199,6 +199,50 @@ def _exit_unless_faster(report: dict[str, Any], quiet: bool) -> None:
 
 @app.command()
 @guarded
+def sensitivity(
+    context: typer.Context,
+    model: options.Model,
+    sizes: options.Sizes = "0.5,0.25,0.125",
+    data: options.SensitivityData = None,
+    calib: options.SensitivityCalib = None,
+    samples: options.Samples = 512,
+    limit: options.Limit = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    only: options.Only = None,
+    skip: options.Skip = None,
+    init: options.Init = "kmeans",
+    seed: options.Seed = 0,
+    plot: options.Plot = None,
+    arch: options.Arch = None,
+    input_shape: options.InputShape = None,
+    trust_pickle: options.TrustPickle = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Show what compressing one layer alone costs, layer by layer, at several sizes."""
+    from lcnn_compress import api
+    from lcnn_compress.cli import request
+    from lcnn_compress.plan import PlanSettings
+    from lcnn_compress.sensitivity import SensitivitySettings, picture
+
+    request.require(plot is None or plot.suffix == ".svg", f"--plot is '{plot}'; it must end in .svg")
+    request.require(data is not None or calib is not None, "sensitivity needs data; add --data (labelled) or --calib")
+    options.check_together(options.given(context) - {"data", "limit"}, "gradual")
+    plan = PlanSettings(only=tuple(only or ()), skip=tuple(skip or ()))
+    settings = SensitivitySettings(options.shares("--sizes", sizes), plan, init, seed)
+    feed = request.Feed(calib, samples, data, options.numbers("--mean", mean), options.numbers("--std", std))
+    source = api.open_model(model, options.input_shape(input_shape), arch=arch, trust_pickle=trust_pickle)
+    loaded = request.data(feed, seed, source.input_shape, limit)
+    with render.progress(not (quiet or as_json)) as progress:
+        result = api.sensitivity(source, settings, loaded, progress)
+    if plot is not None:
+        request.write(plot, picture(result))
+    render.print_json(result) if as_json else render.sensitivity(result)
+
+
+@app.command()
+@guarded
 def export(
     artefact: options.SomeArtefact = None,
     onnx: options.Onnx = False,

@@ -60,6 +60,18 @@ MaxDrop = Annotated[
     ),
 ]
 DryRun = Annotated[bool, Option("--dry-run", help="Show the plan for a target and what it is expected to give; write nothing")]
+Sizes = Annotated[str, Option(help="Dictionaries to try, as shares of the channels", metavar="SHARE,...")]
+Plot = Annotated[Path | None, Option("--plot", help="Also draw the table as a picture, .svg", metavar="FILE")]
+SensitivityData = Annotated[
+    str | None,
+    Option("--data", help="Labelled data: the drop is measured; folder, .npz with x and y, or pkg.mod:fn", metavar="DATA"),
+]
+SensitivityCalib = Annotated[
+    str | None,
+    Option(
+        "--calib", help="Unlabelled data: the error of the outputs is measured, and coefficients are solved", metavar="DATA"
+    ),
+]
 Lookups = Annotated[
     str | None,
     Option(
@@ -231,6 +243,18 @@ def integers(option: str, text: str, least: int = 1) -> tuple[int, ...]:
         values = ()
     if not values or min(values) < least:
         raise SettingsError(f"{option} is '{text}'; it must be whole numbers of at least {least}, separated by commas")
+    return values
+
+
+def shares(option: str, text: str) -> tuple[float, ...]:
+    """Read ``0.5,0.25``: shares above 0 and up to 1.
+
+    Raises:
+        SettingsError: not such numbers.
+    """
+    values = numbers(option, text) or ()
+    if not values or not all(0 < value <= 1 for value in values):
+        raise SettingsError(f"{option} is '{text}'; it must be shares above 0 and up to 1, separated by commas")
     return values
 
 

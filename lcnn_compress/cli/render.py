@@ -209,6 +209,25 @@ def forecast(report: dict[str, Any]) -> None:
     text("\n".join(lines))
 
 
+def sensitivity(result: dict[str, Any]) -> None:
+    """Print the drop or error of every layer at every size."""
+    sizes = result["sizes"]
+    table = _table(
+        "layer", "dense\nmillion MACs", *(f"{size:g}\n" + ("drop" if result["metric"] else "error") for size in sizes)
+    )
+    for row in result["layers"]:
+        cells = [f"{form['drop']:.2f}" if result["metric"] else f"{form['error']:.3f}" for form in row["forms"]]
+        table.add_row(row["name"], f"{row['macs_dense'] / 1e6:.2f}", *cells)
+    _show(table)
+    unit = METRICS.get(result["metric"], result["metric"]) if result["metric"] else None
+    what = f"drop in {unit}, dense {result['dense']:.2f}" if unit else "error of the outputs as a part of their spread"
+    text(
+        f"one layer at a time, dictionary as a share of the channels, {result['lookups']:g} of it looked up; {what}, "
+        f"{result['n']} images"
+    )
+    _reasons([{"name": name, "reason": reason} for name, reason in result["dense_layers"].items()])
+
+
 def bench_table(result: dict[str, Any]) -> None:
     """Print dense against lookup for each batch and thread count, then the layers."""
     kernels = result["isa"] or "no native library: the lookup file runs as dense convolutions"

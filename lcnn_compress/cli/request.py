@@ -162,8 +162,8 @@ def read_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def data(feed: Feed, seed: int, input_shape: tuple[int, ...]) -> TrainingData:
-    """Load calibration and training data.
+def data(feed: Feed, seed: int, input_shape: tuple[int, ...], limit: int | None = None) -> TrainingData:
+    """Load calibration and training data, at most ``limit`` examples of the latter.
 
     Raises:
         DataError, FileError: they cannot be used.
@@ -172,7 +172,7 @@ def data(feed: Feed, seed: int, input_shape: tuple[int, ...]) -> TrainingData:
     if feed.calib is not None:
         examples = _examples(feed.calib, feed, input_shape, limit=feed.samples, seed=seed)
         calibration = [x for x, _ in batches(examples, CALIBRATION_BATCH)]
-    training = None if feed.data is None else _examples(feed.data, feed, input_shape)
+    training = None if feed.data is None else _examples(feed.data, feed, input_shape, limit=limit, seed=seed)
     held_out: Examples | None = None
     if training is not None and feed.held_out:
         count = min(MOST_HELD_OUT, round(feed.held_out * len(training)))
@@ -183,6 +183,11 @@ def data(feed: Feed, seed: int, input_shape: tuple[int, ...]) -> TrainingData:
         calibration = [x for x, _ in batches(training, CALIBRATION_BATCH, some)]
     origin = None if feed.calib is None and feed.data is None else asdict(feed)
     return TrainingData(calibration, training, held_out, origin=origin)
+
+
+def write(path: Path, content: str) -> None:
+    """Write a text file; raises FileError where it cannot be written."""
+    write_atomically(path, content.encode())
 
 
 def for_target(
