@@ -1,15 +1,17 @@
-"""Adapt a compressed net to unlabelled calibration batches: batch-norm statistics and least squares for the kept coefficients.
+"""Adapt a compressed net to unlabelled calibration batches: patterns and coefficients layer by layer, batch-norm statistics.
 
-Both need no gradient and take seconds; on Fashion-MNIST they bring back most of what cutting lookups loses.
+All of it is in closed form, without gradients; on Fashion-MNIST it brings back most of what cutting lookups loses.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +19,15 @@ from torch.nn import functional
 
 from lcnn_compress.errors import DataError
 from lcnn_compress.modules import LookupConv2d
+from lcnn_compress.pattern import choose_pattern
 from lcnn_compress.progress import Progress, silent
 
 log = logging.getLogger(__name__)
 
-SAMPLES = 16384  # output positions of a layer, all images together, that its least squares see
+SAMPLES = 32768  # output positions of a layer, all images together, that its least squares see
 SAMPLES_AT_ONCE = 2048
 RIDGE = 1e-3  # pull toward the current coefficients, relative to the mean square of a response
-PASS_BYTES = 512 << 20  # second moments held at a time; layers beyond it wait for another pass over the batches
+PASS_BYTES = 512 << 20  # outputs of dense layers held at a time; layers beyond it wait for another pass over the batches
 
 
 @contextmanager
@@ -77,60 +80,104 @@ def reestimate_batch_norms(net: nn.Module, batches: Iterable[Tensor]) -> None:
     log.info("re-estimated %d batch norms on %d batches", len(norms), len(batches))
 
 
-def refit(
-    net: nn.Module, dense: nn.Module, batches: Sequence[Tensor], progress: Progress = silent
-) -> dict[str, tuple[float, float]]:
-    """Re-solve the kept coefficients and the bias of every LookupConv2d of ``net`` in place; dictionary and support stay.
+class _ReachedError(Exception):
+    """Ends a forward pass whose rest is not needed."""
 
-    Each filter gets the ridge least squares of its dense output on the dense layer's own input, at seeded positions of the
-    images. A filter keeps its old values where new ones are not better, so no error on these samples grows.
+
+def refit(
+    net: nn.Module,
+    dense: nn.Module,
+    batches: Sequence[Tensor],
+    progress: Progress = silent,
+    targets: Mapping[str, int] = MappingProxyType({}),
+) -> dict[str, tuple[float, float]]:
+    """Re-solve the kept coefficients and the bias of every LookupConv2d of ``net`` in place; dictionaries stay.
+
+    Layers are solved in the order they are called. Each filter gets the ridge least squares of what its dense layer gives in
+    ``dense``, on the input that ``net``, solved so far, gives the lookup layer: later layers make up for errors of earlier
+    ones. It is solved at seeded positions of the images. Where ``targets`` asks for fewer entries, those whose loss the
+    output shows least are kept (``choose_pattern``).
 
     Args:
         net: with lookup convolutions under the names of layers of ``dense``.
         dense: the net it was made from.
         batches: inputs, each (N, ...).
         progress: gets ("refitting", passes over a batch done, in total).
+        targets: non-zeros to keep by layer; layers left out keep their support, and there a filter keeps its old values
+            where new ones are not better, so that no error on the samples grows.
 
     Returns:
         For each layer |lookup - dense| / |dense - mean of dense| over the samples, before and after.
 
     Raises:
-        DataError: no images, or activations of ``dense`` that are not finite.
+        DataError: no images, or activations that are not finite.
     """
-    lookups = {name: module for name, module in net.named_modules() if isinstance(module, LookupConv2d)}
-    n_images = sum(len(x) for x in batches)
-    if n_images == 0:
+    batches = [x for x in batches if len(x)]
+    if not batches:
         raise DataError("calibration data holds 0 images; refitting needs at least 1")
-    passes = _split_by_memory(lookups)
-    errors = {}
-    with _eval_mode(dense):
-        for done, names in enumerate(passes):
-            moments = {name: _Moments(lookups[name], dense.get_submodule(name), n_images) for name in names}
-            hooks = [dense.get_submodule(name).register_forward_hook(moments[name].hook) for name in names]
-            try:
-                for i, x in enumerate(batches):
-                    progress("refitting", done * len(batches) + i, len(passes) * len(batches))
+    per_image = math.ceil(SAMPLES / sum(len(x) for x in batches))
+    with _eval_mode(net), _eval_mode(dense):
+        calls = _calls(net, batches[0])
+        passes = _split_by_memory({name: lookup for name, (lookup, _) in calls.items()})
+        errors = {}
+        done, total = 0, (len(passes) + len(calls)) * len(batches)
+        for names in passes:
+            wanted = {name: _Wanted(dense.get_submodule(name), calls[name][0], per_image) for name in names}
+            with _hooked({dense.get_submodule(name): wanted[name].hook for name in names}):
+                for x in batches:
+                    progress("refitting", done, total)
                     dense(x)
-            finally:
-                for hook in hooks:
-                    hook.remove()
+                    done += 1
             for name in names:
-                if not moments[name].finite:
+                if not wanted[name].finite:
                     raise DataError(
                         f"{name}: activations of the dense net on the calibration data are not finite; check the data"
                     )
-                errors[name] = _solve(lookups[name], moments[name])
-    progress("refitting", len(passes) * len(batches), len(passes) * len(batches))
-    log.info("refitted %d layers on %d images in %d passes", len(lookups), n_images, len(passes))
-    return {name: errors[name] for name in lookups}
+                lookup, n_calls = calls[name]
+                moments = _Moments(lookup, wanted.pop(name), n_calls)
+                with _hooked({lookup: moments.pre_hook}, before=True):
+                    for x in batches:
+                        progress("refitting", done, total)
+                        with suppress(_ReachedError):
+                            net(x)
+                        done += 1
+                if not moments.finite:
+                    raise DataError(f"{name}: inputs on the calibration data are not finite; check data and weights")
+                errors[name] = _solve(lookup, moments, targets.get(name))
+    progress("refitting", total, total)
+    log.info("refitted %d layers in %d passes", len(calls), len(passes))
+    return errors
+
+
+def _calls(net: nn.Module, x: Tensor) -> dict[str, tuple[LookupConv2d, int]]:
+    """Return every lookup layer with the number of its calls in one pass, in the order of the first call."""
+    lookups = {module: name for name, module in net.named_modules() if isinstance(module, LookupConv2d)}
+    called: list[LookupConv2d] = []
+    with _hooked({lookup: lambda module, _: called.append(module) for lookup in lookups}, before=True):
+        net(x[:2])
+    return {lookups[lookup]: (lookup, called.count(lookup)) for lookup in dict.fromkeys(called)}
+
+
+@contextmanager
+def _hooked(hooks: Mapping[Any, Callable[..., None]], before: bool = False) -> Iterator[None]:
+    """Call a hook after, or before, every call of a module."""
+    handles = [
+        module.register_forward_pre_hook(hook) if before else module.register_forward_hook(hook)
+        for module, hook in hooks.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _split_by_memory(lookups: dict[str, LookupConv2d]) -> list[list[str]]:
+    """Return the layers in parts whose wanted outputs fit into ``PASS_BYTES``."""
     passes: list[list[str]] = []
     room = 0
     for name, lookup in lookups.items():
-        features = lookup.dictionary_size * lookup.geometry.taps
-        needed = 8 * features * (lookup.geometry.groups * features + lookup.out_channels)
+        needed = 4 * SAMPLES * lookup.out_channels
         if not passes or needed > room:
             passes.append([])
             room = PASS_BYTES
@@ -139,45 +186,64 @@ def _split_by_memory(lookups: dict[str, LookupConv2d]) -> list[list[str]]:
     return passes
 
 
+def _positions(call: int, size: tuple[int, int], per_image: int) -> tuple[Tensor, Tensor]:
+    """Return the (rows, columns) looked at in the outputs of one call, the same in both nets."""
+    generator = torch.Generator().manual_seed(call)
+    chosen = torch.randperm(size[0] * size[1], generator=generator)[:per_image]
+    return chosen // size[1], chosen % size[1]
+
+
+class _Wanted:
+    """Outputs of a dense layer at the sampled positions, (N, C_out, positions) for each call."""
+
+    def __init__(self, layer: nn.Module, lookup: LookupConv2d, per_image: int) -> None:
+        self.is_linear, self.out_channels, self.per_image = isinstance(layer, nn.Linear), lookup.out_channels, per_image
+        self.outputs: list[Tensor] = []
+        self.finite = True
+
+    def hook(self, _: nn.Module, __: tuple[Tensor, ...], y: Tensor) -> None:
+        if self.is_linear:
+            y = y.reshape(-1, self.out_channels, 1, 1)  # (N, ..., C_out) -> planes
+        self.finite = self.finite and bool(torch.isfinite(y).all())
+        rows, columns = _positions(len(self.outputs), (y.shape[2], y.shape[3]), self.per_image)
+        self.outputs.append(y[:, :, rows, columns])
+
+
 class _Moments:
-    """First and second moments of a lookup layer's responses and of the dense output, per group, in float64.
+    """First and second moments of a lookup layer's responses and of the wanted output, per group, in float64.
 
     A feature is one dictionary row at one tap, in the order of ``sparse_kernel``: F = k * kH * kW for each group.
     """
 
-    def __init__(self, lookup: LookupConv2d, layer: nn.Module, n_images: int) -> None:
-        self.lookup = lookup
-        self.padding = _own_padding(layer)
-        self.per_image = math.ceil(SAMPLES / n_images)
-        self.generator = torch.Generator().manual_seed(0)
+    def __init__(self, lookup: LookupConv2d, wanted: _Wanted, n_calls: int) -> None:
+        self.lookup, self.wanted, self.n_calls = lookup, wanted, n_calls
         groups, features = lookup.geometry.groups, lookup.dictionary_size * lookup.geometry.taps
         filters = lookup.out_channels // groups
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(groups, *shape, dtype=torch.float64)
 
+        self.call = 0
         self.count = 0
         self.finite = True
         self.sum_f, self.sum_y = zeros(features), zeros(filters)
         self.ff, self.fy, self.yy = zeros(features, features), zeros(features, filters), zeros(filters)
 
-    def hook(self, _: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        """Add the input and output of one call of the dense layer."""
-        x, y = args[0], output
-        if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
-            self.finite = False
-            return
-        if self.padding is None:
-            x = x.reshape(-1, self.lookup.in_channels, *self.lookup.geometry.kernel)  # (N, ..., C_in * kH * kW) -> planes
-            y = y.reshape(-1, self.lookup.out_channels, 1, 1)
-        else:
-            x = functional.pad(x, self.padding)
-        per_image = min(self.per_image, y.shape[2] * y.shape[3])
-        positions = torch.randperm(y.shape[2] * y.shape[3], generator=self.generator)[:per_image]
-        rows, columns = positions // y.shape[3], positions % y.shape[3]
-        step = max(1, SAMPLES_AT_ONCE // per_image)
-        for part_x, part_y in zip(x.split(step), y[:, :, rows, columns].split(step), strict=True):
+    def pre_hook(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
+        """Add one input of the layer; after the last of a pass the rest of the net need not run."""
+        x = args[0]
+        self.finite = self.finite and bool(torch.isfinite(x).all())
+        geometry = self.lookup.geometry
+        rows, columns = _positions(self.call, geometry.output_size(x.shape[2], x.shape[3]), self.wanted.per_image)
+        y = self.wanted.outputs[self.call]
+        top, left, bottom, right = geometry.padding
+        x = functional.pad(x, (left, right, top, bottom))
+        step = max(1, SAMPLES_AT_ONCE // len(rows))
+        for part_x, part_y in zip(x.split(step), y.split(step), strict=True):
             self._add(self._responses(part_x, rows, columns), part_y)
+        self.call += 1
+        if self.call % self.n_calls == 0:
+            raise _ReachedError
 
     def _responses(self, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Return the features (groups, N * positions, F) of padded inputs (N, C_in, H, W) at output (row, column) pairs."""
@@ -210,41 +276,33 @@ class _Moments:
         )  # fmt: skip
 
 
-def _own_padding(layer: nn.Module) -> list[int] | None:
-    """Return (left, right, top, bottom) zeros the dense layer puts around its input; None for a Linear.
-
-    It can be less than the lookup layer's: a padding operator before a dense convolution becomes part of its replacement.
-    """
-    if isinstance(layer, nn.Linear):
-        return None
-    if isinstance(layer, LookupConv2d):
-        top, left, bottom, right = layer.geometry.padding
-        return [left, right, top, bottom]
-    assert isinstance(layer, nn.Conv2d), layer
-    return list(layer._reversed_padding_repeated_twice)  # also resolves padding="same"
-
-
-def _solve(lookup: LookupConv2d, moments: _Moments) -> tuple[float, float]:
-    """Write the better of old and new coefficients of each filter; return the layer's relative error before and after."""
+def _solve(lookup: LookupConv2d, moments: _Moments, target: int | None) -> tuple[float, float]:
+    """Choose the pattern if a target asks for it, and solve; return the layer's relative error before and after."""
     groups = lookup.geometry.groups
     kernel, bias = (
         (lookup.sparse_kernel * lookup.support).detach().unflatten(0, (groups, -1)).flatten(2),
         lookup.bias.detach().unflatten(0, (groups, -1)),
     )
     supports = lookup.support.unflatten(0, (groups, -1)).flatten(2)  # (groups, O / groups, F)
-    sums = torch.zeros(3, dtype=torch.float64)  # squared error before, after, variance
-    for g in range(groups):
-        centred = moments.centred(g)
+    by_group = [moments.centred(g) for g in range(groups)]
+    old = torch.stack([c.squared_errors(kernel[g], bias[g]) for g, c in enumerate(by_group)])
+    prunes = target is not None and target < int(supports.sum())
+    if prunes and target is not None:
+        ff, fy = (torch.stack([getattr(c, name) for c in by_group]) for name in ("ff", "fy"))
+        supports = choose_pattern(ff, fy, supports, target)
+        kernel *= supports
+    new = old.clone()
+    for g, centred in enumerate(by_group):
         # Rounded before comparing, so that what is compared is what is kept.
         solved = centred.least_squares(kernel[g].double(), supports[g]).to(kernel.dtype)
         solved_bias = (centred.mean_y - solved.double() @ centred.mean_f).to(bias.dtype)
-        old, new = centred.squared_errors(kernel[g], bias[g]), centred.squared_errors(solved, solved_bias)
-        better = new < old
-        kernel[g, better], bias[g, better] = solved[better], solved_bias[better]
-        sums += torch.stack([old.sum(), torch.minimum(old, new).sum(), centred.yy.sum()])
+        errors = centred.squared_errors(solved, solved_bias)
+        better = (errors < old[g]) | prunes
+        kernel[g, better], bias[g, better], new[g, better] = solved[better], solved_bias[better], errors[better]
     lookup.sparse_kernel.copy_(kernel.view_as(lookup.sparse_kernel))
-    before, after = (sums[:2] / sums[2].clamp(min=torch.finfo(torch.float32).tiny)).sqrt().tolist()
-    return before, after
+    lookup.restrict_(supports.reshape(lookup.support.shape))
+    variance = torch.stack([c.yy for c in by_group]).sum().clamp(min=torch.finfo(torch.float32).tiny)
+    return float((old.sum() / variance).sqrt()), float((new.sum() / variance).sqrt())
 
 
 @dataclass(frozen=True)

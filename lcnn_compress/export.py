@@ -33,14 +33,17 @@ from lcnn_compress.op import (
     OP_TYPE,
     OP_VERSION,
     OPSET,
+    POOL_TYPE,
     decode_positions,
     encode_positions,
     function_body,
     node_attributes,
+    pool_body,
 )
 
 log = logging.getLogger(__name__)
 IR_VERSION = 10
+LARGEST_POOL = 256  # of the runtime, in one direction
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ def to_onnx(
         stand_in.add_submodule(str(node.target), _LookupConvNode(lookup, dtype))
     model = _trace(net, stand_in, torch.zeros(2, *input_shape[1:]))
     model = dense_form(model) if settings.dense else model
+    _choose_pools(model)
     for key, value in {**metadata, "input_shape": list(input_shape)}.items():
         model.metadata_props.append(onnx.StringStringEntryProto(key=f"lcnn.{key}", value=json.dumps(value)))
     if not settings.fallback:
@@ -167,13 +171,46 @@ def _difference(net: fx.GraphModule, data: bytes, size: tuple[int, ...], *, nati
     return worst
 
 
+def with_factors(model: onnx.ModelProto, net: fx.GraphModule, coefficients: str) -> onnx.ModelProto:
+    """Return a copy of an exported net whose LookupConv nodes hold what their layers are in ``net``: a twin of that net.
+
+    A layer that is dense in ``net`` becomes an ordinary Conv with its weight. Biases stay.
+
+    Args:
+        model: the net with some lookup convolution in each of these layers.
+        net: of the same layers, batch norms folded.
+        coefficients: "float16" or "float32".
+    """
+    dtype = {"float16": np.float16, "float32": np.float32}[coefficients]
+    modules = {node.name: net.get_submodule(node.name) for node in model.graph.node if node.domain == DOMAIN}
+    model = dense_form(model, {name for name, module in modules.items() if not isinstance(module, LookupConv2d)})
+    graph = model.graph
+    for node in graph.node:
+        module = modules.get(node.name)
+        if isinstance(module, LookupConv2d):
+            gaps, listed = encode_positions((module.sparse_kernel * module.support).detach().numpy())
+            values = (module.dictionary.detach().numpy().astype(dtype), gaps, listed.astype(dtype))
+            # The exporter lets layers share equal lists: each gets its own.
+            names = [f"{node.name}.own_{leaf}" for leaf in ("dictionary", "gaps", "coefficients")]
+            graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in zip(names, values, strict=True))
+            node.input[1:4] = names
+        elif module is not None:
+            tensor = next(t for t in graph.initializer if t.name == node.input[1])
+            weight = module.weight
+            assert isinstance(weight, Tensor)
+            values_of = weight.detach().numpy().reshape(tuple(tensor.dims))
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values_of), tensor.name))
+    _drop_unread(graph)
+    return model
+
+
 def dense_form(model: onnx.ModelProto, names: set[str] | None = None) -> onnx.ModelProto:
     """Return a copy in which LookupConv nodes (all, or those named) are ordinary Convs with the rebuilt weight."""
     model = onnx.ModelProto.FromString(model.SerializeToString())
     constants = {t.name: t for t in model.graph.initializer}
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
-        if node.domain != DOMAIN or (names is not None and node.name not in names):
+        if node.op_type != OP_TYPE or (names is not None and node.name not in names):
             nodes.append(node)
             continue
         values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -183,7 +220,8 @@ def dense_form(model: onnx.ModelProto, names: set[str] | None = None) -> onnx.Mo
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     _drop_unread(model.graph)
-    if not any(node.domain == DOMAIN for node in nodes):
+    _choose_pools(model)
+    if not any(node.domain == DOMAIN for node in model.graph.node):
         _drop_domain(model)
     return model
 
@@ -321,7 +359,7 @@ def _fuse(model: onnx.ModelProto) -> None:
         n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant" and n.attribute[0].name == "value"
     }
     outputs = {v.name for v in graph.output}
-    for name in [n.output[0] for n in graph.node if n.domain == DOMAIN]:
+    for name in [n.output[0] for n in graph.node if n.op_type == OP_TYPE]:
         lookup = next(n for n in graph.node if n.output[0] == name)
         while (tail := _single_reader(graph, lookup.output[0], outputs)) is not None and _absorb(
             lookup, tail, shapes, constants
@@ -334,6 +372,38 @@ def _fuse(model: onnx.ModelProto) -> None:
             if after is not None and after.op_type != "Add" and _absorb(lookup, after, shapes, constants):
                 tail.output[0] = after.output[0]
                 graph.node.remove(after)
+
+
+def _choose_pools(model: onnx.ModelProto) -> None:
+    """Let our MaxPool, and no other, read what lookup convolutions give; may be called again when nodes have changed."""
+    own: set[str] = set()
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in model.graph.value_info}
+    for node in model.graph.node:
+        if node.op_type == POOL_TYPE:
+            values = _pool_values(node) if node.input[0] in own and ranks.get(node.input[0], 4) == 4 else None
+            node.domain = DOMAIN if values is not None else ""
+            if values is not None:
+                del node.attribute[:]
+                node.attribute.extend(helper.make_attribute(name, value) for name, value in values.items())
+        if node.domain == DOMAIN:
+            own.update(node.output)
+    functions = [f for f in model.functions if f.name != POOL_TYPE]
+    if functions and any(node.op_type == POOL_TYPE and node.domain == DOMAIN for node in model.graph.node):
+        functions.append(pool_body())
+    del model.functions[:]
+    model.functions.extend(functions)
+
+
+def _pool_values(node: onnx.NodeProto) -> dict[str, list[int]] | None:
+    """Return the attributes of our MaxPool for a standard one, or None where it cannot do the same."""
+    given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    kernel = list(given["kernel_shape"])
+    values = {"kernel_shape": kernel, "strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1]}
+    values |= {name: list(given[name]) for name in values if name in given}
+    plain = given.get("auto_pad", b"NOTSET") == b"NOTSET" and not given.get("ceil_mode", 0) and len(node.output) == 1
+    small = len(kernel) == 2 and max(kernel) <= LARGEST_POOL
+    covered = all(pad < size for pad, size in zip(values["pads"], kernel * 2, strict=False))
+    return values if plain and small and covered and values["dilations"] == [1, 1] else None
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:

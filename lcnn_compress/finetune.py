@@ -7,6 +7,7 @@ CVPR 2017 (arXiv 1611.06473), section 3.2: an L1 penalty, and entries within eps
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import logging
@@ -19,15 +20,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from lcnn_compress.distill import Features, loss_of
 from lcnn_compress.errors import ArtefactError, DataError, FileError, ModelError, SettingsError
 from lcnn_compress.files import write_atomically
 from lcnn_compress.modules import LookupConv2d
+from lcnn_compress.pattern import largest
 from lcnn_compress.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ PRUNE_EVERY = 8  # steps between two prunings of the gradual schedule
 WARMUP_STEPS = 30  # or a tenth of training where that is less
 BETAS = (0.9, 0.98)
 CHECKPOINT_SECONDS = 60
-CHECKPOINT_MAGIC = b"lcnn training 1\n"  # then the SHA-256 of the rest, which torch.save wrote
+CHECKPOINT_MAGIC = b"lcnn training 2\n"  # then the SHA-256 of the rest, which torch.save wrote
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ class FinetuneSettings:
         distill_weight: its share of the loss.
         temperature: of the softened class probabilities (Hinton et al. 2015).
         seed: of the order of examples and of dropout.
+        feature_weight: of the squared error between the outputs of compressed layers and of their dense ones, relative to the
+            variance of the latter, added to the loss.
+        average: decay of the moving average of weights and statistics that is the result; less in the first steps, 0 for none.
+        accumulate: parts a batch is computed in, to save memory; batch norms see one part at a time.
     """
 
     epochs: int = 5
@@ -70,6 +76,9 @@ class FinetuneSettings:
     distill_weight: float = 0.7
     temperature: float = 3.0
     seed: int = 0
+    feature_weight: float = 0.0
+    average: float = 0.0
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         def check(name: str, valid: bool, rule: str) -> None:
@@ -85,6 +94,9 @@ class FinetuneSettings:
         check("distill_weight", 0 <= self.distill_weight <= 1, "between 0 and 1")
         check("temperature", math.isfinite(self.temperature) and self.temperature > 0, "a number above 0")
         check("seed", self.seed >= 0, "0 or more")
+        check("feature_weight", math.isfinite(self.feature_weight) and self.feature_weight >= 0, "a number of 0 or more")
+        check("average", 0 <= self.average < 1, "0 or more and below 1")
+        check("accumulate", 1 <= self.accumulate <= self.batch_size // 2, "from 1 to half of batch_size")
 
 
 @dataclass(frozen=True)
@@ -105,6 +117,7 @@ def finetune(
     targets: Mapping[str, int] | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
+    enough: Callable[[nn.Module], bool] | None = None,
     progress: Progress = silent,
 ) -> FinetuneReport:
     """Fine-tune ``net`` in place and leave it in eval mode.
@@ -120,6 +133,8 @@ def finetune(
         targets: non-zeros at the end (gradual); layers left out keep as many as they have.
         checkpoint: file to write every minute, after every epoch and when interrupted.
         resume: continue from it.
+        enough: asked after every epoch that ends with no more non-zeros than ``targets`` say, with the result so far in eval
+            mode; training stops where it says True.
         progress: gets ("fine-tuning", step, total steps).
 
     Raises:
@@ -134,10 +149,12 @@ def finetune(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         run = _Run(net, teacher.eval(), examples, settings, targets or {})
+        run.enough = enough
         try:
             if resume:
                 run.load(_read_checkpoint(checkpoint))
             run.train(checkpoint, progress)
+            run.finish()
         finally:
             for module, training in modes:
                 module.training = training
@@ -170,6 +187,10 @@ class _Run:
             for name, lookup in self.lookups.items()
         }
         self.optimiser = torch.optim.Adam(net.parameters(), lr=settings.lr, betas=BETAS)
+        self.features = Features(net, teacher, list(self.lookups) if settings.feature_weight else [])
+        self.averages = {name: t.clone() for name, t in net.state_dict().items()} if settings.average else {}
+        self.enough: Callable[[nn.Module], bool] | None = None
+        self.stopped = False
         if settings.sparsity == "threshold":
             self._prune()
 
@@ -182,7 +203,7 @@ class _Run:
         saved = time.monotonic()
         order = self._order()
         with _deferred_interrupts() as interrupted:
-            while self.step < self.total:
+            while self.step < self.total and not self.stopped:
                 randomness = torch.get_rng_state()
                 try:
                     progress("fine-tuning", self.step, self.total)
@@ -195,12 +216,31 @@ class _Run:
                 epoch_ended = self.step % self.steps_per_epoch == 0
                 if epoch_ended:
                     order = self._order()
+                    self.stopped = self._is_enough()
                 if interrupted() or epoch_ended or time.monotonic() - saved > CHECKPOINT_SECONDS:
                     self._save(checkpoint)
                     saved = time.monotonic()
                 if interrupted():
                     raise KeyboardInterrupt
         progress("fine-tuning", self.total, self.total)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Leave the average in the net, inside the supports."""
+        self.net.load_state_dict(self.averages, strict=False)
+        for lookup in self.lookups.values():
+            lookup.normalise_()
+            lookup.restrict_(lookup.support)
+
+    def _is_enough(self) -> bool:
+        if self.enough is None or any(count > self.ends[name] for name, count in self.nonzeros().items()):
+            return False
+        result = copy.deepcopy(self.net)
+        run = copy.copy(self)
+        run.net, run.lookups = result, {name: cast(LookupConv2d, result.get_submodule(name)) for name in self.lookups}
+        run.finish()
+        with torch.random.fork_rng(devices=[]):
+            return self.enough(result.eval())
 
     def _order(self) -> tuple[Tensor, ...]:
         """Return the indices of every batch of the epoch under way, a function of seed and epoch only."""
@@ -212,17 +252,20 @@ class _Run:
         lr = self._learning_rate()
         for group in self.optimiser.param_groups:
             group["lr"] = lr
-        with torch.no_grad():
-            taught = self.teacher(x) if self.settings.distill or y is None else None
-        loss = loss_of(self.net(x), y, taught, self.settings)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise ModelError(
-                f"loss is {value} at step {self.step + 1} of {self.total} (learning rate {lr:.3g}); "
-                f"lower lr, which is {self.settings.lr:g}, or check the training data"
-            )
         self.optimiser.zero_grad()
-        loss.backward()
+        n_parts = min(self.settings.accumulate, max(1, len(x) // 2))
+        value = 0.0
+        for part_x, part_y in zip(
+            x.tensor_split(n_parts), [None] * n_parts if y is None else y.tensor_split(n_parts), strict=True
+        ):
+            loss = self._loss(part_x, part_y) * (len(part_x) / len(x))
+            value += float(loss.detach())
+            if not math.isfinite(value):
+                raise ModelError(
+                    f"loss is {value} at step {self.step + 1} of {self.total} (learning rate {lr:.3g}); "
+                    f"lower lr, which is {self.settings.lr:g}, or check the training data"
+                )
+            loss.backward()
         if self.settings.sparsity == "threshold":
             self._add_l1()
         self.optimiser.step()
@@ -232,10 +275,30 @@ class _Run:
             lookup.normalise_()
         self.step += 1
         self._prune()
+        self._add_to_average()
         self.loss_sum += value
         if self.step % self.steps_per_epoch == 0:
             self.losses.append(self.loss_sum / self.steps_per_epoch)
             self.loss_sum = 0.0
+
+    def _loss(self, x: Tensor, y: Tensor | None) -> Tensor:
+        with self.features.recording():
+            with torch.no_grad():
+                taught = self.teacher(x) if self.settings.distill or y is None else None
+            loss = loss_of(self.net(x), y, taught, self.settings)
+        if taught is not None and self.features.modules:
+            loss = loss + self.settings.feature_weight * self.features.loss()
+        return loss
+
+    @torch.no_grad()
+    def _add_to_average(self) -> None:
+        decay = min(self.settings.average, (1 + self.step) / (10 + self.step))  # else the start would weigh most
+        present = self.net.state_dict()
+        for name, average in self.averages.items():
+            if average.is_floating_point():
+                average.lerp_(present[name], 1 - decay)
+            else:
+                average.copy_(present[name])
 
     def _learning_rate(self) -> float:
         warm_up = max(1, min(WARMUP_STEPS, self.total // 10))
@@ -262,7 +325,7 @@ class _Run:
             if gradual:
                 left = (1 - min(1.0, self.step / last)) ** 3
                 count = self.ends[name] + round((self.starts[name] - self.ends[name]) * left)
-                alive = _largest(magnitude.masked_fill(~lookup.support, -1.0), count)
+                alive = largest(magnitude.masked_fill(~lookup.support, -1.0), count)
             else:
                 alive = magnitude > self.epsilons[name]
             lookup.restrict_(alive)
@@ -278,6 +341,7 @@ class _Run:
             "step": self.step, "loss_sum": self.loss_sum, "losses": self.losses, "starts": self.starts,
             "epsilons": self.epsilons, "net": self.net.state_dict(), "optimiser": self.optimiser.state_dict(),
             "supports": {name: lookup.support for name, lookup in self.lookups.items()}, "rng": torch.get_rng_state(),
+            "averages": self.averages, "stopped": self.stopped,
         }  # fmt: skip
 
     def load(self, saved: _Saved) -> None:
@@ -297,6 +361,7 @@ class _Run:
             torch.set_rng_state(state["rng"])
             self.step, self.loss_sum, self.losses = state["step"], state["loss_sum"], list(state["losses"])
             self.starts, self.epsilons = state["starts"], state["epsilons"]
+            self.averages, self.stopped = state["averages"], state["stopped"]
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ArtefactError(f"{path}: incomplete checkpoint ({error}); delete it and start without resume") from error
 
@@ -317,56 +382,6 @@ class _Run:
             torch.save(self.state(), buffer)
             content = buffer.getvalue()
             write_atomically(checkpoint, CHECKPOINT_MAGIC + hashlib.sha256(content).digest() + content)
-
-
-def _largest(scores: Tensor, count: int) -> Tensor:
-    """Return where the ``count`` largest scores are; of equal ones the first."""
-    chosen = torch.zeros(scores.numel(), dtype=torch.bool)
-    chosen[scores.flatten().argsort(descending=True, stable=True)[:count]] = True
-    return chosen.view_as(scores)
-
-
-def loss_of(output: Tensor, y: Tensor | None, taught: Tensor | None, settings: FinetuneSettings) -> Tensor:
-    """Return the training loss of a batch.
-
-    Args:
-        output: of the net, (n, classes) if y holds classes.
-        y: (n,) int64 classes, float targets like ``output``, or None.
-        taught: output of the dense net, or None without distillation.
-
-    Raises:
-        SettingsError: neither y nor ``taught`` is there.
-        DataError: y does not fit the output.
-        ModelError: the net has several outputs.
-    """
-    if not isinstance(output, Tensor):
-        raise ModelError(f"the net returns a {type(output).__name__}, not one tensor; fine-tuning needs one output")
-    if y is None:
-        if taught is None or not settings.distill:
-            raise SettingsError("distill is False and the training data has no labels; there is nothing to learn from")
-        return functional.mse_loss(output, taught)
-    if y.is_floating_point():
-        if y.shape != output.shape:
-            raise DataError(f"targets are {tuple(y.shape)}, but the net returns {tuple(output.shape)}; they must be alike")
-        loss = functional.mse_loss(output, y)
-        teaching = None if taught is None else functional.mse_loss(output, taught)
-    else:
-        if output.ndim != 2 or not 0 <= int(y.min()) <= int(y.max()) < output.shape[1]:
-            raise DataError(
-                f"class numbers run from {int(y.min())} to {int(y.max())}, but the net returns {tuple(output.shape)}; "
-                "it must return (n, classes) with a class for each number"
-            )
-        loss = functional.cross_entropy(output, y)
-        teaching = None if taught is None else _softened(output, taught, settings.temperature)
-    if teaching is None:
-        return loss
-    return (1 - settings.distill_weight) * loss + settings.distill_weight * teaching
-
-
-def _softened(output: Tensor, taught: Tensor, temperature: float) -> Tensor:
-    """Return KL(teacher, net) at a temperature, times its square so that gradients do not depend on it."""
-    log_p, log_q = (functional.log_softmax(v / temperature, 1) for v in (output, taught))
-    return temperature**2 * functional.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
 
 
 @contextmanager

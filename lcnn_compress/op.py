@@ -1,4 +1,4 @@
-"""The LookupConv operator as ONNX sees it: names, list encoding and the body that runs it without our library.
+"""The operators LookupConv and MaxPool as ONNX sees them: names, list encoding and bodies that run them without our library.
 
 The contract with the native library is the operator section of ``cpp_runtime/README.md``.
 """
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 DOMAIN = "ai.lcnn"
 OP_TYPE = "LookupConv"
+POOL_TYPE = "MaxPool"
 OP_VERSION = 1
 INPUTS = ("X", "D", "gaps", "coefficients", "bias", "residual")
 NO_BOUND = 3.4028234663852886e38  # the largest float32: a clip that never acts
@@ -134,6 +135,20 @@ def function_body() -> onnx.FunctionProto:
         node("Clip", ["added", "lowest", "highest"], ["Y"]),
     ]  # fmt: skip
     return helper.make_function(DOMAIN, OP_TYPE, list(INPUTS), ["Y"], nodes, [helper.make_opsetid("", OPSET)], attributes)
+
+
+def pool_body() -> onnx.FunctionProto:
+    """Return our MaxPool written as the standard one.
+
+    It is there for speed only: ONNX Runtime changes the layout of what its own MaxPool reads and back again, which costs more
+    than the pooling where both neighbours are lookup convolutions.
+    """
+    from onnx import helper
+
+    attributes = ["kernel_shape", "strides", "pads", "dilations"]
+    pool = helper.make_node("MaxPool", ["X"], ["Y"])
+    pool.attribute.extend(_reference(name, name) for name in attributes)
+    return helper.make_function(DOMAIN, POOL_TYPE, ["X"], ["Y"], [pool], [helper.make_opsetid("", OPSET)], attributes)
 
 
 def _reference(field: str, name: str) -> onnx.AttributeProto:

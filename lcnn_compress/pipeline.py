@@ -29,7 +29,7 @@ from lcnn_compress.graph import replace as replace_layer
 from lcnn_compress.modules import LookupConv2d
 from lcnn_compress.plan import LayerPlan, PlanSettings, check_plan, lookups_per_position, plan_layers
 from lcnn_compress.progress import Progress, silent
-from lcnn_compress.summary import layer_rows, make_report
+from lcnn_compress.summary import add_times, layer_rows, make_report
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +68,13 @@ class TrainingData:
     """What may improve a compressed net: unlabelled calibration batches, training examples, a checkpoint to keep or resume.
 
     ``on_plan`` gets the layer decisions before training starts: a resumed run must be given the same ones. ``origin`` says
-    where the data came from, for the configuration; None where it was in memory.
+    where the data came from, for the configuration; None where it was in memory. ``held_out`` are labelled examples nothing
+    is trained or calibrated on: a largest drop is judged by them.
     """
 
     calibration: Sequence[Tensor] = ()
     examples: Examples | None = None
+    held_out: Examples | None = None
     checkpoint: Path | None = None
     resume: bool = False
     on_plan: Callable[[Sequence[LayerPlan]], None] | None = None
@@ -125,7 +127,7 @@ def compress_net(
     training = _improve(net, dense, targets, settings, data, progress)
     rows = layer_rows(net, found, decided, settings.coefficients)
     fold_batch_norms(net)
-    _round_factors(net, settings.coefficients)
+    round_factors(net, settings.coefficients)
     if timing is not None and (training is not None or plans is not None):
         timing.export(net, progress)  # training chose other lookups than those measured before
     config = {
@@ -158,14 +160,18 @@ def _factorise(
     lookups = {}
     for done, (layer, plan) in enumerate(chosen):
         progress("dictionaries", done, len(chosen))
-        dictionary, kernel = factorise(
-            layer.weight().detach().numpy(), groups=layer.geometry.groups, dictionary_size=plan.dictionary_size,
-            lookups=plan.lookups, init=FIXED_INITS.get(plan.kind, settings.init), seed=settings.seed,
-        )  # fmt: skip
-        factors = torch.from_numpy(dictionary), torch.from_numpy(kernel)
-        lookups[layer.name] = LookupConv2d(*factors, layer.module.bias, layer.geometry)
+        lookups[layer.name] = make_lookup(layer, plan, settings.init, settings.seed)
     progress("dictionaries", len(chosen), len(chosen))
     return lookups
+
+
+def make_lookup(layer: Layer, plan: LayerPlan, init: str, seed: int) -> LookupConv2d:
+    """Return the lookup convolution a plan makes of a layer; ``init`` is for layers whose kind does not fix it."""
+    dictionary, kernel = factorise(
+        layer.weight().detach().numpy(), groups=layer.geometry.groups, dictionary_size=plan.dictionary_size,
+        lookups=plan.lookups, init=FIXED_INITS.get(plan.kind, init), seed=seed,
+    )  # fmt: skip
+    return LookupConv2d(torch.from_numpy(dictionary), torch.from_numpy(kernel), layer.module.bias, layer.geometry)
 
 
 def build_net(dense: fx.GraphModule, input_shape: tuple[int, ...], lookups: dict[str, LookupConv2d]) -> fx.GraphModule:
@@ -175,6 +181,13 @@ def build_net(dense: fx.GraphModule, input_shape: tuple[int, ...], lookups: dict
         if layer.name in lookups:
             replace_layer(net, layer, copy.deepcopy(lookups[layer.name]))
     return net.eval()
+
+
+def measured_totals(artefact: Artefact, settings: CompressSettings, progress: Progress = silent) -> dict[str, float]:
+    """Measure a finished net against its dense form; note the times of layers, return those of the net."""
+    timing = _Timing(artefact.input_shape, settings)
+    timing.export(artefact.net, progress)
+    return add_times(artefact.report["layers"], timing.times)
 
 
 class _Timing:
@@ -267,7 +280,12 @@ def _improve(
         some = torch.arange(min(CALIBRATION_IMAGES, len(data.examples)))
         calibration = [x for x, _ in batches(data.examples, CALIBRATION_BATCH, some)]
     if calibration:
-        refit(net, dense, calibration, progress)
+        counts: dict[str, int] = {}
+        for name in targets:  # the data chooses entries anew, out of all
+            lookup: Any = net.get_submodule(name)
+            counts[name] = lookup.n_nonzeros
+            _fill(lookup, dense.get_submodule(name).weight)
+        refit(net, dense, calibration, progress, counts)
         reestimate_batch_norms(net, calibration)
     if settings.finetune is None or data.examples is None:
         return None
@@ -287,14 +305,14 @@ def _fill(lookup: Any, weight: Any) -> None:
     """Set every entry of the kernel to its least-squares value for ``weight``: training prunes from there."""
     groups = lookup.geometry.groups
     slices = weight.double().reshape(groups, lookup.out_channels // groups, -1, *lookup.geometry.kernel)
-    inverse = torch.linalg.pinv(lookup.dictionary.double().unflatten(0, (groups, -1)))  # (groups, m, k)
+    inverse = torch.linalg.pinv(lookup.dictionary.double().unflatten(0, (groups, -1)), rtol=1e-5)  # (groups, m, k)
     kernel = torch.einsum("gomrc,gmk->gokrc", slices, inverse).flatten(0, 1)
     lookup.sparse_kernel.copy_(kernel.to(lookup.sparse_kernel.dtype))
     lookup.support.fill_(True)
 
 
 @torch.no_grad()
-def _round_factors(net: fx.GraphModule, dtype: str) -> None:
+def round_factors(net: fx.GraphModule, dtype: str) -> None:
     """Round dictionaries and coefficients to the stored type, so that torch, artefact and ONNX file hold the same net.
 
     The scale of the coefficients moves into the dictionary first, as far as its values stay normal in float16: what is left

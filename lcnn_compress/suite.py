@@ -62,8 +62,9 @@ class Setting:
     net: Net
     name: str
     dictionary: str  # as --dict; layers it does not name stay dense
-    densities: tuple[float, ...] = ()  # non-zeros as a share of k * C_out * kH * kW, for each layer named
+    densities: tuple[float, ...] = ()  # non-zeros as a share of k * C_out * kH * kW: for each layer named, or one for all
     macs_ratio: float | None = None  # instead: the same density everywhere, so that the whole net has so many times fewer MACs
+    share: int = 1  # neighbouring filters with the same pattern
     published_ratio: float | None = None  # the paper's speed-up, an operation count
     note: str = ""
 
@@ -73,11 +74,16 @@ ALEXNET = Net("alexnet", zoo.alexnet, wide_macs=1_135_256_096)
 RESNET18 = Net("resnet18", zoo.resnet18)
 VGG16 = Net("vgg16", zoo.vgg16)
 LAST = "classifier.6 was not published: given the dictionary and density of classifier.4 (FC7)"
+SHARED = "eight neighbouring filters look the same places up, unlike those published"
 UNPUBLISHED = "densities were not published: one lookup per position on average"
 PAPER = (
     Setting(
         ALEXNET, "LCNN-fast", "features.0=3,features.*=30,classifier.*=512",
         (0.083, 0.034, 0.008, 0.013, 0.027, 0.001, 0.002, 0.002), published_ratio=37.6, note=LAST,
+    ),
+    Setting(
+        ALEXNET, "LCNN-fast, shared", "features.0=3,features.*=30,classifier.*=512",
+        (0.083, 0.034, 0.008, 0.013, 0.027, 0.001, 0.002, 0.002), share=8, note=SHARED,
     ),
     Setting(
         ALEXNET, "LCNN-accurate", "features.0=3,features.*=500,classifier.*=1024",
@@ -88,13 +94,22 @@ PAPER = (
         published_ratio=29.2, note=UNPUBLISHED,
     ),
     Setting(
+        RESNET18, "LCNN-fast, shared", "conv1=3,layer1.*=16,layer2.*=32,layer3.*=64,layer4.*=128",
+        share=8, note=SHARED,
+    ),
+    Setting(
         RESNET18, "LCNN-accurate", "conv1=3,layer1.*=128,layer2.*=256,layer3.*=512,layer4.*=1024",
         published_ratio=5.0, note=UNPUBLISHED,
     ),
     Setting(RESNET18, "10x", "conv1=3,layer*=0.25", macs_ratio=10),
-    Setting(RESNET18, "4x", "conv1=3,layer*=0.25", macs_ratio=4),
+    Setting(RESNET18, "10x, shared", "conv1=3,layer*=0.25", macs_ratio=10, share=8, note=SHARED),
+    Setting(RESNET18, "4x", "conv1=3,layer*=0.5", macs_ratio=4),
+    Setting(RESNET18, "4x, shared", "conv1=3,layer*=0.5", macs_ratio=4, share=8, note=SHARED),
+    Setting(RESNET18, "4x, low rank", "layer*=0.18", (1.0,)),
     Setting(RESNET18, "2x", "conv1=3,layer*=0.5", macs_ratio=2),
+    Setting(RESNET18, "2x, low rank", "layer*=0.414", (1.0,)),
     Setting(VGG16, "10x", "features.0=3,*=0.25", macs_ratio=10),
+    Setting(VGG16, "10x, shared", "features.0=3,*=0.25", macs_ratio=10, share=8, note=SHARED),
 )  # fmt: skip
 SUITES = {"paper": PAPER}
 
@@ -142,6 +157,7 @@ def code_layers(found: Sequence[Layer], setting: Setting) -> list[Coding]:
         densities = [solve_density(found, named, setting)] * len(named)
     else:
         densities = [*setting.densities] or [1 / size for _, size in named]
+        densities *= len(named) if len(densities) == 1 else 1
     codings = {
         layer.name: _code(layer, size, density) for (layer, size), density in zip(named, densities, strict=True)
     }  # fmt: skip
@@ -188,17 +204,24 @@ def _density(codings: Sequence[Coding]) -> float:
     return sum(c.nonzeros for c in codings) / max(1, sum(_positions(c.layer, c.size) for c in codings))
 
 
-def synthetic_lookup(coding: Coding, rng: np.random.Generator) -> LookupConv2d:
-    """Return a lookup convolution with random rows and coefficients, exact in float16, at random positions."""
+def synthetic_lookup(coding: Coding, rng: np.random.Generator, share: int = 1) -> LookupConv2d:
+    """Return a lookup convolution with random rows and coefficients, exact in float16, at random positions.
+
+    ``share`` neighbouring filters have the same positions.
+    """
     layer, (height, width) = coding.layer, coding.layer.geometry.kernel
     groups, out_channels = layer.geometry.groups, layer.out_channels
     channels = layer.in_channels // groups
     dictionary = rng.standard_normal((groups * coding.size, channels), np.float32) / np.float32(math.sqrt(channels))
-    kernel = np.zeros(_positions(layer, coding.size), np.float32)
+    places = _positions(layer, coding.size) // out_channels
+    blocks = -(-out_channels // share)
+    pattern = np.zeros(blocks * places, bool)
+    pattern[rng.choice(pattern.size, max(1, round(coding.nonzeros / out_channels * blocks)), replace=False)] = True
+    used = pattern.reshape(blocks, places).repeat(share, axis=0)[:out_channels]
     # The scale keeps activations of the same size through a ReLU (He et al. 2015); no coefficient is near 0.
     scale = math.sqrt(2 / max(1.0, coding.nonzeros / out_channels))
-    values = rng.uniform(0.5, 1.5, coding.nonzeros) * rng.choice((-scale, scale), coding.nonzeros)
-    kernel[rng.choice(kernel.size, coding.nonzeros, replace=False)] = values.astype(np.float16)
+    values = rng.uniform(0.5, 1.5, used.shape) * rng.choice((-scale, scale), used.shape)
+    kernel = np.where(used, values, 0).astype(np.float16).astype(np.float32)
     sparse = torch.from_numpy(kernel.reshape(out_channels, coding.size, height, width))
     return LookupConv2d(torch.from_numpy(dictionary), sparse, layer.module.bias, layer.geometry)
 
@@ -268,7 +291,7 @@ class _NetFiles:
 
     def _export(self, dense: fx.GraphModule, case: Setting) -> None:
         rng = np.random.default_rng(self.settings.seed)
-        lookups = {c.layer.name: synthetic_lookup(c, rng) for c in self.codings[case.name] if c.size}
+        lookups = {c.layer.name: synthetic_lookup(c, rng, case.share) for c in self.codings[case.name] if c.size}
         net = build_net(dense, self.net.input_shape, lookups)
         export_onnx(net, self.forms[case.name].path, self.net.input_shape)
 

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lcnn_compress import finetune as module
+from lcnn_compress.distill import Features, loss_of
 from lcnn_compress.errors import ArtefactError, DataError, ModelError, SettingsError
-from lcnn_compress.finetune import FinetuneReport, FinetuneSettings, finetune, loss_of
+from lcnn_compress.finetune import FinetuneReport, FinetuneSettings, finetune
 from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.modules import LookupConv2d
+from lcnn_compress.pattern import largest
 
 CLASSES = 3
 BOTH = pytest.mark.parametrize("sparsity", ["gradual", "threshold"])
@@ -99,8 +101,11 @@ def uninterrupted(chosen: FinetuneSettings) -> tuple[nn.Sequential, FinetuneRepo
 
 @BOTH
 @pytest.mark.parametrize("way", ["callback", "signal"])
-def test_interrupted_and_resumed_equals_uninterrupted(sparsity: str, way: str, tmp_path: Path) -> None:
-    chosen = settings(sparsity=sparsity, threshold_c=0.2)
+@pytest.mark.parametrize("extras", [{}, {"average": 0.9, "feature_weight": 0.3, "accumulate": 2}], ids=["plain", "extras"])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    sparsity: str, way: str, extras: dict[str, float], tmp_path: Path
+) -> None:
+    chosen = settings(sparsity=sparsity, threshold_c=0.2, **extras)
     expected, report = uninterrupted(chosen)
     path = tmp_path / "training.ckpt"
     for attempt, stop_at in enumerate((7, 2)):  # in the second epoch, and two steps later
@@ -197,7 +202,7 @@ def test_gradual_follows_the_cubic_schedule_and_ends_at_the_targets(monkeypatch:
 
 def test_pruning_keeps_the_largest_and_the_first_of_equal_ones() -> None:
     scores = torch.tensor([[1.0, 3.0], [2.0, 2.0]])
-    assert module._largest(scores, 2).tolist() == [[False, True], [True, False]]
+    assert largest(scores, 2).tolist() == [[False, True], [True, False]]
     net = lookup_net()
     lookup = lookups(net)["0"]
     lookup.normalise_()
@@ -280,6 +285,93 @@ def test_distillation_without_labels_approaches_the_teacher() -> None:
 def test_training_lowers_the_loss_of_labelled_data(kind: str, distill: bool) -> None:
     report = finetune(lookup_net(), dense_net(), examples(kind=kind), settings(epochs=10, lr=1e-2, distill=distill))
     assert report.losses[-1] < report.losses[0]
+
+
+def test_the_result_is_the_moving_average() -> None:
+    chosen = settings(average=0.8, epochs=1)
+    net = lookup_net()
+    run = module._Run(net, dense_net(), examples(), chosen, {})
+    net.train()
+    expected = net[7].weight.detach().clone()
+    for step in range(1, 9):
+        x, y = examples().batch(torch.arange(8))
+        run._step(x, y)
+        decay = min(0.8, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * net[7].weight.detach()
+    run.finish()
+    torch.testing.assert_close(net[7].weight.detach(), expected)
+    assert not net[1].num_batches_tracked.is_floating_point()
+    for lookup in lookups(net).values():
+        assert torch.count_nonzero(lookup.sparse_kernel.detach()[~lookup.support]) == 0
+        torch.testing.assert_close(lookup.dictionary.detach().norm(dim=1), torch.ones(len(lookup.dictionary)))
+
+
+def test_a_batch_in_parts_gives_the_same_gradient() -> None:
+    gradients = []
+    for parts in (1, 3):
+        net = nn.Sequential(*(m for m in lookup_net() if not isinstance(m, (nn.BatchNorm2d, nn.Dropout))))
+        teacher = nn.Sequential(*(m for m in dense_net() if not isinstance(m, (nn.BatchNorm2d, nn.Dropout))))
+        chosen = settings(accumulate=parts, feature_weight=0.0)
+        run = module._Run(net, teacher, examples(), chosen, {})
+        x, y = examples().x[:8], torch.arange(8) % CLASSES  # parts of 3, 3 and 2
+        run._step(x, y)
+        gradients.append([parameter.grad for parameter in net.parameters()])
+    for whole, in_parts in zip(*gradients, strict=True):
+        # The same sums in another order, of terms of about 1.
+        torch.testing.assert_close(whole, in_parts, rtol=1e-4, atol=1e-6)
+
+
+def test_features_by_hand() -> None:
+    class Doubled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * x
+
+    net, teacher = nn.Sequential(Doubled(), nn.ReLU(inplace=True)), nn.Sequential(nn.Identity(), nn.ReLU(inplace=True))
+    features = Features(net, teacher, ["0"])
+    x = torch.tensor([[1.0, -1.0, 3.0, -3.0]])
+    with features.recording():
+        net(x.clone()), teacher(x.clone())
+    # The error is x itself: mean square 5, against a variance of 20 / 3.
+    torch.testing.assert_close(features.loss(), torch.tensor(5 / (20 / 3)))
+    assert not net[0]._forward_hooks
+    assert not teacher[0]._forward_hooks
+
+
+def test_features_bring_the_layers_nearer_to_the_dense_ones() -> None:
+    found = []
+    for weight in (0.0, 10.0):
+        net, teacher = lookup_net(), dense_net()
+        finetune(net, teacher, examples(), settings(epochs=6, lr=1e-2, feature_weight=weight))
+        features = Features(net, teacher, ["0", "3"])
+        with torch.no_grad(), features.recording():
+            net(examples().x)
+            teacher(examples().x)
+        found.append(float(features.loss()))
+    assert found[1] < 0.8 * found[0]
+
+
+def test_training_stops_when_it_is_enough_and_resuming_keeps_it_so(tmp_path: Path) -> None:
+    path = tmp_path / "training.ckpt"
+    asked: list[int] = []
+
+    def enough(result: nn.Module) -> bool:
+        assert not result.training
+        torch.randn(3)  # scoring may draw random numbers
+        asked.append(sum(lookup.n_nonzeros for lookup in lookups(result).values()))  # type: ignore[arg-type]
+        return len(asked) == 2
+
+    chosen = settings(epochs=6, average=0.9)
+    net = lookup_net()
+    report = finetune(net, dense_net(), examples(), chosen, targets=TARGETS, checkpoint=path, enough=enough)
+    # 30 steps in 6 epochs; pruned from step 15 on, the end of the third epoch, and asked then and after the fourth.
+    assert (report.steps, len(report.losses), asked) == (20, 4, [80, 80])
+    again = lookup_net()
+    assert finetune(again, dense_net(), examples(), chosen, targets=TARGETS, checkpoint=path, resume=True) == report
+    assert_same(again, net)
+    whole, unasked = lookup_net(), lookup_net()
+    finetune(whole, dense_net(), examples(), chosen, targets=TARGETS, enough=lambda _: bool(torch.randn(1) > 9))
+    finetune(unasked, dense_net(), examples(), chosen, targets=TARGETS)
+    assert_same(whole, unasked)
 
 
 def test_losses_by_hand() -> None:
@@ -408,7 +500,7 @@ def test_progress_counts_steps() -> None:
     [
         ("epochs", 0), ("batch_size", 1), ("lr", 0.0), ("lr", float("inf")), ("sparsity", "magic"),
         ("threshold_c", -0.1), ("l1", float("nan")), ("distill_weight", 1.1), ("temperature", 0.0),
-        ("seed", -1),
+        ("seed", -1), ("feature_weight", -1.0), ("average", 1.0), ("accumulate", 0), ("accumulate", 5),
     ],
 )  # fmt: skip
 def test_settings_out_of_range(name: str, value: object) -> None:

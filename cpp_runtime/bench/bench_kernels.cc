@@ -23,6 +23,7 @@ struct Layer {
   int64_t kernel, stride;
   double density;  // non-zeros of P over all its places
   int64_t batch;
+  int64_t share = 1;  // filters with the same pattern
 };
 
 constexpr Layer kLayers[] = {
@@ -44,6 +45,22 @@ constexpr Layer kLayers[] = {
     {"256>512 14/2 k128 d.3", 256, 512, 14, 128, 3, 2, 0.3, 1},
     {"64>192 27 5x5 k32 d.25", 64, 192, 27, 32, 5, 1, 0.25, 1},
     {"256>64 56 1x1 k64 d.5", 256, 64, 56, 64, 1, 1, 0.5, 1},
+    {"64>64 56 k16 d.25 of 2", 64, 64, 56, 16, 3, 1, 0.25, 1, 2},
+    {"64>64 56 k16 d.25 of 4", 64, 64, 56, 16, 3, 1, 0.25, 1, 4},
+    {"64>64 56 k16 d.25 of 8", 64, 64, 56, 16, 3, 1, 0.25, 1, 8},
+    {"256>256 14 k64 d.25 of 2", 256, 256, 14, 64, 3, 1, 0.25, 1, 2},
+    {"256>256 14 k64 d.25 of 4", 256, 256, 14, 64, 3, 1, 0.25, 1, 4},
+    {"256>256 14 k64 d.25 of 8", 256, 256, 14, 64, 3, 1, 0.25, 1, 8},
+    {"512>512 7 k128 d.25 of 2", 512, 512, 7, 128, 3, 1, 0.25, 1, 2},
+    {"512>512 7 k128 d.25 of 4", 512, 512, 7, 128, 3, 1, 0.25, 1, 4},
+    {"512>512 7 k128 d.25 of 8", 512, 512, 7, 128, 3, 1, 0.25, 1, 8},
+    {"64>64 56 k30 s1 of 2", 64, 64, 56, 30, 3, 1, 1.0 / 30, 1, 2},
+    {"64>64 56 k30 s1 of 8", 64, 64, 56, 30, 3, 1, 1.0 / 30, 1, 8},
+    {"64>64 56 k14 d1", 64, 64, 56, 14, 3, 1, 1, 1},
+    {"128>128 28 k28 d1", 128, 128, 28, 28, 3, 1, 1, 1},
+    {"256>256 14 k57 d1", 256, 256, 14, 57, 3, 1, 1, 1},
+    {"256>512 14/2 k100 d1", 256, 512, 14, 100, 3, 2, 1, 1},
+    {"512>512 7 k113 d1", 512, 512, 7, 113, 3, 1, 1, 1},
     {"fc 9216>4096 k512", 9216, 4096, 1, 512, 1, 1, 0.01, 1},
     {"fc 9216>4096 k512 n16", 9216, 4096, 1, 512, 1, 1, 0.01, 16},
 };
@@ -55,12 +72,16 @@ std::vector<float> RandomFloats(int64_t count, std::mt19937* random) {
   return values;
 }
 
-lcnn::LookupConvConstants RandomEntries(int64_t positions, double density, std::mt19937* random) {
+// `share` neighbouring filters of `places` places have the same pattern.
+lcnn::LookupConvConstants RandomEntries(const Layer& layer, int64_t places, std::mt19937* random) {
   lcnn::LookupConvConstants constants;
   std::uniform_real_distribution<double> uniform(0, 1);
+  std::vector<bool> pattern(static_cast<size_t>(places));
   int64_t previous = 0;
-  for (int64_t p = 0; p < positions; ++p) {
-    if (uniform(*random) >= density) continue;
+  for (int64_t p = 0; p < layer.filters * places; ++p) {
+    const auto place = static_cast<size_t>(p % places);
+    if (p / places % layer.share == 0) pattern[place] = uniform(*random) < layer.density;
+    if (!pattern[place]) continue;
     constants.gaps.push_back(static_cast<uint32_t>(p - previous));
     constants.coefficients.push_back(static_cast<float>(uniform(*random)) + 0.1f);
     previous = p;
@@ -75,7 +96,7 @@ void Bench(const Layer& layer, lcnn::Isa isa, int repeats) {
       layer.channels, layer.filters, 1, layer.dictionary,
       axis,           axis,          0, std::numeric_limits<float>::max()};
   const int64_t taps = layer.kernel * layer.kernel;
-  auto constants = RandomEntries(layer.filters * taps * layer.dictionary, layer.density, &random);
+  auto constants = RandomEntries(layer, taps * layer.dictionary, &random);
   const auto dictionary = RandomFloats(layer.dictionary * layer.channels, &random);
   const auto bias = RandomFloats(layer.filters, &random);
   constants.dictionary = dictionary.data();
@@ -99,7 +120,7 @@ void Bench(const Layer& layer, lcnn::Isa isa, int repeats) {
       static_cast<double>(layer.batch * layer.filters * out * out * layer.channels * taps);
   const auto project = static_cast<double>(lcnn::ProjectMacs(*plan));
   const auto lookup = static_cast<double>(lcnn::LookupMacs(*plan));
-  std::printf("%-7s %-22s %8.4f %8.4f %8.4f  %6.1f %6.1f %7.1f  %5.1fx\n", lcnn::IsaName(isa),
+  std::printf("%-7s %-24s %8.4f %8.4f %8.4f  %6.1f %6.1f %7.1f  %5.1fx\n", lcnn::IsaName(isa),
               layer.name, best.project_ms, best.lookup_ms, total, project * 1e-6 / best.project_ms,
               lookup * 1e-6 / best.lookup_ms, dense * 1e-6 / total, dense / (project + lookup));
 }
@@ -109,7 +130,7 @@ void Bench(const Layer& layer, lcnn::Isa isa, int repeats) {
 int main(int argc, char** argv) {
   const int repeats = argc > 1 ? std::atoi(argv[1]) : 50;
   const std::string wanted = argc > 2 ? argv[2] : "";
-  std::printf("%-7s %-22s %8s %8s %8s  %6s %6s %7s  %6s\n", "isa", "layer", "project", "lookup",
+  std::printf("%-7s %-24s %8s %8s %8s  %6s %6s %7s  %6s\n", "isa", "layer", "project", "lookup",
               "ms", "done 1", "done 2", "dense", "fewer");
   for (const lcnn::Isa isa : lcnn::BuiltIsas()) {
     if (!lcnn::IsaSupported(isa)) {

@@ -9,7 +9,8 @@
 namespace lcnn {
 namespace {
 
-#define LCNN_KERNELS(suffix, name) {Isa::k##suffix, name, &kProject##suffix, &kLookup##suffix},
+#define LCNN_KERNELS(suffix, name) \
+  {Isa::k##suffix, name, &kProject##suffix, &kLookup##suffix, &kPool##suffix},
 constexpr KernelSet kKernelSets[] = {
 #include "kernels/kernels.inc"
 };

@@ -12,6 +12,7 @@ struct KernelSet {
   const char* name;
   const ProjectKernels* project;
   const LookupKernels* lookup;
+  const PoolKernels* pool;
 };
 
 // `isa` is one of BuiltIsas().

@@ -61,6 +61,16 @@ const float* PanelBlock(const Job& job, int64_t group, int64_t panel, int64_t be
   return buffer;
 }
 
+// Writes the zeros around a tile of `rows` runs.
+void ZeroBorders(const Job& job, const ProjectTile& tile, float* runs, int64_t rows) {
+  for (int64_t r = 0; r < rows; ++r) {
+    float* const run = runs + r * job.plan.phases * job.plan.run_length;
+    std::fill(run - tile.zero_before, run, 0.0f);
+    float* const end = run + tile.n_vectors * job.kernels.project->lanes;
+    std::fill(end, end + tile.zero_after, 0.0f);
+  }
+}
+
 void ProjectPanel(const Job& job, const ProjectTile& tile, int64_t group, int64_t panel,
                   int64_t depth_begin, ProjectTask task) {
   const Plan& plan = job.plan;
@@ -75,13 +85,26 @@ void ProjectPanel(const Job& job, const ProjectTile& tile, int64_t group, int64_
       job.s + ((group * size + row) * plan.phases + tile.phase) * plan.run_length + tile.position;
   task.s = runs;
   job.kernels.project->project(task);
-  if (depth_begin > 0) return;
-  for (int r = 0; r < task.rows; ++r) {
-    float* const run = runs + r * task.s_pitch;
-    std::fill(run - tile.zero_before, run, 0.0f);
-    float* const end = run + tile.n_vectors * job.kernels.project->lanes;
-    std::fill(end, end + tile.zero_after, 0.0f);
-  }
+  if (depth_begin == 0) ZeroBorders(job, tile, runs, task.rows);
+}
+
+// Unit = (tile, conv group): the channels are the rows of S.
+void CopyUnit(void* argument, size_t unit) {
+  const Job& job = *static_cast<const Job*>(argument);
+  const Plan& plan = job.plan;
+  const int64_t groups = job.weights.shape().group;
+  const int64_t group = static_cast<int64_t>(unit) % groups;
+  const ProjectTile& tile =
+      job.group->project_tiles[static_cast<size_t>(static_cast<int64_t>(unit) / groups)];
+  const int64_t depth = job.weights.channels_per_group();
+  const int64_t plane = plan.in_height * plan.in_width;
+  float* const runs =
+      job.s + (group * depth * plan.phases + tile.phase) * plan.run_length + tile.position;
+  job.kernels.project->pack(
+      {job.x + (job.first_image * job.weights.shape().channels + group * depth) * plane, plane,
+       static_cast<int>(depth), job.group->project_maps.data() + tile.first_map,
+       job.group->project_indices.data(), tile.n_vectors, runs, plan.phases * plan.run_length});
+  ZeroBorders(job, tile, runs, depth);
 }
 
 // Unit = (tile, conv group, block of panels), the last fastest.
@@ -108,7 +131,8 @@ void ProjectUnit(void* argument, size_t unit) {
     const auto block_depth = static_cast<int>(std::min(plan.depth_block, depth - begin));
     job.kernels.project->pack({x + begin * plane, plane, block_depth,
                                job.group->project_maps.data() + tile.first_map,
-                               job.group->project_indices.data(), tile.n_vectors, packed});
+                               job.group->project_indices.data(), tile.n_vectors, packed,
+                               tile.n_vectors * job.kernels.project->lanes});
     const ProjectTask task = {nullptr, packed, block_depth, 0, tile.n_vectors, false, nullptr, 0};
     for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
       ProjectPanel(job, tile, group, panel, begin, task);
@@ -164,7 +188,7 @@ void LookupParts(const Job& job, const LookupTile& tile, LookupTask task) {
     task.first = part == 0;
     task.last = part + 1 == parts;
     task.entry_begin = job.weights.entry_begin(part);
-    job.kernels.lookup->lookup(task);
+    job.kernels.lookup->own.lookup(task);
   }
 }
 
@@ -199,7 +223,7 @@ void LookupUnit(void* argument, size_t unit) {
   if (job.weights.cut()) {
     LookupParts(job, tile, task);
   } else {
-    job.kernels.lookup->lookup(task);
+    job.weights.KernelOf(*job.kernels.lookup).lookup(task);
   }
 }
 
@@ -221,13 +245,15 @@ void RunGroup(const ParallelFor& parallel_for, StageTimes* times, Job* job) {
   const Plan& plan = job->plan;
   const int64_t groups = job->weights.shape().group;
   const int64_t image_share = job->group->images;
+  const auto tiles = static_cast<int64_t>(job->group->project_tiles.size());
   auto start = std::chrono::steady_clock::now();
   const int64_t project_macs = plan.project_macs / plan.batch * image_share;
   if (plan.single_pixel) {
     RunUnits(parallel_for, project_macs,
              static_cast<size_t>(groups * job->weights.panels_per_group()), ProjectPixelUnit, job);
+  } else if (job->weights.identity()) {
+    RunUnits(parallel_for, project_macs, static_cast<size_t>(tiles * groups), CopyUnit, job);
   } else if (job->weights.panels_per_group() > 0) {
-    const auto tiles = static_cast<int64_t>(job->group->project_tiles.size());
     RunUnits(parallel_for, project_macs, static_cast<size_t>(tiles * groups * plan.panel_blocks),
              ProjectUnit, job);
   }
@@ -251,7 +277,7 @@ LookupConv::~LookupConv() = default;
 
 const LookupConvShape& LookupConv::shape() const { return weights_->shape(); }
 
-int64_t LookupConv::lookups() const { return static_cast<int64_t>(weights_->positions().size()); }
+int64_t LookupConv::lookups() const { return weights_->lookups(); }
 
 std::shared_ptr<const Plan> LookupConv::PlanFor(int64_t batch, int64_t height,
                                                 int64_t width) const {

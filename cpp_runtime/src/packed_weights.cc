@@ -6,7 +6,6 @@
 #include <numeric>
 #include <stdexcept>
 #include <string>
-#include <tuple>
 #include <utility>
 
 #include "geometry.h"
@@ -26,6 +25,8 @@ constexpr int64_t kMaxTaps = 1 << 20;
 constexpr int64_t kMinReaders = 12;
 constexpr int64_t kMinPartEntries = 10;
 constexpr int64_t kManyTaps = 32;
+// Time of a multiply-add of a shared list relative to one of a filter's own list.
+constexpr double kSharedCost[kSharedKernels] = {0.86, 0.66, 0.6};
 
 [[noreturn]] void Fail(const std::string& message) { throw std::invalid_argument(message); }
 
@@ -71,6 +72,16 @@ void RequireFinite(const std::string& name, const float* values, size_t count) {
   }
 }
 
+bool IsIdentity(const LookupConvShape& shape, const float* dictionary) {
+  const int64_t size = shape.dictionary_size;
+  if (size == 0 || size != shape.channels / shape.group) return false;
+  for (int64_t i = 0; i < shape.group * size * size; ++i) {
+    const float want = i / size % size == i % size ? 1.0f : 0.0f;
+    if (dictionary[i] != want) return false;
+  }
+  return true;
+}
+
 size_t PanelSize(const LookupConvShape& shape) {
   const int64_t rows =
       CheckedMul(shape.group, RoundUp(shape.dictionary_size, kPanelRows), kMaxInt32, "dictionary");
@@ -100,7 +111,10 @@ PackedWeights::PackedWeights(const LookupConvShape& shape, const LookupConvConst
   RequireFinite("bias", constants.bias, static_cast<size_t>(shape_.out_channels));
   RequireFinite("coefficients", constants.coefficients.data(), constants.coefficients.size());
   bias_.assign(constants.bias, constants.bias + shape_.out_channels);
-  if (half_) {
+  identity_ = IsIdentity(shape_, dictionary);
+  if (identity_) {
+    panels_per_group_ = 0;
+  } else if (half_) {
     half_panels_ = AlignedBuffer<uint16_t>(panel_size);
     PackDictionary(constants.half_dictionary, half_panels_.data());
   } else {
@@ -146,7 +160,7 @@ void PackedWeights::PackEntries(const LookupConvConstants& constants) {
   const int64_t taps = shape_.height.kernel * shape_.width.kernel;
   const int64_t per_filter = CheckedMul(taps, shape_.dictionary_size, 0xffffffffLL, "filter");
   const int64_t positions = per_filter * shape_.out_channels;
-  std::vector<int64_t> filters;
+  std::vector<Entry> entries;
   int64_t position = 0;
   for (size_t e = 0; e < gaps.size(); ++e) {
     if (e > 0 && gaps[e] == 0) {
@@ -162,17 +176,43 @@ void PackedWeights::PackEntries(const LookupConvConstants& constants) {
     if (constants.coefficients[e] == 0) continue;
     const int64_t row = position % shape_.dictionary_size;
     const int64_t tap = position % per_filter / shape_.dictionary_size;
-    filters.push_back(position / per_filter);
-    coefficients_.push_back(constants.coefficients[e]);
-    positions_.push_back(static_cast<uint32_t>(row * taps + tap));
+    entries.push_back({position / per_filter, static_cast<uint32_t>(row * taps + tap),
+                       constants.coefficients[e]});
   }
-  ChooseParts();
-  OrderEntries(filters);
+  lookups_ = static_cast<int64_t>(entries.size());
+  ChooseListFilters(entries);
+  if (list_filters_ == 1) ChooseParts();
+  StoreLists(std::move(entries));
+}
+
+// Chooses how many filters share a list, by the time all multiply-adds take.
+void PackedWeights::ChooseListFilters(const std::vector<Entry>& entries) {
+  const int64_t filters = shape_.out_channels / shape_.group;
+  auto least = static_cast<double>(lookups_);
+  for (int i = 0; i < kSharedKernels; ++i) {
+    const int64_t shared = kSharedFilters[i];
+    if (shape_.group > 1 && filters % shared != 0) break;
+    std::vector<std::pair<int64_t, uint32_t>> places;
+    places.reserve(entries.size());
+    for (const Entry& entry : entries) places.emplace_back(entry.filter / shared, entry.position);
+    std::sort(places.begin(), places.end());
+    const auto distinct = std::unique(places.begin(), places.end()) - places.begin();
+    const double time = kSharedCost[i] * static_cast<double>(shared * distinct);
+    if (time >= least) continue;
+    least = time;
+    list_filters_ = shared;
+  }
+}
+
+const LookupKernel& PackedWeights::KernelOf(const LookupKernels& kernels) const {
+  const auto* const found =
+      std::find(kSharedFilters, kSharedFilters + kSharedKernels, list_filters_);
+  return list_filters_ == 1 ? kernels.own : kernels.shared[found - kSharedFilters];
 }
 
 void PackedWeights::ChooseParts() {
   const int64_t taps = shape_.height.kernel * shape_.width.kernel;
-  const auto entries = static_cast<int64_t>(positions_.size());
+  const int64_t entries = lookups_;
   if (shape_.group > 1 || taps > kMaxCopiedPlaces || entries == 0) return;
   // Taps of large kernels share fewer copies.
   const int64_t rows = taps <= kManyTaps ? kMaxCopiedPlaces / taps : 1;
@@ -183,34 +223,38 @@ void PackedWeights::ChooseParts() {
   parts_ = parts;
 }
 
-// Entries arrive filter by filter. In a part they are put filter by filter too, those of a filter
-// by dictionary row: neighbours read the same part of S.
-void PackedWeights::OrderEntries(const std::vector<int64_t>& filters) {
+int64_t PackedWeights::PartOf(int64_t row) const {
+  int64_t part = row * parts_ / shape_.dictionary_size;
+  while (row >= part_row(part + 1)) ++part;
+  return part;
+}
+
+// In a part entries are put list by list, those of a list by dictionary row: neighbours read the
+// same part of S.
+void PackedWeights::StoreLists(std::vector<Entry> entries) {
   const int64_t taps = shape_.height.kernel * shape_.width.kernel;
-  std::vector<std::pair<int64_t, size_t>> order;  // list, entry
-  order.reserve(filters.size());
-  for (size_t e = 0; e < filters.size(); ++e) {
-    const int64_t row = positions_[e] / taps;
-    int64_t part = row * parts_ / shape_.dictionary_size;
-    while (row >= part_row(part + 1)) ++part;
-    order.emplace_back(part * shape_.out_channels + filters[e], e);
-  }
-  std::sort(order.begin(), order.end(), [&](const auto& a, const auto& b) {
-    return std::tie(a.first, positions_[a.second]) < std::tie(b.first, positions_[b.second]);
+  const auto list_of = [&](const Entry& e) {
+    return PartOf(e.position / taps) * lists() + e.filter / list_filters_;
+  };
+  std::sort(entries.begin(), entries.end(), [&](const Entry& a, const Entry& b) {
+    return std::make_pair(list_of(a), a.position) < std::make_pair(list_of(b), b.position);
   });
-  std::vector<float> coefficients;
-  std::vector<uint32_t> positions;
-  coefficients.reserve(order.size());
-  positions.reserve(order.size());
-  entry_begin_.assign(static_cast<size_t>(parts_ * shape_.out_channels) + 1, 0);
-  for (const auto& [list, entry] : order) {
-    coefficients.push_back(coefficients_[entry]);
-    positions.push_back(positions_[entry]);
-    ++entry_begin_[static_cast<size_t>(list) + 1];
+  entry_begin_.assign(static_cast<size_t>(parts_ * lists()) + 1, 0);
+  int64_t last_list = -1;
+  for (const Entry& entry : entries) {
+    const int64_t list = list_of(entry);
+    if (list != last_list || positions_.back() != entry.position) {
+      coefficients_.resize(coefficients_.size() + static_cast<size_t>(list_filters_));
+      positions_.push_back(entry.position);
+      ++entry_begin_[static_cast<size_t>(list) + 1];
+      last_list = list;
+    }
+    const int64_t place = entry.filter % list_filters_ - list_filters_;  // from the end
+    *(coefficients_.end() + place) = entry.coefficient;
   }
   std::partial_sum(entry_begin_.begin(), entry_begin_.end(), entry_begin_.begin());
-  coefficients_ = std::move(coefficients);
-  positions_ = std::move(positions);
+  coefficients_.shrink_to_fit();
+  positions_.shrink_to_fit();
 }
 
 }  // namespace lcnn

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "aligned_buffer.h"
+#include "kernels/kernels.h"
 #include "lcnn/lookup_conv.h"
 
 namespace lcnn {
@@ -22,6 +23,9 @@ class PackedWeights {
 
   const LookupConvShape& shape() const { return shape_; }
   int64_t channels_per_group() const { return shape_.channels / shape_.group; }
+  // The dictionary of every group is the identity: S is X, nothing is multiplied, there are no
+  // panels.
+  bool identity() const { return identity_; }
   int64_t panels_per_group() const { return panels_per_group_; }
   // Panel `p` of a group, as described at kPanelRows in kernels/kernels.h. Large dictionaries that
   // came as float16 stay so: panel() is null and half_panel() is not.
@@ -36,28 +40,45 @@ class PackedWeights {
   int64_t parts() const { return parts_; }
   int64_t part_row(int64_t part) const { return part * shape_.dictionary_size / parts_; }
 
-  // Lookups with a coefficient other than 0, part by part, in it filter by filter: those of filter
-  // o are [entry_begin(p)[o], entry_begin(p)[o + 1]).
-  const int32_t* entry_begin(int64_t part) const {
-    return entry_begin_.data() + part * shape_.out_channels;
-  }
+  // Where neighbouring filters have nearly the same entries, list_filters() of them share a list,
+  // with a coefficient for each: 0 where a filter lacks the entry. Otherwise that is 1.
+  int64_t list_filters() const { return list_filters_; }
+  const LookupKernel& KernelOf(const LookupKernels& kernels) const;
+  int64_t lists() const { return (shape_.out_channels + list_filters_ - 1) / list_filters_; }
+
+  // Lookups with a coefficient other than 0, before lists were shared.
+  int64_t lookups() const { return lookups_; }
+  // Entries part by part, in it list by list: those of list l are
+  // [entry_begin(p)[l], entry_begin(p)[l + 1]).
+  const int32_t* entry_begin(int64_t part) const { return entry_begin_.data() + part * lists(); }
+  // Of entry e: [e * list_filters(), (e + 1) * list_filters()).
   const std::vector<float>& coefficients() const { return coefficients_; }
-  // j * kH * kW + r * kW + c of each.
+  // j * kH * kW + r * kW + c of each entry.
   const std::vector<uint32_t>& positions() const { return positions_; }
 
  private:
   template <class T>
   void PackDictionary(const T* dictionary, T* panels) const;
   void PackEntries(const LookupConvConstants& constants);
+  struct Entry {
+    int64_t filter;
+    uint32_t position;
+    float coefficient;
+  };
+  void ChooseListFilters(const std::vector<Entry>& entries);
   void ChooseParts();
-  void OrderEntries(const std::vector<int64_t>& filters);
+  int64_t PartOf(int64_t row) const;
+  void StoreLists(std::vector<Entry> entries);
 
   LookupConvShape shape_;
   int64_t panels_per_group_;
   AlignedBuffer<float> panels_;
   AlignedBuffer<uint16_t> half_panels_;
   bool half_ = false;
+  bool identity_ = false;
   std::vector<float> bias_;
+  int64_t list_filters_ = 1;
+  int64_t lookups_ = 0;
   bool cut_ = false;
   int64_t parts_ = 1;
   std::vector<int32_t> entry_begin_;

@@ -83,7 +83,7 @@ class Planner {
         shape_(weights.shape()),
         lanes_(project.lanes),
         block_vectors_(project.block_vectors),
-        max_vectors_(lookup.max_vectors),
+        max_vectors_(weights.KernelOf(lookup).max_vectors),
         rows_(LayOutAxis(shape_.height, height, "height")),
         columns_(LayOutAxis(shape_.width, width, "width")),
         copied_(weights.cut() && (batch > 1 || rows_.output > 1 || columns_.output > 1)) {
@@ -135,7 +135,8 @@ class Planner {
     const auto entries = static_cast<double>(weights_.positions().size());
     const int64_t part_floats = CeilDiv(shape_.dictionary_size, weights_.parts()) * row_floats_;
     const double lookup = part_floats <= kCopyFloats ? 1.25 : 2.25;
-    return vectors * (static_cast<double>(shape_.channels) * size + lookup * entries) +
+    const double project = weights_.identity() ? 1 : static_cast<double>(shape_.channels);
+    return vectors * (project * size + lookup * entries) +
            tiles * size * 3 * static_cast<double>(row_floats_ / lanes_);
   }
 
@@ -162,7 +163,7 @@ class Planner {
                "S of one image");
     const int64_t s_image = entries * plan_.image_pitch;
     const int64_t s_runs = entries / shape_.group;  // read by one filter
-    while (!copied_ && max_vectors_ > kMinTileVectors &&
+    while (!copied_ && weights_.list_filters() == 1 && max_vectors_ > kMinTileVectors &&
            s_runs * (max_vectors_ * lanes_ + shift + columns_.max_shift) > kTileFloats) {
       max_vectors_ /= 2;
     }
@@ -181,7 +182,8 @@ class Planner {
     plan_.run_length = (lines | 1) * kMaxLanes;
     plan_.scratch_floats = entries * plan_.run_length;
     plan_.single_pixel = plan_.batch == 1 && plan_.in_height == 1 && plan_.in_width == 1 &&
-                         plan_.image_pitch == 1 && plan_.phases == 1 && InputPixel(0, 1, 0) == 0;
+                         plan_.image_pitch == 1 && plan_.phases == 1 && InputPixel(0, 1, 0) == 0 &&
+                         !weights_.identity();
   }
 
   ImageGroup MakeGroup(int64_t images) {
@@ -331,16 +333,16 @@ class Planner {
 
   void PlaceEntries() {
     const auto taps = static_cast<int64_t>(tap_offsets_.size());
-    const int64_t filters_per_group = std::max<int64_t>(1, shape_.out_channels / shape_.group);
+    const int64_t lists_per_group = std::max<int64_t>(1, weights_.lists() / shape_.group);
     const int64_t row_pitch = copied_ ? row_floats_ : plan_.phases * plan_.run_length;
     plan_.offsets.resize(weights_.positions().size() + kMaxLanes);
     for (int64_t part = 0; part < weights_.parts(); ++part) {
       const int32_t* const entry_begin = weights_.entry_begin(part);
-      for (int64_t o = 0; o < shape_.out_channels; ++o) {
+      for (int64_t l = 0; l < weights_.lists(); ++l) {
         const int64_t first_row =
-            copied_ ? -weights_.part_row(part) : o / filters_per_group * shape_.dictionary_size;
-        for (auto e = static_cast<size_t>(entry_begin[o]);
-             e < static_cast<size_t>(entry_begin[o + 1]); ++e) {
+            copied_ ? -weights_.part_row(part) : l / lists_per_group * shape_.dictionary_size;
+        for (auto e = static_cast<size_t>(entry_begin[l]);
+             e < static_cast<size_t>(entry_begin[l + 1]); ++e) {
           const int64_t position = weights_.positions()[e];
           plan_.offsets[e] =
               static_cast<int32_t>((first_row + position / taps) * row_pitch +
@@ -353,12 +355,12 @@ class Planner {
   void SplitWork() {
     int64_t pixels = 0;
     for (const auto& map : plan_.group.project_maps) pixels += map.count;
-    const auto entries = static_cast<int64_t>(weights_.positions().size());
     constexpr int64_t kMaxMacs = std::numeric_limits<int64_t>::max();
-    plan_.project_macs = CheckedMul(plan_.batch * shape_.channels,
-                                    pixels / images_ * shape_.dictionary_size, kMaxMacs, "stage 1");
-    plan_.lookup_macs =
-        CheckedMul(plan_.batch * rows_.output * columns_.output, entries, kMaxMacs, "stage 2");
+    const int64_t rows = weights_.identity() ? 1 : shape_.dictionary_size;
+    plan_.project_macs =
+        CheckedMul(plan_.batch * shape_.channels, pixels / images_ * rows, kMaxMacs, "stage 1");
+    plan_.lookup_macs = CheckedMul(plan_.batch * rows_.output * columns_.output, weights_.lookups(),
+                                   kMaxMacs, "stage 2");
 
     const auto project_units =
         static_cast<int64_t>(plan_.group.project_tiles.size()) * shape_.group;
@@ -368,20 +370,20 @@ class Planner {
         1,
         std::min(weights_.panels_per_group(), CeilDiv(units(plan_.project_macs), project_units)));
     const auto lookup_units = static_cast<int64_t>(plan_.group.lookup_tiles.size());
-    int64_t blocks = std::min(shape_.out_channels, CeilDiv(units(plan_.lookup_macs), lookup_units));
+    int64_t blocks = std::min(weights_.lists(), CeilDiv(units(plan_.lookup_macs), lookup_units));
     if (weights_.cut()) {
       blocks = std::max(blocks, CeilDiv(shape_.out_channels, kMaxWaitingFilters));
     }
     blocks = std::max<int64_t>(1, blocks);
-    const int32_t* const entry_begin = weights_.entry_begin(0);
+    const int32_t* const begin = weights_.entry_begin(0);
+    const int32_t* const end = begin + weights_.lists();
     for (int64_t b = 0; b <= blocks; ++b) {
-      const int32_t share = static_cast<int32_t>(entries * b / blocks);
-      const int32_t* const bound =
-          std::lower_bound(entry_begin, entry_begin + shape_.out_channels, share);
+      const int64_t share = static_cast<int64_t>(weights_.positions().size()) * b / blocks;
+      const int64_t bound = std::lower_bound(begin, end, share) - begin;
       // Cut lists are dense, so that filters have about as many entries each.
       plan_.filter_blocks.push_back(weights_.cut() ? b * shape_.out_channels / blocks
                                     : b == blocks  ? shape_.out_channels
-                                                   : bound - entry_begin);
+                                                   : bound * weights_.list_filters());
     }
   }
 

@@ -14,6 +14,8 @@ struct Case {
   int64_t channels, filters, group, dictionary;
   lcnn::Axis rows, columns;  // kernel, stride, dilation, padding before and after
   double density;            // of non-zeros in P; 1 is every dictionary entry at every position
+  int64_t share = 1;         // neighbouring filters with the same pattern
+  bool identity = false;     // the dictionary
 };
 
 constexpr lcnn::Axis kThree = {3, 1, 1, 1, 1};
@@ -60,16 +62,43 @@ inline std::vector<Case> Cases() {
       {"large dictionary, one pixel", 1, 1, 1, 2060, 3, 1, 130, kOne, kOne, 0.2},
       {"large dictionary", 2, 1, 3, 2060, 3, 1, 130, kOne, kOne, 0.2},
       // Lists dense enough to be cut into parts and worked on in copies of S.
-      {"cut", 1, 9, 12, 4, 26, 1, 23, kThree, kThree, 0.6},
-      {"cut, one part", 2, 14, 14, 4, 20, 1, 9, kThree, kThree, 0.8},
+      {"cut", 1, 9, 12, 4, 26, 1, 23, kThree, kThree, 0.5},
+      {"cut, one part", 2, 14, 14, 4, 28, 1, 9, kThree, kThree, 0.5},
       {"cut, small planes together", 5, 7, 7, 4, 150, 1, 50, kThree, kThree, 0.2},
-      {"cut, 1x1 plane", 33, 1, 1, 4, 24, 1, 200, kOne, kOne, 0.6},
-      {"cut, 2x2 plane", 3, 2, 2, 4, 24, 1, 30, kThree, kThree, 0.6},
-      {"cut, stride and padding", 2, 13, 15, 4, 20, 1, 40, {3, 2, 1, 0, 2}, {3, 2, 1, 2, 1}, 0.7},
-      {"cut, 5x5 dilated", 1, 17, 19, 3, 20, 1, 9, {5, 1, 2, 4, 4}, {5, 1, 3, 6, 6}, 0.7},
-      {"cut, stem 11x11/4", 1, 47, 45, 3, 20, 1, 3, {11, 4, 1, 2, 2}, {11, 4, 1, 2, 2}, 0.7},
-      {"cut, rows longer than a tile", 1, 3, 300, 2, 20, 1, 22, kThree, kThree, 0.7},
-      {"cut, images in several groups of S", 4, 40, 40, 2, 20, 1, 70, kThree, kThree, 0.7},
+      {"cut, 1x1 plane", 33, 1, 1, 4, 28, 1, 200, kOne, kOne, 0.5},
+      {"cut, 2x2 plane", 3, 2, 2, 4, 28, 1, 30, kThree, kThree, 0.5},
+      {"cut, stride and padding", 2, 13, 15, 4, 28, 1, 40, {3, 2, 1, 0, 2}, {3, 2, 1, 2, 1}, 0.5},
+      {"cut, 5x5 dilated", 1, 17, 19, 3, 28, 1, 9, {5, 1, 2, 4, 4}, {5, 1, 3, 6, 6}, 0.5},
+      {"cut, stem 11x11/4", 1, 47, 45, 3, 28, 1, 3, {11, 4, 1, 2, 2}, {11, 4, 1, 2, 2}, 0.5},
+      {"cut, rows longer than a tile", 1, 3, 300, 2, 28, 1, 22, kThree, kThree, 0.5},
+      {"cut, images in several groups of S", 4, 40, 40, 2, 28, 1, 70, kThree, kThree, 0.5},
+      // Lists so dense that filters share them, and patterns that neighbours have in common.
+      {"shared", 1, 9, 12, 4, 31, 1, 23, kThree, kThree, 0.8},
+      {"shared, all entries", 2, 14, 14, 4, 23, 1, 9, kThree, kThree, 1},
+      {"shared, groups", 2, 7, 7, 6, 32, 2, 5, kThree, kThree, 0.9},
+      {"shared, small planes together", 5, 7, 7, 4, 41, 1, 50, kThree, kThree, 0.8},
+      {"shared, one pixel", 1, 1, 1, 40, 30, 1, 17, kOne, kOne, 1},
+      {"shared, stride and padding",
+       2,
+       13,
+       15,
+       4,
+       23,
+       1,
+       40,
+       {3, 2, 1, 0, 2},
+       {3, 2, 1, 2, 1},
+       0.9},
+      {"shared by 2", 1, 12, 13, 5, 15, 1, 11, kThree, kThree, 0.3, 2},
+      {"shared by 4", 2, 9, 23, 5, 23, 1, 11, kThree, kThree, 0.2, 4},
+      {"shared by 8", 1, 12, 40, 5, 21, 1, 11, kThree, kThree, 0.2, 8},
+      {"shared by 4, work for several threads", 2, 20, 21, 40, 48, 1, 20, kThree, kThree, 0.3, 4},
+      // S is X.
+      {"identity", 1, 9, 12, 14, 5, 1, 14, kThree, kThree, 0.1, 1, true},
+      {"identity, groups, stride", 3, 9, 12, 14, 6, 2, 7, {3, 2, 1, 1, 1}, kThree, 0.3, 1, true},
+      {"identity, depthwise", 2, 8, 7, 5, 5, 5, 1, kThree, kThree, 1, 1, true},
+      {"identity, one pixel", 1, 1, 1, 19, 5, 1, 19, kOne, kOne, 0.2, 1, true},
+      {"identity, cut", 2, 7, 7, 200, 40, 1, 200, kThree, kThree, 0.4, 1, true},
   };
   // Rows of every remainder modulo the register blocks, planes of every remainder modulo the tiles:
   // one row below, at and above one vector, one tile and two tiles of each instruction set.

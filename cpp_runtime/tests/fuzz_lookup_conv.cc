@@ -15,6 +15,7 @@
 #include "fixtures.h"
 #include "geometry.h"
 #include "kernels/kernels.h"
+#include "packed_weights.h"
 #include "reference.h"
 
 namespace {
@@ -37,22 +38,30 @@ struct Style {
   Range group, depth, filters, dictionary;  // depth, filters: of one group
   Range kernel, stride, dilation;
   Range batch, extent;
-  double density;  // least, of P
+  double least_density, most_density;  // of P
 };
 
 constexpr Style kStyles[] = {
-    {{1, 3}, {1, 9}, {0, 9}, {0, 20}, {1, 4}, {1, 4}, {1, 3}, {1, 3}, {0, 20}, 0},       // any
-    {{1, 1}, {1, 4}, {12, 40}, {1, 60}, {1, 3}, {1, 3}, {1, 2}, {1, 3}, {1, 12}, 0.6},   // cut
-    {{1, 1}, {1, 2}, {13, 40}, {20, 220}, {1, 3}, {1, 2}, {1, 2}, {1, 2}, {1, 8}, 0.9},  // parts
-    {{1, 1}, {1, 2}, {12, 260}, {1, 9}, {1, 1}, {1, 3}, {1, 1}, {1, 40}, {1, 3}, 0.6},   // small
-                                                                                         // planes
-    {{1, 2}, {100, 300}, {1, 4}, {1, 20}, {1, 2}, {1, 2}, {1, 2}, {1, 2}, {1, 7}, 0.2},  // depth
-                                                                                         // blocks
-    {{1, 3}, {1, 300}, {1, 40}, {1, 40}, {1, 1}, {1, 2}, {1, 1}, {1, 1}, {1, 1}, 0.1},  // one pixel
-    {{1, 1}, {1, 2}, {1, 2}, {60, 80}, {1, 3}, {1, 2}, {1, 2}, {3, 5}, {30, 44}, 0},    // groups of
-                                                                                        // images
-    {{1, 1}, {1, 3}, {12, 24}, {1, 4}, {1, 3}, {1, 1}, {1, 1}, {1, 1}, {1, 200}, 0.6},  // long rows
-    {{1, 2}, {20, 90}, {1, 9}, {20, 60}, {1, 1}, {1, 2}, {1, 1}, {1, 3}, {9, 20}, 0},   // threads
+    // any
+    {{1, 3}, {1, 9}, {0, 9}, {0, 20}, {1, 4}, {1, 4}, {1, 3}, {1, 3}, {0, 20}, 0, 1},
+    // cut
+    {{1, 1}, {1, 4}, {12, 40}, {1, 60}, {1, 3}, {1, 3}, {1, 2}, {1, 3}, {1, 12}, 0.3, 0.6},
+    // parts
+    {{1, 1}, {1, 2}, {25, 40}, {20, 220}, {1, 3}, {1, 2}, {1, 2}, {1, 2}, {1, 8}, 0.4, 0.6},
+    // small planes
+    {{1, 1}, {1, 2}, {12, 260}, {1, 9}, {1, 1}, {1, 3}, {1, 1}, {1, 40}, {1, 3}, 0.3, 0.6},
+    // depth blocks
+    {{1, 2}, {100, 300}, {1, 4}, {1, 20}, {1, 2}, {1, 2}, {1, 2}, {1, 2}, {1, 7}, 0.2, 1},
+    // one pixel
+    {{1, 3}, {1, 300}, {1, 40}, {1, 40}, {1, 1}, {1, 2}, {1, 1}, {1, 1}, {1, 1}, 0.1, 1},
+    // groups of images
+    {{1, 1}, {1, 2}, {1, 2}, {60, 80}, {1, 3}, {1, 2}, {1, 2}, {3, 5}, {30, 44}, 0, 1},
+    // long rows
+    {{1, 1}, {1, 3}, {12, 24}, {1, 4}, {1, 3}, {1, 1}, {1, 1}, {1, 1}, {1, 200}, 0.3, 0.6},
+    // threads
+    {{1, 2}, {20, 90}, {1, 9}, {20, 60}, {1, 1}, {1, 2}, {1, 1}, {1, 3}, {9, 20}, 0, 1},
+    // shared lists
+    {{1, 2}, {1, 4}, {7, 40}, {1, 20}, {1, 3}, {1, 2}, {1, 2}, {1, 3}, {1, 20}, 0.6, 1},
 };
 
 constexpr int64_t kHostile[] = {0,
@@ -93,7 +102,8 @@ bool Between(int64_t value, int64_t low, int64_t high) { return value >= low && 
 
 struct Input {
   explicit Input(FuzzedDataProvider* bytes);
-  void ChooseList(double least_density, FuzzedDataProvider* bytes);
+  void ChooseList(const Style& style, FuzzedDataProvider* bytes);
+  void ChooseDictionary(FuzzedDataProvider* bytes);
   std::string Text() const;
 
   lcnn::LookupConvShape shape;
@@ -103,6 +113,8 @@ struct Input {
   size_t misalign;
   std::mt19937 random;
   std::vector<float> dictionary, bias;
+  std::vector<uint16_t> halves;  // the dictionary as float16, or empty
+  bool identity = false;
   lcnn::LookupConvConstants constants;
   bool constants_fit = true;  // false: too many to make here
   std::vector<std::pair<size_t, float>> x_specials, residual_specials;  // place modulo size, value
@@ -189,13 +201,14 @@ Input::Input(FuzzedDataProvider* bytes) {
   std::uniform_real_distribution<float> uniform(-1, 1);
   for (float& value : dictionary) value = uniform(random);
   for (float& value : bias) value = uniform(random);
-  ChooseList(style.density, bytes);
+  ChooseList(style, bytes);
+  ChooseDictionary(bytes);
   for (int specials = bytes->ConsumeIntegralInRange(0, 6); specials > 4; --specials) {
     const float value = bytes->PickValueInArray(kSpecials);
     const size_t place = bytes->ConsumeIntegral<uint16_t>();
     switch (bytes->ConsumeIntegralInRange(0, 8)) {
       case 0:
-        Poke(&dictionary, place, value);
+        if (halves.empty()) Poke(&dictionary, place, value);
         break;
       case 1:
         Poke(&bias, place, value);
@@ -207,17 +220,18 @@ Input::Input(FuzzedDataProvider* bytes) {
         residual_specials.emplace_back(place, value);
         break;
       default:
-        x_specials.emplace_back(place, value);
+        // The identity is not multiplied with: infinity times its zeros is not NaN.
+        if (!identity || std::isfinite(value)) x_specials.emplace_back(place, value);
     }
   }
-  constants.dictionary = dictionary.data();
   constants.bias = bias.data();
 }
 
 // A right list of a random P, perhaps damaged after, or gaps as they come.
-void Input::ChooseList(double least_density, FuzzedDataProvider* bytes) {
+void Input::ChooseList(const Style& style, FuzzedDataProvider* bytes) {
   const uint32_t max_gap = bytes->PickValueInArray<uint32_t>({255, 65535, 3, 1});
-  const double density = std::max(least_density, bytes->ConsumeIntegral<uint8_t>() / 256.0);
+  const double share = bytes->ConsumeIntegral<uint8_t>() / 255.0;
+  const double density = style.least_density + share * (style.most_density - style.least_density);
   const int damage = bytes->ConsumeIntegralInRange(0, 31);
   std::uniform_real_distribution<float> uniform(0, 1);
   if (damage == 0 || ShapeRefused(shape) || Places(shape) > kMaxConstants) {
@@ -228,8 +242,13 @@ void Input::ChooseList(double least_density, FuzzedDataProvider* bytes) {
     return;
   }
   std::vector<float> kernel(static_cast<size_t>(Places(shape)));
-  for (float& p : kernel) {
-    if (uniform(random) < density) p = uniform(random) - 0.5f;
+  const auto same = bytes->ConsumeIntegralInRange<size_t>(1, 8);  // filters with one pattern
+  const size_t places =
+      kernel.size() / static_cast<size_t>(std::max<int64_t>(1, shape.out_channels));
+  std::vector<bool> pattern(places);
+  for (size_t i = 0; i < kernel.size(); ++i) {
+    if (i / places % same == 0) pattern[i % places] = uniform(random) < density;
+    if (pattern[i % places]) kernel[i] = uniform(random) - 0.5f;
   }
   Encode(kernel, max_gap, &constants);
   if (constants.gaps.empty()) return;
@@ -237,6 +256,24 @@ void Input::ChooseList(double least_density, FuzzedDataProvider* bytes) {
   if (damage == 1) constants.gaps[place] = bytes->ConsumeIntegral<uint32_t>();
   if (damage == 2) constants.gaps.push_back(1);
   if (damage == 3) constants.coefficients.pop_back();
+}
+
+// Random float32, perhaps the identity, perhaps float16.
+void Input::ChooseDictionary(FuzzedDataProvider* bytes) {
+  const auto size = static_cast<size_t>(shape.dictionary_size);
+  const bool square = !dictionary.empty() && shape.dictionary_size == shape.channels / shape.group;
+  identity = bytes->ConsumeBool() && square;
+  for (size_t i = 0; identity && i < dictionary.size(); ++i) {
+    dictionary[i] = i / size % size == i % size;
+  }
+  constants.dictionary = dictionary.data();
+  if (identity || !bytes->ConsumeBool()) return;
+  for (size_t i = 0; i < dictionary.size(); ++i) {
+    halves.push_back(static_cast<uint16_t>(random() & 0xbbff));  // below 1
+  }
+  dictionary = lcnn::Widened(halves.data(), halves.size());
+  constants.dictionary = nullptr;
+  constants.half_dictionary = halves.data();
 }
 
 std::string Input::Text() const {
@@ -351,13 +388,30 @@ void FillWith(Guarded* buffer, const std::vector<std::pair<size_t, float>>& spec
 struct Expected {
   size_t index;  // in Y
   double value, bound;
+  bool may_be_nan;  // an entry of another filter in the list met infinity
 };
+
+// The kernel with a 1 wherever the list of a filter has an entry that the filter has not.
+std::vector<float> ListedKernel(const Input& input, std::vector<float> kernel) {
+  const auto filters =
+      static_cast<size_t>(lcnn::PackedWeights(input.shape, input.constants).list_filters());
+  const auto all = static_cast<size_t>(input.shape.out_channels);
+  const size_t places = kernel.size() / all;
+  for (size_t i = 0; filters > 1 && i < all * places; ++i) {
+    const size_t first = i / places / filters * filters, last = std::min(all, first + filters);
+    bool listed = false;
+    for (size_t o = first; o < last; ++o) listed = listed || kernel[o * places + i % places] != 0;
+    if (listed && kernel[i] == 0) kernel[i] = 1;
+  }
+  return kernel;
+}
 
 // The outputs that are compared: all, or as many as kMaxReferenceMacs pay for.
 std::vector<Expected> Compute(const Input& input, const Guarded& x, const Guarded& residual,
                               size_t outputs, int64_t out_height, int64_t out_width) {
   const lcnn::LookupConvShape& shape = input.shape;
   const std::vector<float> kernel = DenseKernel(input);
+  const std::vector<float> listed = ListedKernel(input, kernel);
   const auto filters = static_cast<size_t>(shape.out_channels);
   const auto pixels = static_cast<size_t>(out_height * out_width);
   const auto depth = static_cast<size_t>(shape.channels / shape.group);
@@ -366,11 +420,15 @@ std::vector<Expected> Compute(const Input& input, const Guarded& x, const Guarde
   const double terms = static_cast<double>(depth + kernel.size() / filters + 2);
   std::vector<Expected> expected;
   for (size_t i = step / 2; i < outputs; i += step) {
-    const ReferenceValue want = Reference(
-        shape, input.dictionary.data(), kernel, input.bias.data(), x.data(), input.height,
-        input.width, static_cast<int64_t>(i / pixels / filters),
-        static_cast<int64_t>(i / pixels % filters), static_cast<int64_t>(i % pixels) / out_width,
-        static_cast<int64_t>(i % pixels) % out_width);
+    const auto reference = [&](const std::vector<float>& entries) {
+      return Reference(shape, input.dictionary.data(), entries, input.bias.data(), x.data(),
+                       input.height, input.width, static_cast<int64_t>(i / pixels / filters),
+                       static_cast<int64_t>(i / pixels % filters),
+                       static_cast<int64_t>(i % pixels) / out_width,
+                       static_cast<int64_t>(i % pixels) % out_width);
+    };
+    const ReferenceValue want = reference(kernel);
+    const bool may_be_nan = listed != kernel && !(reference(listed).magnitude <= 1e30);
     const double added = input.residual == ResidualKind::kNone       ? 0
                          : input.residual == ResidualKind::kConstant ? residual[0]
                                                                      : residual[i];
@@ -383,12 +441,13 @@ std::vector<Expected> Compute(const Input& input, const Guarded& x, const Guarde
     const double bound =
         2 * terms *
         (std::numeric_limits<float>::epsilon() * magnitude + std::numeric_limits<float>::min());
-    expected.push_back({i, value, bound});
+    expected.push_back({i, value, bound, may_be_nan});
   }
   return expected;
 }
 
 bool Near(float y, const Expected& expected) {
+  if (expected.may_be_nan && std::isnan(y)) return true;
   if (std::isnan(expected.value)) return std::isnan(y);
   const double value = y;
   return value == expected.value || std::fabs(value - expected.value) <= expected.bound;

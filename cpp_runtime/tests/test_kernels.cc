@@ -24,7 +24,7 @@ void TestPackMasks(const lcnn::KernelSet& kernels) {
     const int base = 2 * lanes - count;
     const LaneMap map = {base, static_cast<uint16_t>(mask), static_cast<uint8_t>(count), 0};
     Guarded packed(static_cast<size_t>(lanes));
-    kernels.project->pack({x.data(), 0, 1, &map, nullptr, 1, packed.data()});
+    kernels.project->pack({x.data(), 0, 1, &map, nullptr, 1, packed.data(), lanes});
     int next = base;
     for (int l = 0; l < lanes; ++l) {
       const float want = (mask >> l & 1) != 0 ? x[static_cast<size_t>(next++)] : 0;
@@ -42,7 +42,7 @@ void TestPackIndices(const lcnn::KernelSet& kernels) {
   for (int l = 0; l < lanes; ++l) indices[l] = 19 - l;
   const LaneMap map = {0, 5, 2, 1};  // lanes 0 and 2
   const LaneMap maps[3] = {{0, 0, 0, 0}, map, {0, 0, 0, 0}};
-  kernels.project->pack({x.data(), 20, 2, maps, indices, 3, packed.data()});
+  kernels.project->pack({x.data(), 20, 2, maps, indices, 3, packed.data(), 3 * lanes});
   const auto at = [&](int i) { return packed[static_cast<size_t>(i)]; };
   CHECK(at(lanes) == 19 && at(lanes + 1) == 0 && at(lanes + 2) == 17 && at(0) == 0);
   CHECK(at(4 * lanes) == 39 && at(4 * lanes + 2) == 37 && packed.WallsIntact());
@@ -74,7 +74,7 @@ void TestPackAlternate(const lcnn::KernelSet& kernels) {
       add(last - 2 * (second - 1), second, lanes - second);  // a gap before it
       const LaneMap map = {0, static_cast<uint16_t>(all), static_cast<uint8_t>(first + second),
                            lcnn::kAlternatePixels};
-      kernels.project->pack({x.data(), 0, 1, &map, triples.data(), 1, packed.data()});
+      kernels.project->pack({x.data(), 0, 1, &map, triples.data(), 1, packed.data(), lanes});
       CHECK(std::equal(want.begin(), want.end(), packed.data()));
       CHECK(packed.WallsIntact());
     }
@@ -239,15 +239,15 @@ void TestLookup(const lcnn::KernelSet& kernels, int vectors, int entries, bool r
     task.sums = sums.data();
     task.last = false;
     task.entry_begin = half;
-    kernels.lookup->lookup(task);
+    kernels.lookup->own.lookup(task);
     for (size_t i = 0; i < y.size(); ++i) CHECK(std::isnan(y[i]));
     task.first = false;
     task.last = true;
     task.entry_begin = rest;
-    kernels.lookup->lookup(task);
+    kernels.lookup->own.lookup(task);
     CHECK(sums.WallsIntact());
   } else {
-    kernels.lookup->lookup(task);
+    kernels.lookup->own.lookup(task);
   }
   std::vector<bool> written(y.size());
   for (int o = 0; o < 2; ++o) {
@@ -268,12 +268,54 @@ void TestLookup(const lcnn::KernelSet& kernels, int vectors, int entries, bool r
   CHECK(y.WallsIntact());
 }
 
+// Lists of `shared` filters, one filter short of three of them; the last pixels are the last of Y.
+void TestLookupShared(const lcnn::LookupKernel& kernel, int lanes, int shared, int vectors,
+                      bool residual) {
+  const int entries = 5, positions = vectors * lanes;
+  const int pixels = positions - 2, filters = 3 * shared - 1;
+  std::mt19937 random(static_cast<uint32_t>(vectors * 100 + shared));
+  Guarded s(static_cast<size_t>(positions + entries)), bias(static_cast<size_t>(filters));
+  Guarded coefficients(static_cast<size_t>(3 * entries * shared));
+  Guarded y(static_cast<size_t>(filters * pixels)), added(y.size());
+  for (Guarded* buffer : {&s, &bias, &coefficients, &added}) Fill(buffer, &random);
+  std::vector<LaneMap> maps;
+  for (int v = 0; v < vectors; ++v) {
+    const int count = v + 1 < vectors ? lanes : lanes - 2;
+    maps.push_back(
+        {v * lanes, static_cast<uint16_t>((1u << count) - 1), static_cast<uint8_t>(count), 0});
+  }
+  std::vector<int32_t> offsets;
+  for (int e = 0; e < 3 * entries; ++e) offsets.push_back(e * 7 % (entries + 1));
+  offsets.resize(offsets.size() + lcnn::kMaxLanes);
+  const int32_t entry_begin[4] = {0, entries, 2 * entries, 3 * entries};
+  kernel.lookup({s.data(), shared, filters, true, true, nullptr, bias.data(), entry_begin,
+                 coefficients.data(), offsets.data(), maps.data(), nullptr, vectors,
+                 residual ? added.data() : nullptr, 1.0f, -2, 3, y.data(), pixels});
+  for (int o = 0; o < filters; ++o) {
+    for (int p = 0; p < pixels; ++p) {
+      const auto at = static_cast<size_t>(o * pixels + p);
+      if (o < shared) {  // before filter_begin
+        CHECK(std::isnan(y[at]));
+        continue;
+      }
+      double want = bias[static_cast<size_t>(o)] + 1.0 + (residual ? added[at] : 0);
+      for (int e = o / shared * entries; e < (o / shared + 1) * entries; ++e) {
+        const double c = coefficients[static_cast<size_t>(e * shared + o % shared)];
+        want += c * s[static_cast<size_t>(p + offsets[static_cast<size_t>(e)])];
+      }
+      // Eight numbers below 3 in all, each sum of them rounded once.
+      CHECK(std::fabs(y[at] - std::min(3.0, std::max(-2.0, want))) <= 8 * 8 * 1.2e-7);
+    }
+  }
+  CHECK(y.WallsIntact());
+}
+
 }  // namespace
 
 int main() {
   for (const lcnn::Isa isa : IsasToTest()) {
     const lcnn::KernelSet& kernels = lcnn::KernelsFor(isa);
-    CHECK(kernels.lookup->max_vectors <= lcnn::kMaxTileVectors);
+    CHECK(kernels.lookup->own.max_vectors <= lcnn::kMaxTileVectors);
     TestPackMasks(kernels);
     TestPackIndices(kernels);
     TestPackAlternate(kernels);
@@ -295,7 +337,16 @@ int main() {
         TestLookup(kernels, 1, entries, true, parts, true);
       }
     }
-    for (int vectors = 1; vectors <= kernels.lookup->max_vectors; ++vectors) {
+    for (int i = 0; i < lcnn::kSharedKernels; ++i) {
+      const lcnn::LookupKernel& kernel = kernels.lookup->shared[i];
+      for (int vectors = 1; vectors <= kernel.max_vectors; ++vectors) {
+        for (const bool residual : {false, true}) {
+          TestLookupShared(kernel, kernels.project->lanes, lcnn::kSharedFilters[i], vectors,
+                           residual);
+        }
+      }
+    }
+    for (int vectors = 1; vectors <= kernels.lookup->own.max_vectors; ++vectors) {
       for (int entries = 0; entries <= 9; ++entries) {
         for (const int parts : {1, 2}) {
           TestLookup(kernels, vectors, entries, false, parts);

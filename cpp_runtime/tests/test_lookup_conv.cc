@@ -25,15 +25,24 @@ struct Layer {
         dictionary(static_cast<size_t>(c.group * c.dictionary * (c.channels / c.group))),
         bias(static_cast<size_t>(c.filters)) {
     std::uniform_real_distribution<double> uniform(0, 1);
-    for (float& p : kernel) {
-      if (uniform(*random) < c.density) p = static_cast<float>(uniform(*random)) - 0.6f;
+    const size_t places = kernel.size() / std::max<size_t>(1, bias.size());
+    std::vector<bool> pattern(places);
+    for (size_t i = 0; i < kernel.size(); ++i) {
+      const bool starts = i / places % static_cast<size_t>(c.share) == 0;
+      if (starts) pattern[i % places] = uniform(*random) < c.density;
+      if (pattern[i % places]) kernel[i] = static_cast<float>(uniform(*random)) - 0.6f;
     }
     Fill(&dictionary, random);
+    if (c.identity) MakeIdentity(static_cast<size_t>(c.dictionary));
     Fill(&bias, random);
     Encode(kernel, 255, &constants);
     constants.dictionary = dictionary.data();
     constants.bias = bias.data();
-    if (half) MakeHalf(random);
+    if (half && !c.identity) MakeHalf(random);
+  }
+
+  void MakeIdentity(size_t size) {
+    for (size_t i = 0; i < dictionary.size(); ++i) dictionary[i] = i / size % size == i % size;
   }
 
   void MakeHalf(std::mt19937* random) {
@@ -89,6 +98,17 @@ void CompareAll(const Case& c, const Layer& layer, const Guarded& x, const Guard
   CHECK_TEXT(worst == 0, text + ": error is " + std::to_string(worst) + " times the bound");
 }
 
+// The case is of what its name says.
+void CheckMeant(const Case& c, const Layer& layer) {
+  const lcnn::PackedWeights weights(layer.shape, layer.constants);
+  const std::string name = c.name;
+  const auto says = [&](const char* word) { return name.find(word) != std::string::npos; };
+  CHECK_TEXT(weights.cut() == says("cut"), "cut, or not: " + name);
+  CHECK_TEXT(!says("shared") || weights.list_filters() == (c.share > 1 ? c.share : 8),
+             "lists of " + std::to_string(weights.list_filters()) + " filters: " + name);
+  CHECK_TEXT(weights.identity() == c.identity, "identity, or not: " + name);
+}
+
 void RunCase(const Case& c, lcnn::Isa isa, int threads, ResidualKind kind, float clip_max,
              uint32_t seed) {
   std::mt19937 random(seed);
@@ -96,10 +116,7 @@ void RunCase(const Case& c, lcnn::Isa isa, int threads, ResidualKind kind, float
   if (kind != ResidualKind::kNone) layer.shape.clip_min = -0.5f;
   layer.shape.clip_max = clip_max;
   const lcnn::LookupConv conv(layer.shape, layer.constants, isa);
-  if (std::string(c.name).find("cut") != std::string::npos) {
-    CHECK_TEXT(lcnn::PackedWeights(layer.shape, layer.constants).cut(),
-               "not cut: " + std::string(c.name));
-  }
+  CheckMeant(c, layer);
   if (c.filters == 0) return;  // the adapter returns before it asks for a plan of nothing
   const auto plan = conv.PlanFor(c.batch, c.height, c.width);
   CHECK(plan == conv.PlanFor(c.batch, c.height, c.width));

@@ -1,4 +1,5 @@
 // What is accepted, how it is packed, and what the messages say.
+#include <algorithm>
 #include <limits>
 
 #include "check.h"
@@ -30,28 +31,72 @@ void TestEntries() {
   CHECK((packed.coefficients() == std::vector<float>{1, 2, 3}));
 }
 
-// 24 filters of 1 x 1 with all 200 entries: two parts of 100 rows, filter by filter in each.
+// Filters of 1 x 1; entry (o, j) is there where used(o, j), with coefficient o * rows + j + 1.
+template <class Used>
+lcnn::PackedWeights PackPattern(int64_t filters, int64_t rows, const Used& used) {
+  const lcnn::LookupConvShape shape = {1, filters, 1, rows, {1, 1, 1, 0, 0}, {1, 1, 1, 0, 0}, 0, 6};
+  const std::vector<float> zeros(static_cast<size_t>(std::max(filters, rows)), 0);
+  lcnn::LookupConvConstants constants = {zeros.data(), {}, {}, zeros.data()};
+  int64_t previous = 0;
+  for (int64_t place = 0; place < filters * rows; ++place) {
+    if (!used(place / rows, place % rows)) continue;
+    constants.gaps.push_back(static_cast<uint32_t>(place - previous));
+    constants.coefficients.push_back(static_cast<float>(place + 1));
+    previous = place;
+  }
+  return lcnn::PackedWeights(shape, constants);
+}
+
+// Every other one of 200 entries: two parts of 100 rows, filter by filter in each.
 void TestParts() {
   const int64_t filters = 24, rows = 200;
-  const lcnn::LookupConvShape shape = {1, filters, 1, rows, {1, 1, 1, 0, 0}, {1, 1, 1, 0, 0}, 0, 6};
-  const std::vector<float> zeros(static_cast<size_t>(rows), 0);
-  std::vector<float> coefficients;
-  for (int64_t e = 0; e < filters * rows; ++e) coefficients.push_back(static_cast<float>(e + 1));
-  std::vector<uint32_t> gaps(coefficients.size(), 1);
-  gaps[0] = 0;
-  const lcnn::PackedWeights packed(shape, {zeros.data(), gaps, coefficients, zeros.data()});
+  const auto packed =
+      PackPattern(filters, rows, [](int64_t o, int64_t j) { return (o + j) % 2 == 0; });
   CHECK(packed.cut() && packed.parts() == 2 && packed.part_row(1) == 100);
+  CHECK(packed.list_filters() == 1 && packed.lookups() == filters * rows / 2);
   for (int64_t part = 0; part < 2; ++part) {
     for (int64_t o = 0; o < filters; ++o) {
       const int32_t begin = packed.entry_begin(part)[o];
-      CHECK(packed.entry_begin(part)[o + 1] - begin == 100);
-      for (int64_t i = 0; i < 100; ++i) {
+      CHECK(packed.entry_begin(part)[o + 1] - begin == 50);
+      for (int64_t i = 0; i < 50; ++i) {
         const auto e = static_cast<size_t>(begin + i);
-        CHECK(packed.positions()[e] == static_cast<uint32_t>(part * 100 + i));
-        CHECK(packed.coefficients()[e] == static_cast<float>(o * rows + part * 100 + i + 1));
+        const int64_t row = part * 100 + 2 * i + o % 2;
+        CHECK(packed.positions()[e] == static_cast<uint32_t>(row));
+        CHECK(packed.coefficients()[e] == static_cast<float>(o * rows + row + 1));
       }
     }
   }
+}
+
+// Eleven filters in lists of four, the last of three; filter 5 lacks an entry of its list.
+void TestSharedLists() {
+  const auto packed = PackPattern(
+      11, 30, [](int64_t o, int64_t j) { return (j + o / 4) % 3 == 0 && (o != 5 || j != 2); });
+  CHECK(packed.list_filters() == 4 && packed.lists() == 3 && packed.parts() == 1);
+  CHECK(packed.lookups() == 109 && packed.positions().size() == 30 && !packed.cut());
+  for (int64_t l = 0; l < 3; ++l) {
+    CHECK(packed.entry_begin(0)[l] == 10 * l);
+    for (int64_t i = 0; i < 10; ++i) {
+      const auto e = static_cast<size_t>(10 * l + i);
+      const int64_t row = 3 * i + (3 - l) % 3;
+      CHECK(packed.positions()[e] == static_cast<uint32_t>(row));
+      for (int64_t f = 0; f < 4; ++f) {
+        const int64_t o = 4 * l + f;
+        const bool there = o < 11 && (o != 5 || row != 2);
+        const float want = there ? static_cast<float>(o * 30 + row + 1) : 0;
+        CHECK(packed.coefficients()[4 * e + static_cast<size_t>(f)] == want);
+      }
+    }
+  }
+  CHECK(packed.entry_begin(0)[3] == 30);
+}
+
+void TestIdentity() {
+  Small small;
+  small.dictionary = {1, 0, 0, 1, 1, 0, 0, 1};
+  CHECK(small.Pack().identity() && small.Pack().panels_per_group() == 0);
+  small.dictionary[6] = 0x1p-20f;
+  CHECK(!small.Pack().identity());
 }
 
 void TestPanels() {
@@ -103,6 +148,8 @@ void TestRefused() {
 int main() {
   TestEntries();
   TestParts();
+  TestSharedLists();
+  TestIdentity();
   TestPanels();
   TestRefused();
   return TestResult();

@@ -4,5 +4,7 @@
 #include "f32_lookup_body.h"
 
 namespace lcnn {
-const LookupKernels kLookupAvx2 = {8, Lookup<8>};
+const LookupKernels kLookupAvx2 = {
+    {8, Lookup<8>},
+    {{4, LookupShared<2, 2, 4>}, {3, LookupShared<4, 4, 3>}, {3, LookupShared<8, 4, 3>}}};
 }

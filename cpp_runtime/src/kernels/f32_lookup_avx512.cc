@@ -4,5 +4,7 @@
 #include "f32_lookup_body.h"
 
 namespace lcnn {
-const LookupKernels kLookupAvx512 = {8, Lookup<8>};
+const LookupKernels kLookupAvx512 = {
+    {8, Lookup<8>},
+    {{8, LookupShared<2, 2, 8>}, {6, LookupShared<4, 4, 6>}, {3, LookupShared<8, 8, 3>}}};
 }

@@ -110,6 +110,54 @@ void LookupPixel(const LookupTask& task) {
   }
 }
 
+// FILTERS of the SHARED ones of a list, from filter `o` on: FILTERS multiply-adds for each load
+// from S, so that arithmetic is the bound.
+template <int SHARED, int FILTERS, int VECTORS, bool RESIDUAL>
+void SharedTile(const LookupTask& task, int64_t o) {
+  const LookupTask t = task;
+  const int64_t list = o / SHARED;
+  Vec acc[FILTERS][VECTORS];
+  LCNN_UNROLL for (int f = 0; f < FILTERS; ++f) {
+    const Vec start = Vec::Set(o + f < t.filter_end ? t.bias[o + f] + t.constant : 0);
+    LCNN_UNROLL for (int v = 0; v < VECTORS; ++v) acc[f][v] = start;
+  }
+  const float* coefficients =
+      t.coefficients + o % SHARED + static_cast<int64_t>(t.entry_begin[list]) * SHARED;
+  const int32_t* const end = t.offsets + t.entry_begin[list + 1];
+  for (const int32_t* offset = t.offsets + t.entry_begin[list]; offset < end; ++offset) {
+    Vec s[VECTORS];
+    LCNN_UNROLL for (int v = 0; v < VECTORS; ++v) {
+      s[v] = Vec::Load(t.s + *offset + v * Vec::kLanes);
+    }
+    LCNN_UNROLL for (int f = 0; f < FILTERS; ++f) {
+      const Vec c = Vec::Set(coefficients[f]);
+      LCNN_UNROLL for (int v = 0; v < VECTORS; ++v) acc[f][v] = MultiplyAdd(c, s[v], acc[f][v]);
+    }
+    coefficients += SHARED;
+  }
+  const Vec low = Vec::Set(t.clip_min);
+  const Vec high = Vec::Set(t.clip_max);
+  LCNN_UNROLL for (int f = 0; f < FILTERS; ++f) {
+    if (o + f >= t.filter_end) return;
+    LCNN_UNROLL for (int v = 0; v < VECTORS; ++v) {
+      StorePixels<RESIDUAL>(t, acc[f][v], t.maps[v], (o + f) * t.plane, low, high);
+    }
+  }
+}
+
+// Calls the tile of exactly t.n_vectors <= VECTORS vectors.
+template <int SHARED, int FILTERS, int VECTORS>
+void LookupShared(const LookupTask& t) {
+  static_assert(SHARED % FILTERS == 0);
+  if constexpr (VECTORS > 1) {
+    if (t.n_vectors < VECTORS) return LookupShared<SHARED, FILTERS, VECTORS - 1>(t);
+  }
+  for (int64_t o = t.filter_begin; o < t.filter_end; o += FILTERS) {
+    t.residual != nullptr ? SharedTile<SHARED, FILTERS, VECTORS, true>(t, o)
+                          : SharedTile<SHARED, FILTERS, VECTORS, false>(t, o);
+  }
+}
+
 // Shorter lists than this are not worth the sum over lanes.
 constexpr int64_t kMinPixelEntries = 8;
 

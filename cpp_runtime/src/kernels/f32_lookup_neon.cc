@@ -4,5 +4,7 @@
 #include "f32_lookup_body.h"
 
 namespace lcnn {
-const LookupKernels kLookupNeon = {8, Lookup<8>};
+const LookupKernels kLookupNeon = {
+    {8, Lookup<8>},
+    {{8, LookupShared<2, 2, 8>}, {5, LookupShared<4, 4, 5>}, {3, LookupShared<8, 8, 3>}}};
 }

@@ -5,5 +5,7 @@
 #include "f32_lookup_body.h"
 
 namespace lcnn {
-const LookupKernels kLookupScalar = {2, Lookup<2>};
+const LookupKernels kLookupScalar = {
+    {2, Lookup<2>},
+    {{2, LookupShared<2, 2, 2>}, {2, LookupShared<4, 2, 2>}, {2, LookupShared<8, 2, 2>}}};
 }

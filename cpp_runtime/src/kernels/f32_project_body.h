@@ -32,9 +32,9 @@ Vec PackedVector(const float* x, const LaneMap& map, const int32_t* indices) {
 void Pack(const lcnn::PackTask& t) {
   float* packed = t.packed;
   const float* x = t.x;
-  for (int i = 0; i < t.depth; ++i, x += t.plane) {
-    for (int v = 0; v < t.n_vectors; ++v, packed += Vec::kLanes) {
-      PackedVector(x, t.maps[v], t.indices).Store(packed);
+  for (int i = 0; i < t.depth; ++i, x += t.plane, packed += t.pitch) {
+    for (int v = 0; v < t.n_vectors; ++v) {
+      PackedVector(x, t.maps[v], t.indices).Store(packed + v * Vec::kLanes);
       if (!t.maps[v].indexed) __builtin_prefetch(x + t.maps[v].base + t.n_vectors * Vec::kLanes);
     }
   }

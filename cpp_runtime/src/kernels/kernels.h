@@ -18,6 +18,9 @@ constexpr int kMaxLanes = 16;
 constexpr int kPanelRows = 8;
 // Longest stage 2 tile, in vectors, of any instruction set.
 constexpr int kMaxTileVectors = 8;
+// Neighbouring filters may share a list: so many, by the place of their kernel in `shared` below.
+constexpr int kSharedKernels = 3;
+constexpr int kSharedFilters[kSharedKernels] = {2, 4, 8};
 
 // Where the lanes of one vector of S positions lie in a plane of X or Y. Bit l of `mask` says that
 // lane l is a pixel; the other lanes are border. The pixels are base, base + 1, ... in lane order,
@@ -32,8 +35,8 @@ struct LaneMap {
   uint8_t indexed;
 };
 
-// Gathers pixels of X: packed[i * n_vectors * lanes + p] = x[i * plane + pixel of position p], 0 at
-// the border. Reads only mapped pixels.
+// Gathers pixels of X: packed[i * pitch + p] = x[i * plane + pixel of position p], 0 at the border,
+// for the n_vectors vectors of positions. Reads only mapped pixels.
 struct PackTask {
   const float* x;
   int64_t plane;
@@ -42,6 +45,7 @@ struct PackTask {
   const int32_t* indices;
   int n_vectors;
   float* packed;
+  int64_t pitch;
 };
 
 // S[row * s_pitch + p] (+)= sum_i panel[i * kPanelRows + row] * packed[i * n_vectors * lanes + p],
@@ -68,7 +72,7 @@ struct ProjectPixelTask {
   float* out;
 };
 
-// For every filter o in [filter_begin, filter_end) and the n_vectors <= LookupKernels::max_vectors
+// For every filter o in [filter_begin, filter_end) and the n_vectors <= LookupKernel::max_vectors
 // vectors p of a tile:
 //   y[o * plane + pixel] = clip(bias[o] + constant + sum_e coefficients[e] * s[offsets[e] + p] +
 //   residual[same place as y])
@@ -80,6 +84,10 @@ struct ProjectPixelTask {
 // The entries of a filter may come in several calls: the first starts from bias, the others from
 // sums[(o - filter_begin) * n_vectors * lanes + p], and all but the last leave their sums there.
 // kMaxLanes offsets beyond the last are readable.
+//
+// Where f filters share a list, list l is that of filters [f * l, f * (l + 1)), as far as they are
+// below filter_end: an entry has a coefficient for each of them, one after the other. Then
+// filter_begin is a multiple of f, and first and last are set.
 struct LookupTask {
   const float* s;
   int64_t filter_begin;
@@ -113,14 +121,48 @@ struct ProjectKernels {
   void (*widen)(const uint16_t* halves, int64_t count, float* floats);
 };
 
-struct LookupKernels {
+struct LookupKernel {
   int max_vectors;
   void (*lookup)(const LookupTask&);
 };
 
+struct LookupKernels {
+  LookupKernel own;  // lists of one filter
+  LookupKernel shared[kSharedKernels];
+};
+
+// Some rows of windows of one plane: y[row * y_pitch + i] is the largest value in the rows
+// [top + row * row_stride, ... + row_kernel) of X, as far as they lie in [0, x_rows), and the
+// columns [i * stride, i * stride + kernel) of the buffer. There, `columns` ones from `before` on
+// are the largest of X's columns from x on and are written here; the others are the border, set by
+// the caller. One row of windows takes buffer_pitch floats of the buffer.
+struct PoolTask {
+  const float* x;
+  int64_t x_pitch;
+  int64_t x_rows;
+  int64_t top;
+  int64_t row_stride;
+  int64_t row_kernel;
+  int64_t rows;  // of windows
+  int64_t columns;
+  int64_t before;
+  float* buffer;
+  int64_t buffer_pitch;
+  int64_t kernel;
+  int64_t stride;
+  int64_t outputs;
+  float* y;
+  int64_t y_pitch;
+};
+
+struct PoolKernels {
+  void (*pool)(const PoolTask&);
+};
+
 #define LCNN_KERNELS(suffix, name)              \
   extern const ProjectKernels kProject##suffix; \
-  extern const LookupKernels kLookup##suffix;
+  extern const LookupKernels kLookup##suffix;   \
+  extern const PoolKernels kPool##suffix;
 #include "kernels.inc"
 #undef LCNN_KERNELS
 

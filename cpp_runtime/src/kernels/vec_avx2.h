@@ -80,6 +80,7 @@ struct Vec {
 
 inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.f32x8, b.f32x8)}; }
 inline Vec MultiplyAdd(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.f32x8, b.f32x8, c.f32x8)}; }
+inline Vec Max(Vec a, Vec b) { return {_mm256_max_ps(a.f32x8, b.f32x8)}; }
 // MAXPS and MINPS return their second operand when one is NaN, so a NaN in `a` stays.
 inline Vec Clip(Vec a, Vec low, Vec high) {
   return {_mm256_min_ps(high.f32x8, _mm256_max_ps(low.f32x8, a.f32x8))};

@@ -47,6 +47,7 @@ inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.f32x16, b.f32x16)};
 inline Vec MultiplyAdd(Vec a, Vec b, Vec c) {
   return {_mm512_fmadd_ps(a.f32x16, b.f32x16, c.f32x16)};
 }
+inline Vec Max(Vec a, Vec b) { return {_mm512_max_ps(a.f32x16, b.f32x16)}; }
 // MAXPS and MINPS return their second operand when one is NaN, so a NaN in `a` stays.
 inline Vec Clip(Vec a, Vec low, Vec high) {
   return {_mm512_min_ps(high.f32x16, _mm512_max_ps(low.f32x16, a.f32x16))};

@@ -78,6 +78,7 @@ struct Vec {
 
 inline Vec operator+(Vec a, Vec b) { return {vaddq_f32(a.f32x4, b.f32x4)}; }
 inline Vec MultiplyAdd(Vec a, Vec b, Vec c) { return {vfmaq_f32(c.f32x4, a.f32x4, b.f32x4)}; }
+inline Vec Max(Vec a, Vec b) { return {vmaxq_f32(a.f32x4, b.f32x4)}; }
 // FMAX and FMIN return NaN when either operand is NaN.
 inline Vec Clip(Vec a, Vec low, Vec high) {
   return {vminq_f32(high.f32x4, vmaxq_f32(low.f32x4, a.f32x4))};

@@ -88,6 +88,11 @@ inline Vec MultiplyAdd(Vec a, Vec b, Vec c) {
   for (int l = 0; l < Vec::kLanes; ++l) c.lane[l] += a.lane[l] * b.lane[l];
   return c;
 }
+// Of NaN and a number, either one.
+inline Vec Max(Vec a, Vec b) {
+  for (int l = 0; l < Vec::kLanes; ++l) a.lane[l] = a.lane[l] < b.lane[l] ? b.lane[l] : a.lane[l];
+  return a;
+}
 // A NaN stays: both comparisons with it are false.
 inline Vec Clip(Vec a, Vec low, Vec high) {
   for (int l = 0; l < Vec::kLanes; ++l) {

@@ -3,6 +3,8 @@
 #include <cstring>
 #include <utility>
 
+#include "node.h"
+
 namespace lcnn::ort {
 namespace {
 
@@ -15,28 +17,11 @@ std::string InputText(Input input) {
   return "input " + std::to_string(static_cast<size_t>(input)) + " (" + kInputNames[input] + ")";
 }
 
-// Every attribute is required: a default would be a second definition of the operator.
-std::vector<int64_t> IntsAttribute(const OrtApi* api, const OrtKernelInfo* info, const char* name,
-                                   size_t length) {
-  size_t size = 0;
-  Call<KernelInfoGetAttributeInt64s>(api, info, name, static_cast<int64_t*>(nullptr), &size);
-  std::vector<int64_t> values(size);
-  if (size > 0) Call<KernelInfoGetAttributeInt64s>(api, info, name, values.data(), &size);
-  if (size != length) {
-    Fail("attribute " + std::string(name) + " is " + ShapeText(values) + "; it must have " +
-         std::to_string(length) + " elements");
-  }
-  return values;
-}
-
 LookupConvShape ReadAttributes(const OrtApi* api, const OrtKernelInfo* info) {
   LookupConvShape shape;
-  const auto kernel = IntsAttribute(api, info, "kernel_shape", 2);
-  const auto strides = IntsAttribute(api, info, "strides", 2);
-  const auto dilations = IntsAttribute(api, info, "dilations", 2);
-  const auto pads = IntsAttribute(api, info, "pads", 4);
-  shape.height = {kernel[0], strides[0], dilations[0], pads[0], pads[2]};
-  shape.width = {kernel[1], strides[1], dilations[1], pads[1], pads[3]};
+  const Window window = ReadWindow(api, info);
+  shape.height = window.height;
+  shape.width = window.width;
   Call<KernelInfoGetAttributeInt64>(api, info, "group", &shape.group);
   Call<KernelInfoGetAttributeFloat>(api, info, "clip_min", &shape.clip_min);
   Call<KernelInfoGetAttributeFloat>(api, info, "clip_max", &shape.clip_max);
@@ -106,17 +91,6 @@ void SetSizes(const TensorView& dictionary, const TensorView& bias, LookupConvSh
   shape->out_channels = bias.dims[0];
 }
 
-struct LoopContext {
-  const OrtApi* api;
-  const OrtKernelContext* kernel_context;
-};
-
-void RunInThreadPool(void* context, size_t count, void (*task)(void*, size_t), void* argument) {
-  const auto& loop = *static_cast<const LoopContext*>(context);
-  // 0 batches: as many as the session has threads.
-  Call<KernelContextParallelFor>(loop.api, loop.kernel_context, task, count, size_t{0}, argument);
-}
-
 const OrtValue* OptionalInput(const OrtApi* api, const OrtKernelContext* context, Input input) {
   size_t count = 0;
   Call<KernelContextGetInputCount>(api, context, &count);
@@ -144,14 +118,6 @@ Residual ReadResidual(const OrtApi* api, const OrtValue* value,
 }
 
 }  // namespace
-
-std::string NodeSubject(const OrtApi* api, const OrtKernelInfo* info) {
-  size_t size = 0;  // with the final zero
-  Call<KernelInfoGetNodeName>(api, info, static_cast<char*>(nullptr), &size);
-  std::string name(size, '\0');
-  Call<KernelInfoGetNodeName>(api, info, &name[0], &size);
-  return "LookupConv '" + std::string(name.c_str()) + "'";
-}
 
 LookupConvKernel::LookupConvKernel(const OrtApi* api, const OrtKernelInfo* info,
                                    std::string subject)

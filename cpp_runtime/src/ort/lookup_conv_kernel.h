@@ -13,9 +13,6 @@ namespace lcnn::ort {
 // Inputs of the operator, in order.
 enum Input : size_t { kX, kDictionary, kGaps, kCoefficients, kBias, kResidual, kInputCount };
 
-// "LookupConv 'node name'"
-std::string NodeSubject(const OrtApi* api, const OrtKernelInfo* info);
-
 class LookupConvKernel {
  public:
   // Reads and checks attributes and constants. Throws std::exception.

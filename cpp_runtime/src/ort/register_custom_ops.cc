@@ -2,7 +2,7 @@
 #include <exception>
 
 #include "lcnn/lookup_conv.h"
-#include "lookup_conv_op.h"
+#include "op_table.h"
 #include "ort_handles.h"
 
 namespace lcnn::ort {
@@ -15,6 +15,7 @@ OrtCustomOpDomain* Domain(const OrtApi* api) {
     Owned<OrtCustomOpDomain, ReleaseCustomOpDomain> owned(api);
     Call<CreateCustomOpDomain>(api, kDomain, owned.out());
     Call<CustomOpDomainAdd>(api, owned.get(), LookupConvOp());
+    Call<CustomOpDomainAdd>(api, owned.get(), MaxPoolOp());
     OrtCustomOpDomain* const result = owned.get();
     *owned.out() = nullptr;
     return result;

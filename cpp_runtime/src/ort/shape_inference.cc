@@ -63,12 +63,9 @@ Dimension OutputDimension(const Dimension& input, const Axis& axis, const char* 
                   std::to_string(axis.stride) + ") + 1"};
 }
 
-}  // namespace
-
-void InferOutputShape(const OrtApi* api, OrtShapeInferContext* context) {
-  const std::vector<Dimension> x = InputDimensions(api, context, kX);
-  const std::vector<Dimension> bias = InputDimensions(api, context, kBias);
-  if (x.size() != 4 || bias.size() != 1) return;
+// Y is (N, channels, ...) where the window's attributes say how large.
+void SetOutputShape(const OrtApi* api, OrtShapeInferContext* context,
+                    const std::vector<Dimension>& x, const Dimension& channels) {
   const auto kernel = IntsAttribute(api, context, "kernel_shape", 2);
   const auto strides = IntsAttribute(api, context, "strides", 2);
   const auto dilations = IntsAttribute(api, context, "dilations", 2);
@@ -79,7 +76,7 @@ void InferOutputShape(const OrtApi* api, OrtShapeInferContext* context) {
   }
   const Axis height = {kernel[0], strides[0], dilations[0], pads[0], pads[2]};
   const Axis width = {kernel[1], strides[1], dilations[1], pads[1], pads[3]};
-  const Dimension y[4] = {x[0], bias[0], OutputDimension(x[2], height, "height"),
+  const Dimension y[4] = {x[0], channels, OutputDimension(x[2], height, "height"),
                           OutputDimension(x[3], width, "width")};
 
   int64_t values[4];
@@ -96,6 +93,19 @@ void InferOutputShape(const OrtApi* api, OrtShapeInferContext* context) {
   Call<SetSymbolicDimensions>(api, info.get(), static_cast<const char**>(names), size_t{4});
   const OrtTensorTypeAndShapeInfo* const result = info.get();
   Call<ShapeInferSetOutputTypeShape>(api, context, size_t{0}, result);
+}
+
+}  // namespace
+
+void InferConvShape(const OrtApi* api, OrtShapeInferContext* context) {
+  const std::vector<Dimension> x = InputDimensions(api, context, kX);
+  const std::vector<Dimension> bias = InputDimensions(api, context, kBias);
+  if (x.size() == 4 && bias.size() == 1) SetOutputShape(api, context, x, bias[0]);
+}
+
+void InferPoolShape(const OrtApi* api, OrtShapeInferContext* context) {
+  const std::vector<Dimension> x = InputDimensions(api, context, kX);
+  if (x.size() == 4) SetOutputShape(api, context, x, x[1]);
 }
 
 }  // namespace lcnn::ort

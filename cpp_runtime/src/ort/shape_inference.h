@@ -6,8 +6,9 @@
 
 namespace lcnn::ort {
 
-// Sets nothing when a dimension is unknown and has no name. Throws std::exception.
-void InferOutputShape(const OrtApi* api, OrtShapeInferContext* context);
+// Each sets nothing when a dimension is unknown and has no name, and throws std::exception.
+void InferConvShape(const OrtApi* api, OrtShapeInferContext* context);
+void InferPoolShape(const OrtApi* api, OrtShapeInferContext* context);
 
 }  // namespace lcnn::ort
 

@@ -1,0 +1,100 @@
+// ai.lcnn::MaxPool for ONNX Runtime, as defined in cpp_runtime/README.md.
+#include <memory>
+#include <utility>
+
+#include "lcnn/max_pool.h"
+#include "node.h"
+#include "op_table.h"
+#include "shape_inference.h"
+
+namespace lcnn::ort {
+namespace {
+
+class MaxPoolKernel {
+ public:
+  MaxPoolKernel(const OrtApi* api, const OrtKernelInfo* info, std::string subject)
+      : api_(api), subject_(std::move(subject)), isa_(ChooseIsa()) {
+    const Window window = ReadWindow(api, info);
+    shape_ = {window.height, window.width};
+    CheckMaxPool(shape_);
+  }
+
+  void Compute(OrtKernelContext* context) const {
+    const OrtKernelContext* const inputs = context;
+    const OrtValue* x_value = nullptr;
+    Call<KernelContextGetInput>(api_, inputs, size_t{0}, &x_value);
+    const TensorView x = ViewTensor(api_, x_value);
+    if (x.dims.size() != 4) {
+      throw std::invalid_argument("input 0 (X) has shape " + ShapeText(x.dims) +
+                                  "; it must be (N, C, H, W)");
+    }
+    const std::vector<int64_t> y_dims = {x.dims[0], x.dims[1],
+                                         OutputExtent(shape_.height, x.dims[2], "height"),
+                                         OutputExtent(shape_.width, x.dims[3], "width")};
+    OrtValue* y_value = nullptr;
+    Call<KernelContextGetOutput>(api_, context, size_t{0}, y_dims.data(), y_dims.size(), &y_value);
+    if (x.dims[0] == 0 || x.dims[1] == 0) return;
+    void* y = nullptr;
+    Call<GetTensorMutableData>(api_, y_value, &y);
+    LoopContext loop = {api_, inputs};
+    MaxPool(shape_, isa_, x.dims[0] * x.dims[1], x.dims[2], x.dims[3], x.floats(),
+            static_cast<float*>(y), {RunInThreadPool, &loop});
+  }
+
+  const OrtApi* api() const { return api_; }
+  const char* subject() const { return subject_.c_str(); }
+
+ private:
+  const OrtApi* api_;
+  std::string subject_;
+  Isa isa_;
+  MaxPoolShape shape_;
+};
+
+const char* LCNN_ORT_CALL GetName(const OrtCustomOp*) { return "MaxPool"; }
+int LCNN_ORT_CALL GetInputType(const OrtCustomOp*, size_t) { return kElementFloat; }
+size_t LCNN_ORT_CALL GetInputTypeCount(const OrtCustomOp*) { return 1; }
+int LCNN_ORT_CALL GetInputCharacteristic(const OrtCustomOp*, size_t) { return kInputRequired; }
+
+OrtStatus* LCNN_ORT_CALL CreateKernel(const OrtCustomOp*, const OrtApi* api,
+                                      const OrtKernelInfo* info, void** kernel) {
+  std::string subject;
+  *kernel = nullptr;
+  OrtStatus* const unnamed =
+      Guard(api, "MaxPool", [&] { subject = NodeSubject(api, info, "MaxPool"); });
+  if (unnamed != nullptr) return unnamed;
+  return Guard(api, subject.c_str(), [&] { *kernel = new MaxPoolKernel(api, info, subject); });
+}
+
+OrtStatus* LCNN_ORT_CALL Compute(void* kernel, OrtKernelContext* context) {
+  const auto& self = *static_cast<const MaxPoolKernel*>(kernel);
+  return Guard(self.api(), self.subject(), [&] { self.Compute(context); });
+}
+
+void LCNN_ORT_CALL Destroy(void* kernel) { delete static_cast<MaxPoolKernel*>(kernel); }
+
+OrtStatus* LCNN_ORT_CALL InferShape(const OrtCustomOp*, OrtShapeInferContext* context) {
+  return Guard(Api(), "MaxPool", [&] { InferPoolShape(Api(), context); });
+}
+
+OrtCustomOp MakeOp() {
+  OrtCustomOp op = CommonOp();
+  op.GetName = GetName;
+  op.GetInputType = GetInputType;
+  op.GetInputTypeCount = GetInputTypeCount;
+  op.GetInputCharacteristic = GetInputCharacteristic;
+  op.KernelDestroy = Destroy;
+  op.CreateKernelV2 = CreateKernel;
+  op.KernelComputeV2 = Compute;
+  op.InferOutputShapeFn = InferShape;
+  return op;
+}
+
+}  // namespace
+
+const OrtCustomOp* MaxPoolOp() {
+  static const OrtCustomOp op = MakeOp();
+  return &op;
+}
+
+}  // namespace lcnn::ort

@@ -1,0 +1,44 @@
+#include "node.h"
+
+namespace lcnn::ort {
+namespace {
+
+std::vector<int64_t> IntsAttribute(const OrtApi* api, const OrtKernelInfo* info, const char* name,
+                                   size_t length) {
+  size_t size = 0;
+  Call<KernelInfoGetAttributeInt64s>(api, info, name, static_cast<int64_t*>(nullptr), &size);
+  std::vector<int64_t> values(size);
+  if (size > 0) Call<KernelInfoGetAttributeInt64s>(api, info, name, values.data(), &size);
+  if (size != length) {
+    throw std::invalid_argument("attribute " + std::string(name) + " is " + ShapeText(values) +
+                                "; it must have " + std::to_string(length) + " elements");
+  }
+  return values;
+}
+
+}  // namespace
+
+std::string NodeSubject(const OrtApi* api, const OrtKernelInfo* info, const char* op) {
+  size_t size = 0;  // with the final zero
+  Call<KernelInfoGetNodeName>(api, info, static_cast<char*>(nullptr), &size);
+  std::string name(size, '\0');
+  Call<KernelInfoGetNodeName>(api, info, &name[0], &size);
+  return std::string(op) + " '" + name.c_str() + "'";
+}
+
+Window ReadWindow(const OrtApi* api, const OrtKernelInfo* info) {
+  const auto kernel = IntsAttribute(api, info, "kernel_shape", 2);
+  const auto strides = IntsAttribute(api, info, "strides", 2);
+  const auto dilations = IntsAttribute(api, info, "dilations", 2);
+  const auto pads = IntsAttribute(api, info, "pads", 4);
+  return {{kernel[0], strides[0], dilations[0], pads[0], pads[2]},
+          {kernel[1], strides[1], dilations[1], pads[1], pads[3]}};
+}
+
+void RunInThreadPool(void* context, size_t count, void (*task)(void*, size_t), void* argument) {
+  const auto& loop = *static_cast<const LoopContext*>(context);
+  // 0 batches: as many as the session has threads.
+  Call<KernelContextParallelFor>(loop.api, loop.kernel_context, task, count, size_t{0}, argument);
+}
+
+}  // namespace lcnn::ort

@@ -1,0 +1,33 @@
+// What the kernels of this library read from their node, and the loop they run in.
+#ifndef LCNN_SRC_ORT_NODE_H_
+#define LCNN_SRC_ORT_NODE_H_
+
+#include <string>
+
+#include "lcnn/lookup_conv.h"
+#include "ort_handles.h"
+
+namespace lcnn::ort {
+
+// "LookupConv 'node name'"
+std::string NodeSubject(const OrtApi* api, const OrtKernelInfo* info, const char* op);
+
+struct Window {
+  Axis height;
+  Axis width;
+};
+
+// kernel_shape, strides, dilations and pads. Every attribute is required: a default would be a
+// second definition of the operator. Throws std::invalid_argument.
+Window ReadWindow(const OrtApi* api, const OrtKernelInfo* info);
+
+// The threads of the session; `run` and `context` of a ParallelFor.
+struct LoopContext {
+  const OrtApi* api;
+  const OrtKernelContext* kernel_context;
+};
+void RunInThreadPool(void* context, size_t count, void (*task)(void*, size_t), void* argument);
+
+}  // namespace lcnn::ort
+
+#endif  // LCNN_SRC_ORT_NODE_H_

@@ -1,0 +1,65 @@
+"""Choose which entries of a sparse kernel stay, by what their loss does to the layer's output on data.
+
+Magnitudes ignore that responses differ in size and are correlated, so that one entry can stand in for others. Here the kernel
+P with a given number of non-zeros that minimises the squared error of the output is sought with the alternating direction
+method of multipliers, the number falling along a cubic schedule (Boza, "Fast and effective weight update for pruned large
+language models", TMLR 2024, arXiv 2401.02938). All filters share one inverse, so it costs about as much as one least squares.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ROUNDS = 30
+FALLING_ROUNDS = 20  # of them, until only the entries asked for are left
+PENALTY = 1.0  # of the distance to a sparse kernel, for responses of unit variance
+DAMPING = 1e-3  # added to these variances, so that responses that hardly vary do not attract large coefficients
+
+
+def largest(scores: Tensor, count: int) -> Tensor:
+    """Return where the ``count`` largest scores are, as booleans of the same shape; of equal ones the first."""
+    flat = scores.reshape(-1)
+    if count <= 0 or count >= len(flat):
+        return torch.full_like(scores, count > 0, dtype=torch.bool)
+    # A selection, not a sort: kernels have millions of entries.
+    least = flat.kthvalue(len(flat) - count + 1).values
+    chosen = flat > least
+    equal = (flat == least).nonzero()[: count - int(chosen.sum()), 0]
+    chosen[equal] = True
+    return chosen.view_as(scores)
+
+
+@torch.no_grad()
+def choose_pattern(ff: Tensor, fy: Tensor, support: Tensor, count: int) -> Tensor:
+    """Return which ``count`` entries of a kernel P to keep so that P f predicts y well.
+
+    Args:
+        ff: (groups, F, F) covariance of the features, F for each group of filters.
+        fy: (groups, F, O) covariance of features and wanted outputs, O filters for each group.
+        support: (groups, O, F) bool, entries that may stay.
+        count: of all groups and filters together; they compete by the error they cause.
+
+    Returns:
+        (groups, O, F) bool inside ``support``; ``support`` itself where it holds no more than ``count``.
+    """
+    available = int(support.sum())
+    if available <= count:
+        return support.clone()
+    variances = ff.diagonal(dim1=1, dim2=2)
+    scale = (variances + DAMPING * variances.mean().clamp(min=torch.finfo(ff.dtype).tiny)).sqrt()
+    # Correlations, so single precision holds them well.
+    unit = (ff / scale[:, :, None] / scale[:, None, :]).float()
+    unit += DAMPING * torch.eye(unit.shape[1])
+    wanted = (fy / scale[:, :, None]).mT.float()  # (groups, O, F)
+    inverse = torch.linalg.inv(unit + PENALTY * torch.eye(unit.shape[1]))
+    kernel = torch.linalg.solve(unit, wanted.mT).mT * support
+    multiplier = torch.zeros_like(kernel)
+    for done in range(1, ROUNDS + 1):
+        left = max(0.0, 1 - done / FALLING_ROUNDS) ** 3
+        moved = kernel + multiplier
+        kept = largest(moved.abs().masked_fill(~support, -1.0), count + round((available - count) * left))
+        sparse = moved * kept
+        multiplier = moved - sparse
+        kernel = (wanted + PENALTY * (sparse - multiplier)) @ inverse
+    return kept
