@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from methods import METHODS, OURS
+from methods import METHODS, OURS, UNIFORM
 
-COLOURS = ("#c0392b", "#e59866", "#2471a3", "#7d3c98", "#1e8449", "#7f8c8d")
-MARKERS = ("o", "v", "s", "^", "D", "x")
+COLOURS = ("#c0392b", "#e59866", "#b7950b", "#2471a3", "#7d3c98", "#1e8449", "#7f8c8d")
+MARKERS = ("o", ".", "v", "s", "^", "D", "x")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def table(content: dict[str, Any]) -> str:
 
 def at_equal_time(found: list[Point]) -> list[str]:
     """Return a line for each speed of ours: the best of the others in the same milliseconds, and the difference."""
-    others, lines = [p for p in found if p.method != OURS], []
+    others, lines = [p for p in found if p.method not in (OURS, UNIFORM)], []  # one rule is ours too
     for ours in (p for p in found if p.method == OURS):
         best = best_at(ours.ms, others)
         start = f"* {ours.ms:.3f} ms: {OURS} {ours.mean:.2f}"

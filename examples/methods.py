@@ -1,8 +1,10 @@
 """The methods compare_methods.py compares: ways to give a net a given number of MACs.
 
-Four of them are plans for ``api.compress_source``, so that refitting, batch norms and fine-tuning are the same for all:
+Five of them are plans for ``api.compress_source``, so that refitting, batch norms and fine-tuning are the same for all:
 
-* ``lookup (ours)``: SVD dictionaries, the largest coefficients of each layer.
+* ``lookup (ours)``: planned in measured milliseconds (``lcnn_compress.budget``): a layer becomes lookups in an SVD dictionary,
+  sparse or low rank in the same operator, or stays dense, so that the sum of their errors is least.
+* ``lookup (one rule)``: SVD dictionaries of one share of the channels, the same density everywhere; nothing is measured.
 * ``lookup (paper)``: k-means dictionaries, every coefficient, an L1 penalty and a threshold while training (Bagherinezhad et
   al. 2017, section 3.2). The threshold is solved for what it leaves at the start; the penalty removes more.
 * ``sparse``: plain pruning by magnitude, run by the same kernels with an identity dictionary.
@@ -37,12 +39,13 @@ from lcnn_compress.graph import Layer
 from lcnn_compress.op import DOMAIN
 from lcnn_compress.plan import LayerPlan, PlanSettings, plan_layers
 
-OURS, PAPER, SPARSE, LOW_RANK, NARROWER, INT8 = (
-    "lookup (ours)", "lookup (paper)", "sparse", "low rank", "narrower", "int8",
+OURS, UNIFORM, PAPER, SPARSE, LOW_RANK, NARROWER, INT8 = (
+    "lookup (ours)", "lookup (one rule)", "lookup (paper)", "sparse", "low rank", "narrower", "int8",
 )  # fmt: skip
-METHODS = (OURS, PAPER, SPARSE, LOW_RANK, NARROWER, INT8)
+METHODS = (OURS, UNIFORM, PAPER, SPARSE, LOW_RANK, NARROWER, INT8)
 CANDIDATES: dict[str, tuple[str, ...]] = {
-    OURS: ("dictionary 0.3", "dictionary 0.5"),  # its share of the MACs that the layers may have
+    OURS: ("effects on outputs", "errors of filters"),  # what adds up to the error of a net
+    UNIFORM: ("dictionary 0.3", "dictionary 0.5"),  # its share of the MACs that the layers may have
     PAPER: ("dictionary 0.3", "dictionary 0.5"),
     SPARSE: ("one density", "one threshold"),  # for all layers; a threshold in units of each layer's root mean square
     LOW_RANK: ("one share", "one energy"),  # of the channels, or of the squared singular values
@@ -91,7 +94,7 @@ class Rewriting:
         self.fixed = self.total - sum(layer.dense_macs for layer in self.layers)
 
     def plan(self, method: str, candidate: str, speed: float, seed: int = 0) -> Planned:
-        """Return what makes the net have ``speed`` times fewer MACs, as nearly as whole numbers allow.
+        """Return what makes the net have ``speed`` times fewer MACs, as nearly as whole numbers allow; not for ``OURS``.
 
         Raises:
             SettingsError: the method cannot reach it.
@@ -104,7 +107,7 @@ class Rewriting:
         room = self.fixed + float(candidate.split()[1]) * (target - self.fixed)
         share = solve(lambda t: self._macs([self._rows(layer, t) for layer in self.layers], None), room)
         rows = [self._rows(layer, share) for layer in self.layers]
-        return self._lookup(rows, target) if method == OURS else self._paper(rows, target, seed)
+        return self._uniform(rows, target) if method == UNIFORM else self._paper(rows, target, seed)
 
     def _macs(self, rows: Sequence[int], densities: Sequence[float] | None) -> int:
         """MACs of the net with so many dictionary rows and densities; a layer that gains nothing stays dense."""
@@ -118,7 +121,7 @@ class Rewriting:
     def _rows(layer: Layer, share: float) -> int:
         return max(1, round(share * min(_channels(layer), _vectors(layer) - 1)))
 
-    def _lookup(self, rows: list[int], target: float) -> Planned:
+    def _uniform(self, rows: list[int], target: float) -> Planned:
         density = solve(lambda t: self._macs(rows, [t] * len(rows)), target)
         chosen = zip(self.layers, rows, strict=True)
         rewritten = {layer.name: _plan(layer, "lookup", k, k, density) for layer, k in chosen}

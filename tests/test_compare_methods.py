@@ -61,7 +61,7 @@ def test_solve_returns_the_largest_share_that_fits(methods: Any) -> None:
         methods.solve(lambda t: 400 + round(t), 300)
 
 
-@pytest.mark.parametrize("method", ["lookup (ours)", "lookup (paper)", "sparse", "low rank"])
+@pytest.mark.parametrize("method", ["lookup (one rule)", "lookup (paper)", "sparse", "low rank"])
 @pytest.mark.parametrize("which", [0, 1])
 def test_plans_have_the_macs_that_were_asked_for(methods: Any, method: str, which: int) -> None:
     source = api.open_model(small_net(), SHAPE)
