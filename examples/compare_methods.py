@@ -3,7 +3,7 @@
 methods.py says what the methods are, method_nets.py what the nets. Every method gets two settings of its own kind times two
 learning rates to choose from, on images that are neither trained nor tested on, with the first seed. Refitting, batch norms and
 fine-tuning are the same for all plans, on the same number of images; a narrower net trains for as many seconds of processor
-time as "lookup (ours)" took for everything. Seeds are of k-means, calibration images, first weights and the order of images.
+time as "lookup (ours)" took once it was planned. Seeds are of k-means, calibration images, first weights and the order of images.
 Each net is scored on the test images once. Milliseconds are of one image in ONNX Runtime, one thread: all files of a net run in
 turn, each twice, and the second run counts, as in a stream of images.
 
@@ -261,8 +261,8 @@ class Comparison:
 
     def _compressed(self, task: Task, choice: Choice) -> Made:
         """Compress by a plan, refit and fine-tune."""
-        started = time.process_time()
         planned = self._plan(task, choice)
+        started = time.process_time()
         tuning = self._tuning(choice, task.seed, planned.threshold)
         settings = CompressSettings(init=planned.init, seed=task.seed, measure=False, finetune=tuning)
         data = TrainingData(self.case.calibrate(task.seed), Part(self.case.train, self.images, task.seed))

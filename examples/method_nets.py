@@ -101,8 +101,9 @@ def alexnet_case(scored_images: int | None, work: Path) -> Case:
         save_file(model.state_dict(), path)
     source = api.open_model(model, (1, 1, 28, 28))
     return Case(
-        "fashion_alexnet", "top-1, %", source, nets.fashion_alexnet, train, scores, 64, 512, lambda indices: train.x[indices]
-    )
+        "fashion_alexnet", "top-1, %", source, nets.fashion_alexnet, train, scores, 64, 512, lambda indices: train.x[indices],
+        rates=(3e-4, 1e-3),
+    )  # fmt: skip
 
 
 def train_alexnet(train: Images, epochs: int = ALEXNET_EPOCHS) -> nn.Module:

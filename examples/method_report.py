@@ -15,6 +15,7 @@ import numpy as np
 from methods import METHODS, OURS, UNIFORM
 
 COLOURS = ("#c0392b", "#e59866", "#b7950b", "#2471a3", "#7d3c98", "#1e8449", "#7f8c8d")
+SHOWN = 12  # points or dB below the dense net; what is worse is in the table only
 MARKERS = ("o", ".", "v", "s", "^", "D", "x")
 
 
@@ -112,7 +113,7 @@ def draw(content: dict[str, Any], path: Path) -> None:
     matplotlib.use("svg")
     matplotlib.rcParams |= {"svg.hashsalt": "lcnn", "font.size": 9, "svg.fonttype": "none"}
     from matplotlib import pyplot
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     nets = [net for net in content["dense"] if net in content["times"]]
     figure, axes = pyplot.subplots(1, len(nets), figsize=(4.2 * len(nets), 3.8), squeeze=False, layout="constrained")
@@ -130,6 +131,8 @@ def draw(content: dict[str, Any], path: Path) -> None:
                 linewidth=1.6 if method == OURS else 1.0, capsize=2, label=method,
             )  # fmt: skip
         axis.set(title=net, xscale="log", xlabel="ms for one image, 1 thread", ylabel=dense["metric"])
+        axis.set_ylim(bottom=max(axis.get_ylim()[0], dense["score"] - SHOWN))
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(color="#eeeeee", which="both")
