@@ -3,7 +3,7 @@
 methods.py says what the methods are, method_nets.py what the nets. Every method gets two settings of its own kind times two
 learning rates to choose from, on images that are neither trained nor tested on, with the first seed. Refitting, batch norms and
 fine-tuning are the same for all plans, on the same number of images; a narrower net trains for as many seconds of processor
-time as "lookup (ours)" took once it was planned. Seeds are of k-means, calibration images, first weights and the order of images.
+time as "lookup (ours)" took after planning. Seeds are of k-means, calibration images, first weights and the order of images.
 Each net is scored on the test images once. Milliseconds are of one image in ONNX Runtime, one thread: all files of a net run in
 turn, each twice, and the second run counts, as in a stream of images.
 
@@ -31,8 +31,6 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from lcnn_compress.budget import Problem, Target, prepare
-from lcnn_compress.budget_fit import fit
 from method_nets import CASES, Case
 from method_report import draw, table
 from methods import (
@@ -52,6 +50,8 @@ from methods import (
 from torch import Tensor, fx, nn
 
 from lcnn_compress import api, benchmark, runtime
+from lcnn_compress.budget import Problem, Target, prepare
+from lcnn_compress.budget_fit import fit
 from lcnn_compress.data import Examples
 from lcnn_compress.errors import ModelError, SettingsError
 from lcnn_compress.evaluation import onnx_runner, torch_runner

@@ -77,7 +77,8 @@ def best_at(ms: float, others: list[Point]) -> tuple[float, str] | None:
 def table(content: dict[str, Any]) -> str:
     """Return Markdown: a table for each net, and below it what is better than ours in the same time."""
     lines = []
-    for net, dense in content["dense"].items():
+    for net in content["times"]:
+        dense = content["dense"][net]
         found = points(content, net)
         lines += [
             f"\n{net}: dense {dense['score']:.2f} ({dense['metric']}), {content['times'][net]['dense']['ms']:.2f} ms, "
@@ -115,7 +116,7 @@ def draw(content: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    nets = [net for net in content["dense"] if net in content["times"]]
+    nets = list(content["times"])
     figure, axes = pyplot.subplots(1, len(nets), figsize=(4.2 * len(nets), 3.8), squeeze=False, layout="constrained")
     for axis, net in zip(axes[0], nets, strict=True):
         found, dense = points(content, net), content["dense"][net]
