@@ -181,7 +181,11 @@ class Comparison:
         """Return the keys of the results that are not there yet, and one for the timing."""
         keys = ["times"]
         for method in self.options.methods:
-            keys += [f"{method}/{speed:g}/search/{choice}" for speed in self.searched for choice in choices(method, self.rates)]
+            keys += [
+                f"{method}/{speed:g}/search/{choice}"
+                for speed in self._searched(method)
+                for choice in choices(method, self.rates)
+            ]
             speeds = (1.0, *self.speeds) if method == INT8 else self.speeds
             keys += [f"{method}/{speed:g}/{seed}" for speed in speeds for seed in range(self.options.seeds)]
         return [key for key in keys if f"{self.case.name}/{key}" not in self.results.content["runs"]]
@@ -201,9 +205,12 @@ class Comparison:
                 for seed in range(self.options.seeds):
                     self._final(Task(method, speed, seed), choice)
 
+    def _searched(self, method: str) -> tuple[float, ...]:
+        return (1.0,) if method == INT8 else self.searched  # the ranges of int8 are chosen on the dense net
+
     def _choose(self, method: str, speed: float) -> Choice | None:
         """Return the candidate that is best on the validation images at the nearest speed that is searched."""
-        task = Task(method, min(self.searched, key=lambda s: abs(math.log(s / speed))), 0)
+        task = Task(method, min(self._searched(method), key=lambda s: abs(math.log(s / speed))), 0)
         scores: dict[Choice, float] = {}
         for choice in choices(method, self.rates):
             key = f"{self.case.name}/{method}/{task.speed:g}/search/{choice}"
