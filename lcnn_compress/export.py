@@ -10,7 +10,8 @@ import copy
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -334,20 +335,26 @@ def _clean(model: onnx.ModelProto) -> None:
 
 
 def _name_layers(model: onnx.ModelProto) -> None:
-    """Give every node that reads a layer's weight the layer's name."""
+    """Give every node that reads a layer's weights the layer's name."""
+    reads = Counter(name for node in model.graph.node for name in node.input)
     for node in model.graph.node:
-        if (layer := layer_of(node)) is not None:
+        if (layer := layer_of(node, reads)) is not None:
             node.name = layer
 
 
-def layer_of(node: onnx.NodeProto) -> str | None:
-    """Return the layer whose weight or coefficients the node reads, or None."""
-    # Not the dictionary: the exporter keeps one of equal tensors, and sparse layers have equal dictionaries.
-    position, suffix = (3, ".coefficients") if node.op_type == OP_TYPE else (1, ".weight")
-    known = node.op_type in ("Conv", "Gemm", "MatMul", OP_TYPE)
-    if not known or len(node.input) <= position or not node.input[position].endswith(suffix):
+def layer_of(node: onnx.NodeProto, reads: Mapping[str, int]) -> str | None:
+    """Return the layer whose weights the node reads, or None.
+
+    The exporter keeps one of equal tensors, such as the identities of sparse layers: a tensor that no other node reads tells.
+
+    Args:
+        reads: how many nodes read each tensor.
+    """
+    leaves = (".dictionary", ".gaps", ".coefficients") if node.op_type == OP_TYPE else (".weight",)
+    if node.op_type not in ("Conv", "Gemm", "MatMul", OP_TYPE):
         return None
-    return str(node.input[position].removesuffix(suffix))
+    names = [name for name, leaf in zip(node.input[1:], leaves, strict=False) if name.endswith(leaf)]
+    return next((n.rpartition(".")[0] for n in sorted(names, key=lambda name: reads[name])), None)
 
 
 def _fuse(model: onnx.ModelProto) -> None:
