@@ -16,8 +16,9 @@ import onnx
 import torch
 from torch import Tensor, fx, nn
 
-from lcnn_compress import benchmark, runtime
+from lcnn_compress import benchmark, budget_run, runtime
 from lcnn_compress.artefact import Artefact, load_artefact, save_artefact
+from lcnn_compress.budget import Target
 from lcnn_compress.data import Examples
 from lcnn_compress.errors import LcnnError, SettingsError
 from lcnn_compress.evaluation import Score, onnx_runner, score, torch_runner
@@ -29,6 +30,8 @@ from lcnn_compress.loading import LoadedModel, infer_input_shape, load_model
 from lcnn_compress.pipeline import CompressSettings, TrainingData, compress_net
 from lcnn_compress.plan import LayerPlan
 from lcnn_compress.progress import Progress, silent
+from lcnn_compress.sensitivity import SensitivitySettings
+from lcnn_compress.sensitivity import sensitivity as layer_sensitivity
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,32 @@ def compress_source(
     progress: Progress = silent,
 ) -> Artefact:
     """Compress a loaded model; with the ``plans`` of an earlier run its decisions are repeated and nothing is measured."""
-    artefact = compress_net(source.net, source.input_shape, settings, data, plans, progress)
+    return _identified(compress_net(source.net, source.input_shape, settings, data, plans, progress), source)
+
+
+def compress_to_target(
+    source: Source, settings: CompressSettings, target: Target, data: TrainingData = TrainingData(), progress: Progress = silent
+) -> Artefact:
+    """Compress a loaded model to a speed-up, latency, file size or largest drop; see ``budget_run.compress_to_target``."""
+    artefact = budget_run.compress_to_target(source.net, source.input_shape, settings, target, data, progress=progress)
+    return _identified(artefact, source)
+
+
+def forecast(
+    source: Source, settings: CompressSettings, target: Target, data: TrainingData = TrainingData(), progress: Progress = silent
+) -> dict[str, Any]:
+    """Return the plan for a target and what it is expected to give; nothing is built."""
+    return budget_run.forecast(source.net, source.input_shape, settings, target, data, progress=progress)
+
+
+def sensitivity(
+    source: Source, settings: SensitivitySettings, data: TrainingData, progress: Progress = silent
+) -> dict[str, Any]:
+    """Return what compressing one layer alone costs; see ``sensitivity.sensitivity``."""
+    return layer_sensitivity(source.net, source.input_shape, settings, data, progress)
+
+
+def _identified(artefact: Artefact, source: Source) -> Artefact:
     # Where the model lies decides nothing, so it is in the report only: the configuration has the same bytes anywhere.
     identity = {key: source.origin[key] for key in ("kind", "arch", "sha256")}
     artefact.config |= {"model": identity, "input_shape": list(source.input_shape)}

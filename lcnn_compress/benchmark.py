@@ -116,8 +116,9 @@ def compare(dense: Path, lookup: Path, settings: BenchSettings = BenchSettings()
     }  # fmt: skip
 
 
-def layer_times(model: Path, *, threads: int = 1, runs: int = 20, seed: int = 0) -> dict[str, float]:
-    """Return the median time of every layer for one image, in ms, and of everything else as ``"(other)"``.
+def layer_times(model: Path, *, threads: int = 1, runs: int = 20, rounds: int = 1, seed: int = 0) -> dict[str, float]:
+    """Return the time of every layer for one image, in ms, and of everything else as ``"(other)"``: the least of the medians
+    of ``rounds``.
 
     A layer is a node Conv, Gemm, MatMul or LookupConv that has a name. An activation counts where it was fused into the layer;
     layout changes next to a LookupConv count for it (``_add_layout_changes``). A layer that cannot be found in the profile is
@@ -128,8 +129,9 @@ def layer_times(model: Path, *, threads: int = 1, runs: int = 20, seed: int = 0)
     """
     with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
         profile = _Profile(model, threads, seed, Path(folder))
-        profile.run(PROFILE_WARMUP + runs)
-        return _medians(profile.finish()[PROFILE_WARMUP:])
+        for _ in range(rounds):
+            profile.run(PROFILE_WARMUP + runs)
+        return _least_medians(profile.finish(), rounds)
 
 
 def measure_gain(

@@ -77,6 +77,28 @@ class Examples(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some of the examples of ``whole``: those at ``indices`` (n,)."""
+
+    whole: Examples
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return examples of this part, as ``Examples.batch``."""
+        return self.whole.batch(self.indices[indices])
+
+
+def split(examples: Examples, n_held_out: int, seed: int) -> tuple[Part, Part]:
+    """Return all examples but ``n_held_out``, and those; drawn at random by ``seed``, each part in its original order."""
+    drawn = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
+    held_out, rest = drawn[:n_held_out].sort().values, drawn[n_held_out:].sort().values
+    return Part(examples, rest), Part(examples, held_out)
+
+
 def load_examples(
     spec: str,
     input_shape: tuple[int, ...],

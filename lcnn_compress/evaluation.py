@@ -29,15 +29,22 @@ class Score:
 
 
 def score(run: Run, examples: Examples, progress: Progress = silent) -> Score:
-    """Run a net over all examples and score it.
+    """Run a net over all examples and score it: the mean of ``image_scores``, with the same errors."""
+    metric, values = image_scores(run, examples, progress)
+    return Score(metric, float(values.sum()) / max(1, len(values)), len(values))
 
-    PSNR is 10 log10(1 / mean squared error) for each image with values in [0, 1], then the mean over images.
+
+def image_scores(run: Run, examples: Examples, progress: Progress = silent) -> tuple[str, Tensor]:
+    """Run a net over all examples; return the metric and the score of each image, (n,) float64.
+
+    A class is right, 100, or wrong, 0. PSNR is 10 log10(1 / mean squared error) of an image with values in [0, 1].
 
     Raises:
         DataError: the examples carry no labels, or the outputs do not fit them.
         ModelError: an output is not a number.
     """
-    total, done, metric = 0.0, 0, ""
+    parts: list[Tensor] = []
+    done, metric = 0, ""
     for x, y in batches(examples, BATCH):
         if y is None:
             raise DataError("the data has no labels or targets; evaluation needs them (class folders, or y in the .npz)")
@@ -45,24 +52,25 @@ def score(run: Run, examples: Examples, progress: Progress = silent) -> Score:
         if output.isnan().any():
             raise ModelError(f"the net's output for images {done} to {done + len(x) - 1} holds NaN; it cannot be scored")
         metric, part = _accuracy(output, y) if not y.is_floating_point() else _psnr(output, y)
-        total, done = total + part, done + len(x)
+        parts.append(part)
+        done += len(x)
         progress("evaluating", done, len(examples))
-    return Score(metric, total / max(1, done), done)
+    return metric, torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
 
 
-def _accuracy(output: Tensor, y: Tensor) -> tuple[str, float]:
+def _accuracy(output: Tensor, y: Tensor) -> tuple[str, Tensor]:
     if output.ndim != 2 or (len(y) and int(y.max()) >= output.shape[1]):
         raise DataError(
             f"labels go up to {int(y.max())}, but the net's output is {tuple(output.shape)}; it must be (n, classes)"
         )
-    return "top1_percent", 100.0 * int((output.argmax(1) == y).sum())
+    return "top1_percent", 100.0 * (output.argmax(1) == y).double()
 
 
-def _psnr(output: Tensor, y: Tensor) -> tuple[str, float]:
+def _psnr(output: Tensor, y: Tensor) -> tuple[str, Tensor]:
     if output.shape != y.shape:
         raise DataError(f"targets are {tuple(y.shape)}, but the net's output is {tuple(output.shape)}; they must be equal")
     error = (output.double() - y.double()).square().flatten(1).mean(1).clamp_min(1e-20)
-    return "psnr_db", float((-10 * error.log() / math.log(10)).sum())
+    return "psnr_db", -10 * error.log() / math.log(10)
 
 
 def torch_runner(net: fx.GraphModule) -> Run:

@@ -10,7 +10,8 @@ import copy
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,6 +172,39 @@ def _difference(net: fx.GraphModule, data: bytes, size: tuple[int, ...], *, nati
     return worst
 
 
+def with_factors(model: onnx.ModelProto, net: fx.GraphModule, coefficients: str) -> onnx.ModelProto:
+    """Return a copy of an exported net whose LookupConv nodes hold what their layers are in ``net``: a twin of that net.
+
+    A layer that is dense in ``net`` becomes an ordinary Conv with its weight. Biases stay.
+
+    Args:
+        model: the net with some lookup convolution in each of these layers.
+        net: of the same layers, batch norms folded.
+        coefficients: "float16" or "float32".
+    """
+    dtype = {"float16": np.float16, "float32": np.float32}[coefficients]
+    modules = {node.name: net.get_submodule(node.name) for node in model.graph.node if node.domain == DOMAIN}
+    model = dense_form(model, {name for name, module in modules.items() if not isinstance(module, LookupConv2d)})
+    graph = model.graph
+    for node in graph.node:
+        module = modules.get(node.name)
+        if isinstance(module, LookupConv2d):
+            gaps, listed = encode_positions((module.sparse_kernel * module.support).detach().numpy())
+            values = (module.dictionary.detach().numpy().astype(dtype), gaps, listed.astype(dtype))
+            # The exporter lets layers share equal lists: each gets its own.
+            names = [f"{node.name}.own_{leaf}" for leaf in ("dictionary", "gaps", "coefficients")]
+            graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in zip(names, values, strict=True))
+            node.input[1:4] = names
+        elif module is not None:
+            tensor = next(t for t in graph.initializer if t.name == node.input[1])
+            weight = module.weight
+            assert isinstance(weight, Tensor)
+            values_of = weight.detach().numpy().reshape(tuple(tensor.dims))
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values_of), tensor.name))
+    _drop_unread(graph)
+    return model
+
+
 def dense_form(model: onnx.ModelProto, names: set[str] | None = None) -> onnx.ModelProto:
     """Return a copy in which LookupConv nodes (all, or those named) are ordinary Convs with the rebuilt weight."""
     model = onnx.ModelProto.FromString(model.SerializeToString())
@@ -301,20 +335,26 @@ def _clean(model: onnx.ModelProto) -> None:
 
 
 def _name_layers(model: onnx.ModelProto) -> None:
-    """Give every node that reads a layer's weight the layer's name."""
+    """Give every node that reads a layer's weights the layer's name."""
+    reads = Counter(name for node in model.graph.node for name in node.input)
     for node in model.graph.node:
-        if (layer := layer_of(node)) is not None:
+        if (layer := layer_of(node, reads)) is not None:
             node.name = layer
 
 
-def layer_of(node: onnx.NodeProto) -> str | None:
-    """Return the layer whose weight or coefficients the node reads, or None."""
-    # Not the dictionary: the exporter keeps one of equal tensors, and sparse layers have equal dictionaries.
-    position, suffix = (3, ".coefficients") if node.op_type == OP_TYPE else (1, ".weight")
-    known = node.op_type in ("Conv", "Gemm", "MatMul", OP_TYPE)
-    if not known or len(node.input) <= position or not node.input[position].endswith(suffix):
+def layer_of(node: onnx.NodeProto, reads: Mapping[str, int]) -> str | None:
+    """Return the layer whose weights the node reads, or None.
+
+    The exporter keeps one of equal tensors, such as the identities of sparse layers: a tensor that no other node reads tells.
+
+    Args:
+        reads: how many nodes read each tensor.
+    """
+    leaves = (".dictionary", ".gaps", ".coefficients") if node.op_type == OP_TYPE else (".weight",)
+    if node.op_type not in ("Conv", "Gemm", "MatMul", OP_TYPE):
         return None
-    return str(node.input[position].removesuffix(suffix))
+    names = [name for name, leaf in zip(node.input[1:], leaves, strict=False) if name.endswith(leaf)]
+    return next((n.rpartition(".")[0] for n in sorted(names, key=lambda name: reads[name])), None)
 
 
 def _fuse(model: onnx.ModelProto) -> None:

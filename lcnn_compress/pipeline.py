@@ -29,7 +29,7 @@ from lcnn_compress.graph import replace as replace_layer
 from lcnn_compress.modules import LookupConv2d
 from lcnn_compress.plan import LayerPlan, PlanSettings, check_plan, lookups_per_position, plan_layers
 from lcnn_compress.progress import Progress, silent
-from lcnn_compress.summary import layer_rows, make_report
+from lcnn_compress.summary import add_times, layer_rows, make_report
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +68,13 @@ class TrainingData:
     """What may improve a compressed net: unlabelled calibration batches, training examples, a checkpoint to keep or resume.
 
     ``on_plan`` gets the layer decisions before training starts: a resumed run must be given the same ones. ``origin`` says
-    where the data came from, for the configuration; None where it was in memory.
+    where the data came from, for the configuration; None where it was in memory. ``held_out`` are labelled examples nothing
+    is trained or calibrated on: a largest drop is judged by them.
     """
 
     calibration: Sequence[Tensor] = ()
     examples: Examples | None = None
+    held_out: Examples | None = None
     checkpoint: Path | None = None
     resume: bool = False
     on_plan: Callable[[Sequence[LayerPlan]], None] | None = None
@@ -125,7 +127,7 @@ def compress_net(
     training = _improve(net, dense, targets, settings, data, progress)
     rows = layer_rows(net, found, decided, settings.coefficients)
     fold_batch_norms(net)
-    _round_factors(net, settings.coefficients)
+    round_factors(net, settings.coefficients)
     if timing is not None and (training is not None or plans is not None):
         timing.export(net, progress)  # training chose other lookups than those measured before
     config = {
@@ -158,14 +160,19 @@ def _factorise(
     lookups = {}
     for done, (layer, plan) in enumerate(chosen):
         progress("dictionaries", done, len(chosen))
-        dictionary, kernel = factorise(
-            layer.weight().detach().numpy(), groups=layer.geometry.groups, dictionary_size=plan.dictionary_size,
-            lookups=plan.lookups, init=FIXED_INITS.get(plan.kind, settings.init), seed=settings.seed, share=plan.share,
-        )  # fmt: skip
-        factors = torch.from_numpy(dictionary), torch.from_numpy(kernel)
-        lookups[layer.name] = LookupConv2d(*factors, layer.module.bias, layer.geometry, plan.share)
+        lookups[layer.name] = make_lookup(layer, plan, settings.init, settings.seed)
     progress("dictionaries", len(chosen), len(chosen))
     return lookups
+
+
+def make_lookup(layer: Layer, plan: LayerPlan, init: str, seed: int) -> LookupConv2d:
+    """Return the lookup convolution a plan makes of a layer; ``init`` is for layers whose kind does not fix it."""
+    dictionary, kernel = factorise(
+        layer.weight().detach().numpy(), groups=layer.geometry.groups, dictionary_size=plan.dictionary_size,
+        lookups=plan.lookups, init=FIXED_INITS.get(plan.kind, init), seed=seed, share=plan.share,
+    )  # fmt: skip
+    factors = torch.from_numpy(dictionary), torch.from_numpy(kernel)
+    return LookupConv2d(*factors, layer.module.bias, layer.geometry, plan.share)
 
 
 def build_net(dense: fx.GraphModule, input_shape: tuple[int, ...], lookups: dict[str, LookupConv2d]) -> fx.GraphModule:
@@ -175,6 +182,13 @@ def build_net(dense: fx.GraphModule, input_shape: tuple[int, ...], lookups: dict
         if layer.name in lookups:
             replace_layer(net, layer, copy.deepcopy(lookups[layer.name]))
     return net.eval()
+
+
+def measured_totals(artefact: Artefact, settings: CompressSettings, progress: Progress = silent) -> dict[str, float]:
+    """Measure a finished net against its dense form; note the times of layers, return those of the net."""
+    timing = _Timing(artefact.input_shape, settings)
+    timing.export(artefact.net, progress)
+    return add_times(artefact.report["layers"], timing.times)
 
 
 class _Timing:
@@ -299,7 +313,7 @@ def _fill(lookup: Any, weight: Any) -> None:
 
 
 @torch.no_grad()
-def _round_factors(net: fx.GraphModule, dtype: str) -> None:
+def round_factors(net: fx.GraphModule, dtype: str) -> None:
     """Round dictionaries and coefficients to the stored type, so that torch, artefact and ONNX file hold the same net.
 
     The scale of the coefficients moves into the dictionary first, as far as its values stay normal in float16: what is left

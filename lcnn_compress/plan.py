@@ -126,18 +126,37 @@ def plan_layers(layers: Sequence[Layer], settings: PlanSettings) -> list[LayerPl
         ModelError: the net has no convolution or linear layer.
         SettingsError: a glob matches nothing, or the dictionary is larger than any layer allows.
     """
+    rules = parse_dictionary(settings.dictionary)
+    _check_globs(layers, [*settings.only, *settings.skip, *(rule.glob for rule in rules if rule.explicit)])
+    _check_size(layers, rules)
+    total, weights = _totals(layers)
+    return [_plan_layer(layer, settings, rules, total, weights) for layer in layers]
+
+
+def reasons_against(layers: Sequence[Layer], settings: PlanSettings) -> list[str | None]:
+    """Return for each layer why it stays dense on principle, or None where it may be compressed; ``--dict`` plays no part.
+
+    Raises:
+        ModelError: the net has no convolution or linear layer.
+        SettingsError: a glob matches nothing.
+    """
+    _check_globs(layers, [*settings.only, *settings.skip])
+    total, weights = _totals(layers)
+    return [_reason_against(layer, settings, _named(layer, settings), total, weights) for layer in layers]
+
+
+def _totals(layers: Sequence[Layer]) -> tuple[int, int]:
+    """Return MACs and weights of all layers."""
+    return sum(layer.dense_macs for layer in layers), sum(layer.weight().numel() for layer in layers)
+
+
+def _check_globs(layers: Sequence[Layer], globs: Sequence[str]) -> None:
     if not layers:
         raise ModelError("the model has no Conv2d and no Linear layer; there is nothing to compress")
-    rules = parse_dictionary(settings.dictionary)
-    globs = [*settings.only, *settings.skip, *(rule.glob for rule in rules if rule.explicit)]
     for glob in globs:
         if not any(fnmatchcase(layer.name, glob) for layer in layers):
             names = ", ".join(layer.name for layer in layers[:8])
             raise SettingsError(f"'{glob}' matches no layer; the layers are {names}{', ...' if len(layers) > 8 else ''}")
-    _check_size(layers, rules)
-    total = sum(layer.dense_macs for layer in layers)
-    weights = sum(layer.weight().numel() for layer in layers)
-    return [_plan_layer(layer, settings, rules, total, weights) for layer in layers]
 
 
 def _check_size(layers: Sequence[Layer], rules: Sequence[DictionaryRule]) -> None:
@@ -186,7 +205,7 @@ def check_plan(plan: LayerPlan, layer: Layer) -> None:
 
 
 def _plan_layer(layer: Layer, settings: PlanSettings, rules: Sequence[DictionaryRule], total: int, weights: int) -> LayerPlan:
-    named = any(fnmatchcase(layer.name, glob) for glob in settings.only)
+    named = _named(layer, settings)
     rule = next((r for r in rules if fnmatchcase(layer.name, r.glob)), None)
     reason = _reason_against(layer, settings, named or (rule is not None and rule.explicit), total, weights)
     if reason is None and rule is None:
@@ -214,6 +233,10 @@ def _plan_layer(layer: Layer, settings: PlanSettings, rules: Sequence[Dictionary
     return plan
 
 
+def _named(layer: Layer, settings: PlanSettings) -> bool:
+    return any(fnmatchcase(layer.name, glob) for glob in settings.only)
+
+
 def lookups_per_position(plan: LayerPlan) -> float:
     """Return the planned mean number of lookups for one kernel position."""
     return plan.lookups if plan.lookups >= 1 else plan.lookups * plan.dictionary_size
@@ -233,7 +256,7 @@ def planned_macs(layer: Layer, plan: LayerPlan) -> int:
 def _reason_against(layer: Layer, settings: PlanSettings, named: bool, total: int, weights: int) -> str | None:
     if layer.obstacle is not None:
         return layer.obstacle
-    if settings.only and not any(fnmatchcase(layer.name, glob) for glob in settings.only):
+    if settings.only and not _named(layer, settings):
         return "not named by --only"
     for glob in settings.skip:
         if fnmatchcase(layer.name, glob):

@@ -70,6 +70,14 @@ def _rows_used(lookup: LookupConv2d) -> int:
     return int(lookup.support.unflatten(0, (groups, -1)).any(dim=(1, 3, 4)).sum())
 
 
+def add_times(rows: list[dict[str, Any]], times: Gain) -> dict[str, float]:
+    """Write measured times into the rows of layers; return those of the net."""
+    for row in rows:
+        if row["name"] in times.layers:
+            row["dense_ms"], row["lookup_ms"] = times.layers[row["name"]]
+    return {"dense_ms": times.dense_ms, "lookup_ms": times.lookup_ms, "speedup": times.dense_ms / times.lookup_ms}
+
+
 def make_report(
     rows: list[dict[str, Any]], input_shape: tuple[int, ...], training: dict[str, Any] | None, times: Gain | None
 ) -> dict[str, Any]:
@@ -77,10 +85,7 @@ def make_report(
     sums = {key: sum(row[key] for row in rows) for key in ("macs_dense", "macs", "weight_bytes_dense", "weight_bytes")}
     sums["macs_ratio"] = sums["macs_dense"] / max(1, sums["macs"])
     if times is not None:
-        for row in rows:
-            if row["name"] in times.layers:
-                row["dense_ms"], row["lookup_ms"] = times.layers[row["name"]]
-        sums |= {"dense_ms": times.dense_ms, "lookup_ms": times.lookup_ms, "speedup": times.dense_ms / times.lookup_ms}
+        sums |= add_times(rows, times)
     return {
         "command": "compress", "input_shape": list(input_shape), "layers": rows, "totals": sums, "training": training,
         "evaluation": None, "machine": machine(),

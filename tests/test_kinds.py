@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from lcnn_compress import api
 from lcnn_compress.errors import SettingsError
+from lcnn_compress.export import ExportSettings, to_onnx
 from lcnn_compress.finetune import FinetuneSettings
 from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.graph import capture, layers
 from lcnn_compress.modules import LookupConv2d
-from lcnn_compress.pipeline import CompressSettings, TrainingData
+from lcnn_compress.pipeline import CompressSettings, TrainingData, build_net
 from lcnn_compress.plan import LayerPlan, check_plan, planned_macs
 
 PLANS = [
@@ -96,6 +97,14 @@ def test_sparse_layers_of_equal_width_keep_their_names(tmp_path: Path) -> None:
     artefact = api.compress_source(api.open_model(net, (1, 8, 9, 9)), CompressSettings(measure=False), plans=plans)
     api.export_onnx(artefact, tmp_path / "net.onnx")
     assert [node.name for node in onnx.load(tmp_path / "net.onnx").graph.node] == ["0", "2"]
+
+
+def test_layers_of_equal_lists_keep_their_names() -> None:
+    net = capture(nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)), torch.zeros(1, 8, 9, 9))
+    empty = torch.zeros(8, 1, 3, 3)
+    lookups = {n: LookupConv2d(torch.full((1, 8), float(n)), empty, None, ConvGeometry((3, 3))) for n in ("0", "2")}
+    model = to_onnx(build_net(net, (1, 8, 9, 9), lookups), (1, 8, 9, 9), ExportSettings(), {})
+    assert [node.name for node in model.graph.node] == ["0", "2"]
 
 
 @pytest.mark.parametrize("sparsity", ["gradual", "threshold"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,6 +53,11 @@ def compress(
     context: typer.Context,
     model: options.Model,
     dict_: options.Dictionary = "0.25",
+    target_speedup: options.TargetSpeedup = None,
+    target_latency_ms: options.TargetLatency = None,
+    target_size_mb: options.TargetSize = None,
+    max_drop: options.MaxDrop = None,
+    dry_run: options.DryRun = False,
     lookups: options.Lookups = None,
     share: options.Share = 1,
     init: options.Init = "kmeans",
@@ -90,21 +96,33 @@ def compress(
     from lcnn_compress.plan import PlanSettings
 
     target, given = output or options.default_output(model), options.given(context)
-    request.check_output(target)
+    wanted = options.target(given, {
+        "target_speedup": target_speedup, "target_latency_ms": target_latency_ms, "target_size_mb": target_size_mb,
+        "max_drop": max_drop,
+    })  # fmt: skip
+    if not dry_run:
+        request.check_output(target)
     tuning = None
     if epochs:
         tuning = FinetuneSettings(epochs, batch_size, lr, sparsity, threshold_c, l1, distill, seed=seed)
     plan = PlanSettings(dict_, request.lookups(lookups), tuple(only or ()), tuple(skip or ()), keep_slow, share)
     settings = CompressSettings(plan, init, seed, coefficients, measure, threads, tuning)
     feed = request.Feed(calib, samples, data, options.numbers("--mean", mean), options.numbers("--std", std))
-    run = request.Run(settings, feed, arch, options.input_shape(input_shape))
+    if wanted is not None:
+        settings, feed = request.for_target(settings, feed, wanted[0], given, resume)
+    run = request.Run(settings, feed, arch, options.input_shape(input_shape), target=wanted)
     if config is None:
         options.check_together(given, sparsity)
     else:
         run = request.repeat(config, given, run)
     if run.settings.finetune is not None:
         request.require(run.feed.data is not None, "--epochs asks for fine-tuning, but there is no training data; add --data")
-    report = _compress(model, run, target, trust_pickle=trust_pickle, resume=resume, quiet=quiet, bars=not (quiet or as_json))
+    bars = not (quiet or as_json)
+    if dry_run:
+        report = _forecast(model, run, trust_pickle=trust_pickle, quiet=quiet, bars=bars)
+        render.print_json(report) if as_json else render.forecast(report)
+        return
+    report = _compress(model, run, target, trust_pickle=trust_pickle, resume=resume, quiet=quiet, bars=bars)
     render.print_json(report) if as_json else render.compress_summary(report, str(target))
     _note_error(report, quiet)
     _exit_unless_faster(report, quiet)
@@ -115,6 +133,7 @@ def _compress(
 ) -> dict[str, Any]:
     """Compress, write the artefact and return its report."""
     from lcnn_compress import api
+    from lcnn_compress.budget import Target
     from lcnn_compress.cli import request
 
     checkpoint = request.Checkpoint(target)
@@ -122,15 +141,28 @@ def _compress(
     source = api.open_model(model, run.input_shape, arch=run.arch, trust_pickle=trust_pickle)
     _notes(source, run, trust_pickle, quiet)
     feed = request.data(run.feed, run.settings.seed, source.input_shape)
-    with render.progress(bars) as progress:
-        if run.settings.finetune is None:
-            artefact = api.compress_source(source, run.settings, feed, plans, progress)
-            api.save(artefact, target)
+    keeping = nullcontext(feed) if run.settings.finetune is None else checkpoint.keeping(feed, resume)
+    with render.progress(bars) as progress, keeping as kept:
+        if run.target is None or plans is not None:
+            artefact = api.compress_source(source, run.settings, kept, plans, progress)
         else:
-            with checkpoint.keeping(feed, resume) as kept:
-                artefact = api.compress_source(source, run.settings, kept, plans, progress)
-                api.save(artefact, target)
+            artefact = api.compress_to_target(source, run.settings, Target(*run.target), kept, progress)
+        api.save(artefact, target)
     return artefact.report
+
+
+def _forecast(model: str, run: Run, *, trust_pickle: bool, quiet: bool, bars: bool) -> dict[str, Any]:
+    """Return the plan for a target."""
+    from lcnn_compress import api
+    from lcnn_compress.budget import Target
+    from lcnn_compress.cli import request
+
+    assert run.target is not None
+    source = api.open_model(model, run.input_shape, arch=run.arch, trust_pickle=trust_pickle)
+    _notes(source, run, trust_pickle, quiet)
+    feed = request.data(run.feed, run.settings.seed, source.input_shape)
+    with render.progress(bars) as progress:
+        return api.forecast(source, run.settings, Target(*run.target), feed, progress)
 
 
 def _notes(source: Source, run: Run, trust_pickle: bool, quiet: bool) -> None:
@@ -164,6 +196,50 @@ def _exit_unless_faster(report: dict[str, Any], quiet: bool) -> None:
     elif speedup <= 1:
         render.warn(f"the whole net is not faster than dense ({speedup:.2f}x)")
         raise typer.Exit(1)
+
+
+@app.command()
+@guarded
+def sensitivity(
+    context: typer.Context,
+    model: options.Model,
+    sizes: options.Sizes = "0.5,0.25,0.125",
+    data: options.SensitivityData = None,
+    calib: options.SensitivityCalib = None,
+    samples: options.Samples = 512,
+    limit: options.Limit = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    only: options.Only = None,
+    skip: options.Skip = None,
+    init: options.Init = "kmeans",
+    seed: options.Seed = 0,
+    plot: options.Plot = None,
+    arch: options.Arch = None,
+    input_shape: options.InputShape = None,
+    trust_pickle: options.TrustPickle = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Show what compressing one layer alone costs, layer by layer, at several sizes."""
+    from lcnn_compress import api
+    from lcnn_compress.cli import request
+    from lcnn_compress.plan import PlanSettings
+    from lcnn_compress.sensitivity import SensitivitySettings, picture
+
+    request.require(plot is None or plot.suffix == ".svg", f"--plot is '{plot}'; it must end in .svg")
+    request.require(data is not None or calib is not None, "sensitivity needs data; add --data (labelled) or --calib")
+    options.check_together(options.given(context) - {"data", "limit"}, "gradual")
+    plan = PlanSettings(only=tuple(only or ()), skip=tuple(skip or ()))
+    settings = SensitivitySettings(options.shares("--sizes", sizes), plan, init, seed)
+    feed = request.Feed(calib, samples, data, options.numbers("--mean", mean), options.numbers("--std", std))
+    source = api.open_model(model, options.input_shape(input_shape), arch=arch, trust_pickle=trust_pickle)
+    loaded = request.data(feed, seed, source.input_shape, limit)
+    with render.progress(not (quiet or as_json)) as progress:
+        result = api.sensitivity(source, settings, loaded, progress)
+    if plot is not None:
+        request.write(plot, picture(result))
+    render.print_json(result) if as_json else render.sensitivity(result)
 
 
 @app.command()

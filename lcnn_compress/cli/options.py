@@ -42,6 +42,36 @@ Dictionary = Annotated[
         metavar="SIZE",
     ),
 ]
+TargetSpeedup = Annotated[
+    float | None, Option("--target-speedup", help="Instead of --dict: a net so many times faster, measured", metavar="X")
+]
+TargetLatency = Annotated[
+    float | None, Option("--target-latency-ms", help="Instead of --dict: milliseconds for one image, measured", metavar="MS")
+]
+TargetSize = Annotated[
+    float | None, Option("--target-size-mb", help="Instead of --dict: largest ONNX file, MB of 10**6 bytes", metavar="MB")
+]
+MaxDrop = Annotated[
+    float | None,
+    Option(
+        "--max-drop",
+        help="Instead of --dict: the fastest net that loses at most so much on a part of --data held out, in points or dB",
+        metavar="D",
+    ),
+]
+DryRun = Annotated[bool, Option("--dry-run", help="Show the plan for a target and what it is expected to give; write nothing")]
+Sizes = Annotated[str, Option(help="Dictionaries to try, as shares of the channels", metavar="SHARE,...")]
+Plot = Annotated[Path | None, Option("--plot", help="Also draw the table as a picture, .svg", metavar="FILE")]
+SensitivityData = Annotated[
+    str | None,
+    Option("--data", help="Labelled data: the drop is measured; folder, .npz with x and y, or pkg.mod:fn", metavar="DATA"),
+]
+SensitivityCalib = Annotated[
+    str | None,
+    Option(
+        "--calib", help="Unlabelled data: the error of the outputs is measured, and coefficients are solved", metavar="DATA"
+    ),
+]
 Lookups = Annotated[
     str | None,
     Option(
@@ -136,9 +166,16 @@ FIXED = {
     "batch_size": "--batch-size", "sparsity": "--sparsity", "l1": "--l1", "threshold_c": "--threshold-c",
     "distill": "--distill",
 }  # fmt: skip
+TARGETS = {
+    "target_speedup": "--target-speedup", "target_latency_ms": "--target-latency-ms", "target_size_mb": "--target-size-mb",
+    "max_drop": "--max-drop",
+}  # fmt: skip
+FIXED |= TARGETS | {"dry_run": "--dry-run"}
 _NEEDS = (
-    (("data", "lr", "batch_size", "sparsity", "l1", "threshold_c", "distill"), ("epochs",), "--epochs N"),
+    (("lr", "batch_size", "sparsity", "l1", "threshold_c", "distill"), ("epochs",), "--epochs N"),
+    (("data",), ("epochs", *TARGETS), "--epochs N or a target such as --max-drop"),
     (("samples",), ("calib",), "--calib DATA"),
+    (("dry_run",), tuple(TARGETS), "a target such as --target-speedup 4"),
     (("mean", "std"), ("calib", "data"), "--calib or --data"),
 )
 
@@ -170,6 +207,33 @@ def check_together(names: frozenset[str], sparsity: str) -> None:
             )
 
 
+def target(names: frozenset[str], values: dict[str, float | None]) -> tuple[str, float] | None:
+    """Return what is asked for instead of ``--dict`` as (kind, value), or None.
+
+    Args:
+        names: of the parameters that stand on the command line.
+        values: of ``TARGETS``.
+
+    Raises:
+        SettingsError: more than one thing is asked for, or an option that a target decides.
+    """
+    chosen = [name for name in TARGETS if values[name] is not None]
+    asked = [*(["dict_"] if "dict_" in names else []), *chosen]
+    if len(asked) > 1:
+        first, second = (FIXED[name] for name in asked[:2])
+        raise SettingsError(f"{first} and {second} both say how far to compress; give one of them")
+    if not chosen:
+        return None
+    for name in ("lookups", "keep_slow"):
+        if name in names:
+            raise SettingsError(
+                f"{FIXED[name]} does nothing with {TARGETS[chosen[0]]}, which decides it; leave one of them out"
+            )
+    value = values[chosen[0]]
+    assert value is not None
+    return chosen[0].removeprefix("target_"), value
+
+
 def integers(option: str, text: str, least: int = 1) -> tuple[int, ...]:
     """Read ``1,2,3``.
 
@@ -183,6 +247,18 @@ def integers(option: str, text: str, least: int = 1) -> tuple[int, ...]:
         values = ()
     if not values or min(values) < least:
         raise SettingsError(f"{option} is '{text}'; it must be whole numbers of at least {least}, separated by commas")
+    return values
+
+
+def shares(option: str, text: str) -> tuple[float, ...]:
+    """Read ``0.5,0.25``: shares above 0 and up to 1.
+
+    Raises:
+        SettingsError: not such numbers.
+    """
+    values = numbers(option, text) or ()
+    if not values or not all(0 < value <= 1 for value in values):
+        raise SettingsError(f"{option} is '{text}'; it must be shares above 0 and up to 1, separated by commas")
     return values
 
 

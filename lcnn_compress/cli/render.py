@@ -150,8 +150,82 @@ def compress_summary(report: dict[str, Any], path: str) -> None:
             f"measured {sums['dense_ms']:.3f} -> {sums['lookup_ms']:.3f} ms in ONNX Runtime ({sums['speedup']:.2f}x), "
             f"input {_by(report['input_shape'])}"
         )
+    lines += _budget_lines(report)
     lines.append(f"written {path}")
     text("\n".join(lines))
+
+
+def _budget_lines(report: dict[str, Any]) -> list[str]:
+    """Say how well the forecast of a target held."""
+    budget = report.get("budget")
+    if budget is None:
+        return []
+    sums, lines = report["totals"], []
+    if budget["predicted_speedup"] is not None and "speedup" in sums:
+        lines.append(
+            f"predicted {budget['predicted_ms']:.3f} ms ({budget['predicted_speedup']:.2f}x), measured {sums['lookup_ms']:.3f} "
+            f"ms ({sums['speedup']:.2f}x), {len(budget.get('rounds', []))} rounds"
+        )
+    if "measured_error" in budget:
+        lines.append(
+            f"error of the outputs, as a part of their spread: predicted {budget['predicted_error']:.3f}, measured "
+            f"{budget['measured_error']:.3f}"
+        )
+    if (drop := budget.get("drop")) is not None:
+        unit = METRICS.get(drop["metric"], drop["metric"])
+        lines.append(
+            f"drop {drop['value']:.2f} (95 %: {drop['low']:.2f} to {drop['high']:.2f}) {unit} on {drop['n']} held-out images, "
+            f"dense {drop['dense']:.2f}"
+        )
+    return lines
+
+
+def forecast(report: dict[str, Any]) -> None:
+    """Print the plan for a target."""
+    table = _table("layer", "kind", "k", "density", "ms\nnow / dense", "million MACs\nnow / dense", "error", left=2)
+    for row in report["layers"]:
+        coded = row["kind"] != "dense"
+        times = "" if row["predicted_ms"] is None else f"{row['predicted_ms']:.3f} / {row['dense_ms']:.3f}"
+        table.add_row(
+            row["name"], row["kind"], str(row["dictionary_size"]) if coded else "", f"{row['density']:.3f}" if coded else "",
+            times, f"{row['macs'] / 1e6:.2f} / {row['macs_dense'] / 1e6:.2f}", f"{row['error']:.3f}" if coded else "",
+        )  # fmt: skip
+    _show(table)
+    _reasons([row for row in report["layers"] if row["kind"] == "dense"])
+    budget = report["budget"]
+    what = (
+        "outputs, measured layer by layer" if budget["effects"] == "outputs" else "filters (no data: --calib measures outputs)"
+    )
+    lines = [
+        f"MACs {budget['macs_dense'] / 1e6:.1f} -> {budget['predicted_macs'] / 1e6:.1f} million",
+        f"weights of layers {size(budget['predicted_weight_bytes'])}",
+        f"error {budget['predicted_error']:.3f} of the {what}",
+    ]
+    if budget["predicted_ms"] is not None:
+        lines.append(
+            f"predicted {budget['dense_ms']:.3f} -> {budget['predicted_ms']:.3f} ms ({budget['predicted_speedup']:.2f}x), "
+            f"{budget['threads']} thread{'s' if budget['threads'] > 1 else ''}; nothing was built or written"
+        )
+    text("\n".join(lines))
+
+
+def sensitivity(result: dict[str, Any]) -> None:
+    """Print the drop or error of every layer at every size."""
+    sizes = result["sizes"]
+    table = _table(
+        "layer", "dense\nmillion MACs", *(f"{size:g}\n" + ("drop" if result["metric"] else "error") for size in sizes)
+    )
+    for row in result["layers"]:
+        cells = [f"{form['drop']:.2f}" if result["metric"] else f"{form['error']:.3f}" for form in row["forms"]]
+        table.add_row(row["name"], f"{row['macs_dense'] / 1e6:.2f}", *cells)
+    _show(table)
+    unit = METRICS.get(result["metric"], result["metric"]) if result["metric"] else None
+    what = f"drop in {unit}, dense {result['dense']:.2f}" if unit else "error of the outputs as a part of their spread"
+    text(
+        f"one layer at a time, dictionary as a share of the channels, {result['lookups']:g} of it looked up; {what}, "
+        f"{result['n']} images"
+    )
+    _reasons([{"name": name, "reason": reason} for name, reason in result["dense_layers"].items()])
 
 
 def bench_table(result: dict[str, Any]) -> None:

@@ -11,18 +11,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lcnn_compress import api, benchmark, runtime
 from lcnn_compress.artefact import FILES, is_artefact
 from lcnn_compress.cli.options import FIXED, find_artefact
-from lcnn_compress.data import Examples, Preprocessing, batches, load_examples
+from lcnn_compress.data import Examples, Preprocessing, batches, load_examples, split
 from lcnn_compress.errors import ArtefactError, FileError, SettingsError
 from lcnn_compress.evaluation import Score
 from lcnn_compress.files import write_atomically
 from lcnn_compress.finetune import FinetuneSettings
 from lcnn_compress.graph import fold_batch_norms
-from lcnn_compress.pipeline import CALIBRATION_BATCH, CompressSettings, TrainingData
+from lcnn_compress.pipeline import CALIBRATION_BATCH, CALIBRATION_IMAGES, CompressSettings, TrainingData
 from lcnn_compress.plan import LayerPlan, parse_amount
 from lcnn_compress.progress import Progress
+
+TARGET_INIT = "ksvd"  # at few lookups clearly better than k-means in every layer tried
+HELD_OUT, MOST_HELD_OUT = 0.3, 10_000
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Feed:
     data: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    held_out: float = 0.0  # share of data, to judge by
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Run:
     input_shape: tuple[int, ...] | None
     plans: list[LayerPlan] | None = None
     model: dict[str, Any] | None = None
+    target: tuple[str, float] | None = None  # kind and value
 
 
 @dataclass(frozen=True)
@@ -155,8 +162,8 @@ def read_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def data(feed: Feed, seed: int, input_shape: tuple[int, ...]) -> TrainingData:
-    """Load calibration and training data.
+def data(feed: Feed, seed: int, input_shape: tuple[int, ...], limit: int | None = None) -> TrainingData:
+    """Load calibration and training data, at most ``limit`` examples of the latter.
 
     Raises:
         DataError, FileError: they cannot be used.
@@ -165,9 +172,41 @@ def data(feed: Feed, seed: int, input_shape: tuple[int, ...]) -> TrainingData:
     if feed.calib is not None:
         examples = _examples(feed.calib, feed, input_shape, limit=feed.samples, seed=seed)
         calibration = [x for x, _ in batches(examples, CALIBRATION_BATCH)]
-    training = None if feed.data is None else _examples(feed.data, feed, input_shape)
+    training = None if feed.data is None else _examples(feed.data, feed, input_shape, limit=limit, seed=seed)
+    held_out: Examples | None = None
+    if training is not None and feed.held_out:
+        count = min(MOST_HELD_OUT, round(feed.held_out * len(training)))
+        require(count > 1, f"{feed.data}: holds {len(training)} examples, too few to hold out some; give more")
+        training, held_out = split(training, count, seed)
+    if training is not None and not calibration:
+        some = torch.arange(min(CALIBRATION_IMAGES, len(training)))
+        calibration = [x for x, _ in batches(training, CALIBRATION_BATCH, some)]
     origin = None if feed.calib is None and feed.data is None else asdict(feed)
-    return TrainingData(calibration, training, origin=origin)
+    return TrainingData(calibration, training, held_out, origin=origin)
+
+
+def write(path: Path, content: str) -> None:
+    """Write a text file; raises FileError where it cannot be written."""
+    write_atomically(path, content.encode())
+
+
+def for_target(
+    settings: CompressSettings, feed: Feed, kind: str, given: frozenset[str], resume: bool
+) -> tuple[CompressSettings, Feed]:
+    """Return settings and feed for a run that a target decides.
+
+    Raises:
+        SettingsError: an option does not go with it.
+    """
+    require(settings.measure or kind == "size_mb", "--no-measure leaves out what a target of time or drop needs; drop it")
+    if "init" not in given:
+        settings = replace(settings, init=TARGET_INIT)
+    require(settings.init in ("kmeans", "ksvd"), f"--init {settings.init} does not go with a target; use kmeans or ksvd")
+    if kind != "max_drop":
+        return settings, feed
+    require(feed.data is not None, "--max-drop is judged on labelled examples; add --data")
+    require(not resume, "--resume does not go with --max-drop, which trains several nets; run without it")
+    return settings, replace(feed, held_out=HELD_OUT)
 
 
 def _examples(spec: str, feed: Feed, input_shape: tuple[int, ...], *, limit: int | None = None, seed: int = 0) -> Examples:

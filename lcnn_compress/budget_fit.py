@@ -1,0 +1,173 @@
+"""Meet a target: allocate, build the net, measure it, correct what was foreseen and allocate again.
+
+Layers timed alone and the same layers in a net differ by a few per cent, more where layouts change between them. The built net
+tells by how much, so that a second or third allocation lands.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lcnn_compress import benchmark
+from lcnn_compress.budget import TIMING_ROUNDS, Choice, Problem, Target, runs_for
+from lcnn_compress.errors import SettingsError
+from lcnn_compress.files import write_atomically
+from lcnn_compress.progress import Progress, silent
+
+CLOSE = 0.04  # relative; two measurements of one net differ by as much
+MOST_ROUNDS = 4
+SCALES = (0.3, 3.0)  # of a layer in the net against the layer alone; beyond that something was disturbed
+SIZE_SLACK = 0.97  # of a target size that is used well enough
+MB = 1e6
+
+
+@dataclass
+class Fit:
+    """The choice for a target, and what was foreseen and measured on the way to it, round by round."""
+
+    choice: Choice
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+
+
+def foresee(problem: Problem, target: Target) -> Choice:
+    """Return the choice for a target before anything is built.
+
+    Raises:
+        SettingsError: it cannot be reached; the message says what can.
+    """
+    if target.kind == "size_mb":
+        assert problem.template is not None
+        rest = _rest_bytes(problem)
+        choice = problem.within_bytes(target.value * MB - rest)
+        if choice is None:
+            raise _too_small(target, problem.smallest().weight_bytes + rest)
+        return choice
+    choice = problem.within_ms(wanted_ms(problem, target))
+    return choice or problem.fastest()
+
+
+def wanted_ms(problem: Problem, target: Target) -> float:
+    """Return the time of the net that a target of time asks for."""
+    assert problem.dense_ms is not None
+    return target.value if target.kind == "latency_ms" else problem.dense_ms / target.value
+
+
+def fit(problem: Problem, target: Target, progress: Progress = silent) -> Fit:
+    """Return the choice that meets a target, measured on the built net.
+
+    Raises:
+        SettingsError: the target cannot be reached; the message names the figure that can.
+    """
+    return _fit_size(problem, target) if target.kind == "size_mb" else _fit_time(problem, target, progress)
+
+
+def _fit_time(problem: Problem, target: Target, progress: Progress) -> Fit:
+    rounds: list[tuple[float, Choice]] = []  # measured over wanted
+    notes: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
+        dense = Path(folder) / "dense.onnx"
+        write_atomically(dense, problem.model(problem.stay_dense()).SerializeToString())
+        for _ in range(MOST_ROUNDS):
+            choice = foresee(problem, target)
+            if any(choice.plans == known.plans for _, known in rounds):
+                break
+            gain = _measure(problem, choice, dense, progress)
+            assert choice.ms is not None
+            assert problem.dense_ms is not None
+            # A machine that is busier now slows the dense net too: a ratio stays what it is, a latency does not.
+            pace = 1.0 if target.kind == "latency_ms" else problem.dense_ms / gain.dense_ms
+            ratio = gain.lookup_ms * pace / wanted_ms(problem, target)
+            rounds.append((ratio, choice))
+            notes.append({
+                "predicted_ms": choice.ms, "predicted_speedup": problem.dense_ms / choice.ms, "measured_ms": gain.lookup_ms,
+                "measured_dense_ms": gain.dense_ms, "measured_speedup": gain.dense_ms / gain.lookup_ms,
+            })  # fmt: skip
+            if abs(ratio - 1) <= CLOSE:
+                break
+            learn(problem, choice, gain, pace)
+    ratio, choice = min(rounds, key=lambda pair: abs(math.log(pair[0])))
+    if ratio > 1 + CLOSE and problem.within_ms(wanted_ms(problem, target)) is None:
+        best = max(notes, key=lambda note: float(note["measured_speedup"]))
+        raise SettingsError(
+            f"{_said(target)} cannot be reached: the fastest form of every layer measured {best['measured_ms']:.3g} ms, "
+            f"{best['measured_speedup']:.2f}x; ask for less, or let more layers be compressed with --only"
+        )
+    return Fit(choice, notes)
+
+
+def _measure(problem: Problem, choice: Choice, dense: Path, progress: Progress) -> benchmark.Gain:
+    assert problem.dense_ms is not None
+    lookup = dense.with_name("lookup.onnx")
+    write_atomically(lookup, problem.model(choice).SerializeToString())
+    runs = runs_for(2 * problem.dense_ms)
+    return benchmark.measure_gain(
+        dense, lookup, threads=problem.settings.threads, rounds=TIMING_ROUNDS, runs=runs, progress=progress
+    )
+
+
+def learn(problem: Problem, choice: Choice, gain: benchmark.Gain, pace: float) -> None:
+    """Let what was measured of a built net correct the times of its layers and of the rest.
+
+    Half of each difference is believed (the geometric mean): measurements scatter, and the next choice must not follow that.
+    """
+    expected = choice.ms or 0.0
+    known = 0.0
+    for candidate in choice.picked:
+        name = candidate.plan.name
+        before = problem.ms(candidate)
+        believed = math.sqrt(max(before, 1e-9) * max(gain.layers.get(name, (0.0, before))[1] * pace, 1e-9))
+        known += believed
+        if candidate.plan.kind == "dense":
+            problem.dense_again[name] = believed
+        else:
+            problem.scale[name] = float(np.clip(believed / max(candidate.ms, 1e-9), *SCALES))
+    problem.other_ms = math.sqrt(expected * gain.lookup_ms * pace) - known
+
+
+def _fit_size(problem: Problem, target: Target) -> Fit:
+    rest = float(_rest_bytes(problem))
+    notes: list[dict[str, Any]] = []
+    best: Choice | None = None
+    wanted = target.value * MB
+    actual = wanted
+    for _ in range(MOST_ROUNDS):
+        choice = problem.within_bytes(wanted - rest)
+        if choice is None:
+            break
+        actual = len(problem.model(choice).SerializeToString())
+        notes.append({"predicted_bytes": choice.weight_bytes + rest, "measured_bytes": actual})
+        if actual <= wanted:
+            best = choice
+            if actual >= SIZE_SLACK * wanted:
+                break
+        rest = actual - choice.weight_bytes
+    if best is None:
+        smallest = problem.smallest()
+        n_bytes = len(problem.model(smallest).SerializeToString())
+        if n_bytes > wanted:
+            raise _too_small(target, n_bytes)
+        best = smallest
+    return Fit(best, notes)
+
+
+def _rest_bytes(problem: Problem) -> int:
+    """Return the bytes of a file that belong to no layer, about: those of the dense net without its layers."""
+    model = problem.model(problem.stay_dense())
+    return max(0, len(model.SerializeToString()) - problem.stay_dense().weight_bytes)
+
+
+def _too_small(target: Target, n_bytes: float) -> SettingsError:
+    return SettingsError(
+        f"{_said(target)} cannot be reached: the smallest form of every layer makes a file of {n_bytes / MB:.3g} MB; ask for "
+        "more, or let more layers be compressed with --only"
+    )
+
+
+def _said(target: Target) -> str:
+    return f"--target-{target.kind.replace('_', '-')} {target.value:g}"

@@ -1,0 +1,128 @@
+"""From a target to an artefact, or to the plan alone: options, choice, the built net, and how well the forecast held."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from lcnn_compress.artefact import Artefact
+from lcnn_compress.budget import Choice, Problem, Target, prepare
+from lcnn_compress.budget_drop import fastest_within
+from lcnn_compress.budget_fit import Fit, fit, foresee
+from lcnn_compress.data import batches
+from lcnn_compress.effects import Outputs
+from lcnn_compress.errors import SettingsError
+from lcnn_compress.pipeline import (
+    CALIBRATION_BATCH,
+    CALIBRATION_IMAGES,
+    CompressSettings,
+    TrainingData,
+    compress_net,
+    measured_totals,
+)
+from lcnn_compress.progress import Progress, silent
+
+JUDGED_IMAGES = 128  # on which the error of the built net is held against the forecast
+
+
+def forecast(
+    dense: fx.GraphModule,
+    input_shape: tuple[int, ...],
+    settings: CompressSettings,
+    target: Target,
+    data: TrainingData = TrainingData(),
+    *,
+    cache: Path | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Return the plan for a target with its expected time, MACs, bytes and error; nothing is built (``--dry-run``).
+
+    For a largest drop the plans are those the search would start from: the fastest one and dense.
+
+    Raises:
+        SettingsError, MissingError: as ``compress_to_target``.
+    """
+    data = _calibrated(data)
+    problem = prepare(dense, input_shape, settings, data.calibration, cache=cache, progress=progress)
+    choice = problem.fastest() if target.kind == "max_drop" else foresee(problem, target)
+    return {
+        "command": "compress", "dry_run": True, "input_shape": list(input_shape), "layers": problem.table(choice),
+        "budget": _expected(problem, target, choice),
+    }  # fmt: skip
+
+
+def compress_to_target(
+    dense: fx.GraphModule,
+    input_shape: tuple[int, ...],
+    settings: CompressSettings,
+    target: Target,
+    data: TrainingData = TrainingData(),
+    *,
+    cache: Path | None = None,
+    progress: Progress = silent,
+) -> Artefact:
+    """Compress a captured net to a speed, latency, file size or largest drop; ``dense`` itself is not changed.
+
+    Args:
+        dense: the net, batch norms not folded.
+        input_shape: (1, C, H, W).
+        settings: ``plan`` says which layers may be compressed, its dictionary plays no part.
+        target: what is asked for.
+        data: with calibration inputs or examples effects are measured on outputs; a largest drop needs ``held_out``.
+        cache: folder of layer times; None is the user's.
+        progress: called as work goes on.
+
+    Raises:
+        SettingsError: the target cannot be reached, or a largest drop is asked for without held-out examples.
+        MissingError: the native library is not there.
+    """
+    data = _calibrated(data)
+    if target.kind == "max_drop" and data.held_out is None:
+        raise SettingsError("--max-drop is judged on labelled examples; add --data")
+    problem = prepare(dense, input_shape, settings, data.calibration, cache=cache, progress=progress)
+    if target.kind == "max_drop":
+        found = fastest_within(problem, target.value, data, progress)
+        artefact, choice = found.artefact, found.choice
+        artefact.report["totals"] |= measured_totals(artefact, settings, progress)
+        more: dict[str, Any] = {"drop": asdict(found.drop), "tried": found.tried}
+    else:
+        result: Fit = fit(problem, target, progress)
+        choice = result.choice
+        artefact = compress_net(dense, input_shape, settings, data, choice.plans, progress)
+        more = {"rounds": result.rounds}
+    budget = _expected(problem, target, choice) | more
+    if data.calibration:
+        budget["measured_error"] = Outputs(dense, _few(data.calibration)).error(artefact.net) ** 0.5
+    rows = {row["name"]: row for row in problem.table(choice)}
+    for row in artefact.report["layers"]:
+        row |= {"predicted_ms": rows[row["name"]]["predicted_ms"], "predicted_error": rows[row["name"]]["error"]}
+    artefact.report["budget"] = budget
+    return artefact
+
+
+def _calibrated(data: TrainingData) -> TrainingData:
+    """Let training examples serve where no calibration inputs are given."""
+    if data.calibration or data.examples is None:
+        return data
+    some = torch.arange(min(CALIBRATION_IMAGES, len(data.examples)))
+    return replace(data, calibration=[x for x, _ in batches(data.examples, CALIBRATION_BATCH, some)])
+
+
+def _few(calibration: Sequence[Tensor]) -> list[Tensor]:
+    return list(torch.cat([*calibration])[:JUDGED_IMAGES].split(32))
+
+
+def _expected(problem: Problem, target: Target, choice: Choice) -> dict[str, Any]:
+    dense_ms, ms = problem.dense_ms, choice.ms
+    return {
+        "target": {target.kind: target.value}, "threads": problem.settings.threads,
+        "effects": "outputs" if problem.measured_effects else "filters", "dense_ms": dense_ms, "predicted_ms": ms,
+        "predicted_speedup": None if dense_ms is None or ms is None else dense_ms / ms,
+        "predicted_macs": choice.macs, "macs_dense": sum(layer.dense_macs for layer in problem.found),
+        "predicted_weight_bytes": choice.weight_bytes, "predicted_error": choice.error,
+    }  # fmt: skip

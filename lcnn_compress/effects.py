@@ -1,0 +1,187 @@
+"""What coding one layer does to the outputs of the whole net, measured by replacing that layer alone.
+
+A few forms of each layer are tried on calibration images, their coefficients solved for the layer's own inputs; between them
+the effect is interpolated over the error of the filters, both on logarithmic scales. Effects are squared errors, and those of
+several layers nearly add up as long as they are small.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from lcnn_compress.candidates import Candidate
+from lcnn_compress.dictionary import draft, factorise
+from lcnn_compress.graph import Layer
+from lcnn_compress.local_fit import InputMoments, gather
+from lcnn_compress.progress import Progress, silent
+
+PROBED_LOOKUPS, PROBED_SPARSE, PROBED_RANKS = (1, 4), 3, 4
+MOST_MACS = 1e12  # of the dense net on all images and probes: about a minute of one core
+IMAGES = (16, 64)
+LEAST_EFFECT = 1e-12
+SLOPES = (1.0, 4.0)  # of an effect over the error of the filters, on logarithmic scales, beyond what was tried
+
+
+class Outputs:
+    """The dense net's outputs on calibration images, and how far another net's are from them."""
+
+    def __init__(self, net: fx.GraphModule, batches: Sequence[Tensor]) -> None:
+        self.batches = batches
+        self.expected = [outputs(net, x) for x in batches]
+        joined = torch.cat(self.expected).double()
+        self.variance = float(joined.var(correction=0)) or 1.0
+
+    def error(self, net: fx.GraphModule) -> float:
+        """Return the mean squared difference to the dense outputs, relative to their variance."""
+        pairs = zip(self.batches, self.expected, strict=True)
+        total = sum(float((outputs(net, x).double() - y.double()).square().sum()) for x, y in pairs)
+        return total / sum(y.numel() for y in self.expected) / self.variance
+
+
+@torch.inference_mode()
+def outputs(net: fx.GraphModule, x: Tensor) -> Tensor:
+    """Return the first output of a net in eval mode, as (N, ...)."""
+    result = net.eval()(x)
+    first: Tensor = result[0] if isinstance(result, tuple) else result
+    return first
+
+
+def estimate(
+    dense: fx.GraphModule,
+    layers: Sequence[Layer],
+    options: Sequence[Sequence[Candidate]],
+    batches: Sequence[Tensor],
+    progress: Progress = silent,
+) -> list[list[float]]:
+    """Return the effect of each candidate of each layer on the outputs: mean squared error over variance.
+
+    Args:
+        dense: the net the layers are of.
+        layers: those that may be replaced.
+        options: candidates of each layer, none of them dense.
+        batches: calibration inputs, each (N, ...); some of them are used.
+        progress: gets ("trying layers", forms tried, in total).
+    """
+    probes = [choose_probes(listed) for listed in options]
+    macs = sum(layer.dense_macs for layer in layers) * max(1, sum(map(len, probes)))
+    images = torch.cat([*batches])[: int(np.clip(MOST_MACS / max(1, macs), *IMAGES))]
+    measured = measure(dense, layers, probes, list(images.split(32)), batches, progress)
+    return [
+        [_interpolated(candidate, tried, effects) for candidate in listed]
+        for listed, tried, effects in zip(options, probes, measured, strict=True)
+    ]
+
+
+def choose_probes(options: Sequence[Candidate]) -> list[Candidate]:
+    """Return the forms of a layer that are tried: every dictionary size at few and many lookups, some densities and ranks."""
+
+    def spread(kind: str, count: int) -> list[Candidate]:
+        listed = sorted((c for c in options if c.plan.kind == kind), key=lambda c: c.nonzeros)
+        return [listed[i] for i in sorted(set(np.linspace(0, len(listed) - 1, count).round().astype(int)))] if listed else []
+
+    lookups: list[Candidate] = []
+    for size in sorted({c.plan.dictionary_size for c in options if c.plan.kind == "lookup"}):
+        of_size = [c for c in options if c.plan.kind == "lookup" and c.plan.dictionary_size == size]
+        wanted = [c for c in of_size if c.plan.lookups in PROBED_LOOKUPS]
+        lookups += wanted or of_size[:1]
+    return [*lookups, *spread("sparse", PROBED_SPARSE), *spread("lowrank", PROBED_RANKS)]
+
+
+def measure(
+    dense: fx.GraphModule,
+    layers: Sequence[Layer],
+    probes: Sequence[Sequence[Candidate]],
+    images: Sequence[Tensor],
+    solved_on: Sequence[Tensor],
+    progress: Progress = silent,
+) -> list[list[float]]:
+    """Return the effect on ``images`` of each probe of each layer, replaced alone.
+
+    Args:
+        dense: the net; not changed.
+        layers: of the net.
+        probes: forms of each layer.
+        images: batches of inputs the outputs are compared on.
+        solved_on: batches whose activations the coefficients are solved for; none leaves them as they were coded.
+        progress: gets ("trying layers", forms tried, in total).
+    """
+    net = copy.deepcopy(dense)
+    judge = Outputs(net, images)
+    effects: list[list[float]] = []
+    done, total = 0, sum(map(len, probes))
+    for layer, tried in zip(layers, probes, strict=True):
+        moments = gather(net, layer, solved_on) if solved_on else None
+        effects.append([])
+        for candidate in tried:
+            progress("trying layers", done, total)
+            with replaced(net, layer, _coded(layer, candidate), moments):
+                effects[-1].append(judge.error(net))
+            done += 1
+    progress("trying layers", total, total)
+    return effects
+
+
+@contextmanager
+def replaced(net: fx.GraphModule, layer: Layer, coded: tuple[Tensor, Tensor], moments: InputMoments | None) -> Iterator[None]:
+    """Give a layer of a dense net the weight and bias of another form for a while: the same function, no new graph.
+
+    Args:
+        net: the dense net.
+        layer: of it.
+        coded: dictionary (groups * k, m) and sparse kernel (C_out, k, kH, kW).
+        moments: of the layer's inputs, to solve the coefficients for; None leaves them.
+    """
+    module = net.get_submodule(layer.name)
+    weight, bias = module.weight, module.bias
+    assert isinstance(weight, Tensor)
+    assert bias is None or isinstance(bias, Tensor)
+    dictionary, kernel = coded
+    shift = torch.zeros(layer.out_channels)
+    if moments is None:
+        blocks = dictionary.unflatten(0, (layer.geometry.groups, -1))
+        rebuilt = torch.einsum("gokt,gkm->gomt", kernel.flatten(2).unflatten(0, (layer.geometry.groups, -1)), blocks).flatten(
+            0, 1
+        )
+    else:
+        rebuilt, shift = moments.solve(dictionary, kernel, layer.weight().detach())
+    try:
+        with torch.no_grad():
+            module.weight = nn.Parameter(rebuilt.reshape(weight.shape))
+            module.bias = nn.Parameter(shift if bias is None else bias + shift)
+        yield
+    finally:
+        module.weight, module.bias = weight, bias
+
+
+def _coded(layer: Layer, candidate: Candidate) -> tuple[Tensor, Tensor]:
+    """Return dictionary (groups * k, m) and kernel (C_out, k, kH, kW) of a form; lookups in a quick draft of a dictionary."""
+    plan, weight = candidate.plan, layer.weight().detach().numpy()
+    groups = layer.geometry.groups
+    if plan.kind == "lookup":
+        pair = draft(weight, groups=groups, dictionary_size=plan.dictionary_size, lookups=int(plan.lookups), seed=0)
+    else:
+        init = "identity" if plan.kind == "sparse" else "svd"
+        pair = factorise(weight, groups=groups, dictionary_size=plan.dictionary_size, lookups=plan.lookups, init=init, seed=0)
+    return torch.from_numpy(pair[0]), torch.from_numpy(pair[1])
+
+
+def _interpolated(candidate: Candidate, probes: Sequence[Candidate], effects: Sequence[float]) -> float:
+    """Return the effect of a candidate from those of the probes nearest in kind: of its own dictionary size where there are."""
+    plan, pairs = candidate.plan, list(zip(probes, effects, strict=True))
+    own = [(p, e) for p, e in pairs if p.plan.kind == plan.kind]
+    if plan.kind == "lookup":
+        own = [(p, e) for p, e in own if p.plan.dictionary_size == plan.dictionary_size] or own
+    points = sorted((p.weight_error, e) for p, e in own)
+    # Coarser filters never do less harm: what says so is noise of few images.
+    x = np.log(np.maximum([w for w, _ in points], LEAST_EFFECT))
+    y = np.maximum.accumulate(np.log(np.maximum([e for _, e in points], LEAST_EFFECT)))
+    at = float(np.log(max(candidate.weight_error, LEAST_EFFECT)))
+    inside = float(np.clip(at, x[0], x[-1]))
+    slope = float(np.clip((y[-1] - y[0]) / max(x[-1] - x[0], 1e-9), *SLOPES)) if len(x) > 1 else SLOPES[0]
+    return float(np.exp(np.interp(inside, x, y) + slope * (at - inside)))

@@ -1,0 +1,121 @@
+"""Least squares of one layer's coefficients for its own inputs, from second moments that serve every form of the layer.
+
+``calibrate.refit`` solves the layers of a net one after the other, each with the net before it; trying dozens of forms of a
+layer alone needs less: what the dense layer gives is linear in its inputs, so their covariance tells everything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from lcnn_compress.geometry import ConvGeometry
+from lcnn_compress.graph import Layer
+
+SAMPLES = 8192  # input patches of a layer
+MOST_MOMENT_MACS = 6e10  # wide layers see fewer patches
+RIDGE = 1e-3  # as in calibrate: toward the coefficients as coded, relative to the mean variance of a response
+MOST_SOLVE_MACS = 3e10  # of one form; beyond that its coefficients stay as coded
+BLOCK_NUMBERS = 1 << 24  # of the systems solved at a time
+
+
+@dataclass(frozen=True)
+class InputMoments:
+    """Mean (groups, F) and covariance (groups, F, F) of input patches; F counts (channel of the group, tap)."""
+
+    mean: Tensor
+    covariance: Tensor
+    taps: int
+
+    def solve(self, dictionary: Tensor, kernel: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weight (C_out, m, taps) of a coding with solved coefficients, and what its bias must add (C_out).
+
+        Args:
+            dictionary: (groups * k, m).
+            kernel: (C_out, k, kH, kW), whose non-zeros stay where they are.
+            weight: (C_out, m, kH, kW), of the dense layer.
+        """
+        groups = len(self.mean)
+        blocks = dictionary.unflatten(0, (groups, -1))  # (groups, k, m)
+        kernels = kernel.flatten(2).unflatten(0, (groups, -1))  # (groups, O, k, taps)
+        weights = weight.flatten(2).unflatten(0, (groups, -1)).flatten(2)  # (groups, O, F)
+        rebuilt, shift = [], []
+        for g in range(groups):
+            coded = self._solve_group(g, blocks[g], kernels[g], weights[g])
+            new = torch.einsum("okt,km->omt", coded, blocks[g])
+            rebuilt.append(new)
+            shift.append((weights[g] - new.flatten(1)) @ self.mean[g])
+        return torch.cat(rebuilt), torch.cat(shift)
+
+    def _solve_group(self, group: int, rows: Tensor, kernel: Tensor, weight: Tensor) -> Tensor:
+        m, taps = rows.shape[1], self.taps
+        support = kernel.flatten(1) != 0  # (O, k * taps)
+        most = int(support.sum(1).max()) if support.numel() else 0
+        if most == 0 or len(kernel) * most**3 / 3 > MOST_SOLVE_MACS:
+            return kernel
+        covariance = self.covariance[group].view(m, taps, m, taps)
+        half = torch.einsum("km,mtns->ktns", rows, covariance).flatten(0, 1)  # (k * taps, m, taps)
+        responses = torch.einsum("fns,ln->fls", half, rows).flatten(1)  # (k * taps, k * taps)
+        missing = weight - torch.einsum("okt,km->omt", kernel, rows).flatten(1)
+        gradient = missing @ half.flatten(1).T  # (O, k * taps)
+        ridge = RIDGE * float(responses.diagonal().mean())
+        if ridge <= 0:
+            return kernel
+        step = torch.zeros_like(gradient)
+        block = max(1, BLOCK_NUMBERS // most**2)
+        for first in range(0, len(kernel), block):
+            inside = support[first : first + block]
+            places = inside.int().argsort(dim=1, descending=True, stable=True)[:, :most]  # (B, most), own ones first
+            used = inside.gather(1, places)
+            systems = responses[places[:, :, None], places[:, None, :]] * (used[:, :, None] & used[:, None, :])
+            systems.diagonal(dim1=1, dim2=2).add_(torch.where(used, ridge, 1.0))
+            solved = torch.linalg.solve(systems, gradient[first : first + block].gather(1, places) * used)
+            step[first : first + block].scatter_(1, places, solved * used)
+        return kernel + step.view_as(kernel)
+
+
+@torch.no_grad()
+def gather(net: fx.GraphModule, layer: Layer, batches: Sequence[Tensor]) -> InputMoments:
+    """Return the moments of a layer's input patches at seeded positions, all images of ``batches`` together."""
+    geometry = layer.geometry
+    features = layer.in_channels // geometry.groups * geometry.taps
+    samples = min(SAMPLES, math.ceil(MOST_MOMENT_MACS / features**2))
+    per_image = math.ceil(samples / sum(map(len, batches)))
+    seen: list[Tensor] = []
+    module = net.get_submodule(layer.name)
+
+    def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen.append(_patches(args[0], module, geometry, layer.in_channels, per_image))
+
+    handle = module.register_forward_pre_hook(hook)
+    try:
+        for x in batches:
+            net.eval()(x)
+    finally:
+        handle.remove()
+    patches = torch.cat(seen, dim=1)  # (groups, n, F)
+    mean = patches.mean(1)
+    centred = patches - mean[:, None]
+    return InputMoments(mean, centred.mT @ centred / patches.shape[1], geometry.taps)
+
+
+def _patches(x: Tensor, module: nn.Module, geometry: ConvGeometry, in_channels: int, per_image: int) -> Tensor:
+    """Return (groups, n, F) of inputs (N, C, H, W) of a convolution, or (N, ..., C * kH * kW) of a Linear."""
+    if isinstance(module, nn.Conv2d):
+        x = functional.pad(x, list(module._reversed_padding_repeated_twice))
+    else:
+        x = x.reshape(-1, in_channels, *geometry.kernel)
+    reach = [(k - 1) * d for k, d in zip(geometry.kernel, geometry.dilation, strict=True)]
+    height, width = ((n - r - 1) // s + 1 for n, r, s in zip(x.shape[2:], reach, geometry.stride, strict=True))
+    places = torch.randperm(height * width, generator=torch.Generator().manual_seed(0))[:per_image]
+    taps = torch.arange(geometry.taps)
+    rows = (places // width * geometry.stride[0])[:, None] + taps // geometry.kernel[1] * geometry.dilation[0]
+    columns = (places % width * geometry.stride[1])[:, None] + taps % geometry.kernel[1] * geometry.dilation[1]
+    found: Tensor = x[:, :, rows, columns].unflatten(1, (geometry.groups, -1))  # (N, groups, m, places, taps)
+    found = found.permute(1, 0, 3, 2, 4)  # (groups, N, places, m, taps)
+    return found.flatten(3).flatten(1, 2)
