@@ -75,8 +75,9 @@ class Problem:
     """A net and the options of each of its layers; the first option of a layer is to stay dense.
 
     ``effects`` are as ``options``; ``measured_effects`` says whether they are of outputs or only of the filters. Times are in
-    ms of one image; ``other_ms`` is what no option changes. ``scale`` holds what the built net has taught: the time of a
-    layer's lookups against the time foreseen.
+    ms of one image on a machine that does nothing else, the least of several medians: ``dense_ms`` of the whole net,
+    ``other_ms`` of what no option changes. ``pace`` is that time of the dense net over the one it takes as busy as the machine
+    is. ``scale`` holds what the built net has taught: the time of a layer's lookups against the time foreseen.
     """
 
     dense: fx.GraphModule
@@ -88,6 +89,7 @@ class Problem:
     measured_effects: bool
     dense_ms: float | None = None
     other_ms: float = 0.0
+    pace: float = 1.0
     scale: dict[str, float] = field(default_factory=dict)
     dense_again: dict[str, float] = field(default_factory=dict)  # ms of layers that stayed dense between lookups
     template: onnx.ModelProto | None = None
@@ -261,10 +263,12 @@ def _dense_times(problem: Problem, progress: Progress) -> dict[str, float]:
         run = benchmark.open_net(path, None, threads, 0)
         trial_ms = min(benchmark.time_in_turn([run], (3, 2))[0])
         runs = runs_for(trial_ms)
-        problem.dense_ms = float(np.median(benchmark.time_in_turn([run], (TIMING_ROUNDS * runs, 2))[0]))
-        times = benchmark.layer_times(path, threads=threads, runs=runs, rounds=TIMING_ROUNDS)
-    times = {layer.name: times[layer.name] for layer in problem.found if layer.name in times}
-    problem.other_ms = max(0.0, problem.dense_ms - sum(times.values()))
+        whole_ms = float(np.median(benchmark.time_in_turn([run], (TIMING_ROUNDS * runs, 2))[0]))
+        profile = benchmark.layer_times(path, threads=threads, runs=runs, rounds=TIMING_ROUNDS)
+    times = {layer.name: profile[layer.name] for layer in problem.found if layer.name in profile}
+    problem.dense_ms = sum(profile.values())
+    problem.other_ms = problem.dense_ms - sum(times.values())
+    problem.pace = problem.dense_ms / whole_ms
     progress("measuring", 1, 1)
     return times
 

@@ -49,13 +49,19 @@ def foresee(problem: Problem, target: Target) -> Choice:
             raise _too_small(target, problem.smallest().weight_bytes + rest)
         return choice
     choice = problem.within_ms(wanted_ms(problem, target))
-    return choice or problem.fastest()
+    if choice is None:
+        fastest = problem.fastest()
+        assert fastest.ms is not None
+        assert problem.dense_ms is not None
+        faster = problem.dense_ms / fastest.ms
+        raise _too_slow(target, f"is expected to take {fastest.ms / problem.pace:.3g} ms, {faster:.2f}x")
+    return choice
 
 
 def wanted_ms(problem: Problem, target: Target) -> float:
-    """Return the time of the net that a target of time asks for."""
+    """Return the time of the net, as a quiet machine would measure it, that a target of time asks for."""
     assert problem.dense_ms is not None
-    return target.value if target.kind == "latency_ms" else problem.dense_ms / target.value
+    return target.value * problem.pace if target.kind == "latency_ms" else problem.dense_ms / target.value
 
 
 def fit(problem: Problem, target: Target, progress: Progress = silent) -> Fit:
@@ -74,15 +80,15 @@ def _fit_time(problem: Problem, target: Target, progress: Progress) -> Fit:
         dense = Path(folder) / "dense.onnx"
         write_atomically(dense, problem.model(problem.stay_dense()).SerializeToString())
         for _ in range(MOST_ROUNDS):
-            choice = foresee(problem, target)
+            choice = problem.within_ms(wanted_ms(problem, target)) or problem.fastest()  # measured before it is given up
             if any(choice.plans == known.plans for _, known in rounds):
                 break
             gain = _measure(problem, choice, dense, progress)
             assert choice.ms is not None
             assert problem.dense_ms is not None
-            # A machine that is busier now slows the dense net too: a ratio stays what it is, a latency does not.
-            pace = 1.0 if target.kind == "latency_ms" else problem.dense_ms / gain.dense_ms
-            ratio = gain.lookup_ms * pace / wanted_ms(problem, target)
+            # A busier machine slows the dense net too: a ratio stays what it is, a latency does not.
+            problem.pace = problem.dense_ms / gain.dense_ms
+            ratio = gain.lookup_ms * problem.pace / wanted_ms(problem, target)
             rounds.append((ratio, choice))
             notes.append({
                 "predicted_ms": choice.ms, "predicted_speedup": problem.dense_ms / choice.ms, "measured_ms": gain.lookup_ms,
@@ -90,14 +96,11 @@ def _fit_time(problem: Problem, target: Target, progress: Progress) -> Fit:
             })  # fmt: skip
             if abs(ratio - 1) <= CLOSE:
                 break
-            learn(problem, choice, gain, pace)
+            learn(problem, choice, gain)
     ratio, choice = min(rounds, key=lambda pair: abs(math.log(pair[0])))
     if ratio > 1 + CLOSE and problem.within_ms(wanted_ms(problem, target)) is None:
         best = max(notes, key=lambda note: float(note["measured_speedup"]))
-        raise SettingsError(
-            f"{_said(target)} cannot be reached: the fastest form of every layer measured {best['measured_ms']:.3g} ms, "
-            f"{best['measured_speedup']:.2f}x; ask for less, or let more layers be compressed with --only"
-        )
+        raise _too_slow(target, f"measured {best['measured_ms']:.3g} ms, {best['measured_speedup']:.2f}x")
     return Fit(choice, notes)
 
 
@@ -111,7 +114,7 @@ def _measure(problem: Problem, choice: Choice, dense: Path, progress: Progress) 
     )
 
 
-def learn(problem: Problem, choice: Choice, gain: benchmark.Gain, pace: float) -> None:
+def learn(problem: Problem, choice: Choice, gain: benchmark.Gain) -> None:
     """Let what was measured of a built net correct the times of its layers and of the rest.
 
     Half of each difference is believed (the geometric mean): measurements scatter, and the next choice must not follow that.
@@ -121,13 +124,13 @@ def learn(problem: Problem, choice: Choice, gain: benchmark.Gain, pace: float) -
     for candidate in choice.picked:
         name = candidate.plan.name
         before = problem.ms(candidate)
-        believed = math.sqrt(max(before, 1e-9) * max(gain.layers.get(name, (0.0, before))[1] * pace, 1e-9))
+        believed = math.sqrt(max(before, 1e-9) * max(gain.layers.get(name, (0.0, before))[1], 1e-9))
         known += believed
         if candidate.plan.kind == "dense":
             problem.dense_again[name] = believed
         else:
             problem.scale[name] = float(np.clip(believed / max(candidate.ms, 1e-9), *SCALES))
-    problem.other_ms = math.sqrt(expected * gain.lookup_ms * pace) - known
+    problem.other_ms = math.sqrt(expected * gain.lookup_ms * problem.pace) - known
 
 
 def _fit_size(problem: Problem, target: Target) -> Fit:
@@ -160,6 +163,13 @@ def _rest_bytes(problem: Problem) -> int:
     """Return the bytes of a file that belong to no layer, about: those of the dense net without its layers."""
     model = problem.model(problem.stay_dense())
     return max(0, len(model.SerializeToString()) - problem.stay_dense().weight_bytes)
+
+
+def _too_slow(target: Target, what: str) -> SettingsError:
+    return SettingsError(
+        f"{_said(target)} cannot be reached: the fastest form of every layer {what}; ask for less, or let more layers be "
+        "compressed with --only"
+    )
 
 
 def _too_small(target: Target, n_bytes: float) -> SettingsError:

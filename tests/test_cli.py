@@ -23,7 +23,7 @@ from lcnn_compress.cli import main, options
 from lcnn_compress.plan import PlanSettings
 
 SHAPE = ("--input-shape", "1,3,32,32")
-COMMANDS = ("compress", "export", "bench", "eval", "inspect", "doctor", "quickstart")
+COMMANDS = ("compress", "sensitivity", "export", "bench", "eval", "inspect", "doctor", "quickstart")
 
 
 @pytest.fixture(scope="module")

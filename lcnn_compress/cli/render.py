@@ -162,10 +162,7 @@ def _budget_lines(report: dict[str, Any]) -> list[str]:
         return []
     sums, lines = report["totals"], []
     if budget["predicted_speedup"] is not None and "speedup" in sums:
-        lines.append(
-            f"predicted {budget['predicted_ms']:.3f} ms ({budget['predicted_speedup']:.2f}x), measured {sums['lookup_ms']:.3f} "
-            f"ms ({sums['speedup']:.2f}x), {len(budget.get('rounds', []))} rounds"
-        )
+        lines.append(f"predicted {budget['predicted_speedup']:.2f}x, measured {sums['speedup']:.2f}x")
     if "measured_error" in budget:
         lines.append(
             f"error of the outputs, as a part of their spread: predicted {budget['predicted_error']:.3f}, measured "

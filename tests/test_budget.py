@@ -1,0 +1,249 @@
+"""Targets: the choice within a budget, landing on a measured target, what cannot be reached, and the largest drop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import small_net
+from command_line import lcnn, lcnn_json, needs_library
+from torch import Tensor
+
+from lcnn_compress import api, budget_fit, budget_run, candidates, runtime
+from lcnn_compress import budget as module
+from lcnn_compress.benchmark import OTHER, Gain
+from lcnn_compress.budget import Problem, Target, prepare
+from lcnn_compress.budget_drop import drop_of
+from lcnn_compress.budget_fit import CLOSE, fit, foresee
+from lcnn_compress.errors import SettingsError
+from lcnn_compress.export import ExportSettings, to_onnx
+from lcnn_compress.graph import fold_batch_norms
+from lcnn_compress.layer_times import Form, Shape
+from lcnn_compress.pipeline import CompressSettings, TrainingData, build_net
+from lcnn_compress.plan import PlanSettings
+
+SHAPE = (1, 3, 16, 16)
+SETTINGS = CompressSettings(PlanSettings(), init="kmeans", measure=False)
+DENSE_MS = {"stem": 0.1, "conv1": 1.0, "conv2": 2.0, "fc": 0.1, OTHER: 0.3}
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Noise:
+    """Random images with random classes."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(int(indices[0]))
+        return torch.randn(len(indices), 3, 16, 16, generator=generator), indices % 10
+
+
+@pytest.fixture
+def fake_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which rows and lookups cost what is written here."""
+
+    def time_forms(wanted: dict[Shape, set[Form]], **_: Any) -> dict[Shape, dict[Form, float]]:
+        return {shape: {f: 0.05 + f.rows / 100 + f.nonzeros / 3000 for f in forms} for shape, forms in wanted.items()}
+
+    monkeypatch.setattr(candidates, "time_forms", time_forms)
+    monkeypatch.setattr(module.benchmark, "layer_times", lambda *_, **__: dict(DENSE_MS))
+    monkeypatch.setattr(module.benchmark, "time_in_turn", lambda runs, _: [[2 * sum(DENSE_MS.values())]] * len(runs))
+
+
+def problem(data: TrainingData = TrainingData()) -> Problem:
+    source = api.open_model(small_net(), SHAPE)
+    return prepare(source.net, SHAPE, SETTINGS, data.calibration)
+
+
+@pytest.mark.usefixtures("fake_times")
+def test_the_choice_is_within_its_budget_and_better_with_more() -> None:
+    made = problem()
+    assert made.dense_ms == pytest.approx(3.5)
+    assert made.other_ms == pytest.approx(0.3)
+    errors = []
+    for budget in (1.5, 2.0, 2.5, 3.0):
+        choice = made.within_ms(budget)
+        assert choice is not None
+        assert choice.ms is not None
+        assert choice.ms <= budget
+        rows = made.table(choice)
+        assert sum(row["predicted_ms"] for row in rows) + made.other_ms == pytest.approx(choice.ms)
+        assert sum(row["error"] ** 2 for row in rows) == pytest.approx(choice.error**2)
+        errors.append(choice.error)
+    assert errors == sorted(errors, reverse=True)
+    assert made.within_ms(3.5) == made.stay_dense()
+    assert made.within_ms(0.5) is None
+    fastest = made.fastest()
+    assert fastest.ms is not None
+    assert made.within_ms(1.001 * fastest.ms) is not None
+    assert [c.plan.kind for c in made.stay_dense().picked] == ["dense"] * 4
+
+
+@pytest.mark.usefixtures("fake_times")
+def test_the_model_of_a_choice_is_the_exported_net() -> None:
+    made = problem()
+    choice = made.within_ms(2.0)
+    assert choice is not None
+    model = made.model(choice)
+    lookups = {plan.name: made.built[plan] for plan in choice.plans if plan.kind != "dense"}
+    net = build_net(made.dense, SHAPE, lookups)
+    fold_batch_norms(net)
+    x = np.random.default_rng(0).standard_normal((2, 3, 16, 16), np.float32)
+    got = runtime.session(model.SerializeToString()).run(None, {"input": x})[0]
+    with torch.no_grad():
+        wanted = net(torch.from_numpy(x)).numpy()
+    # Factors are rounded to float16: 2^-11 of each.
+    assert np.abs(got - wanted).max() < 10 * 2.0**-11 * np.abs(wanted).max()
+    assert len(to_onnx(net, SHAPE, ExportSettings(), {}).graph.node) == len(model.graph.node)
+
+
+@pytest.mark.usefixtures("fake_times")
+@pytest.mark.parametrize("scale", [0.8, 1.0, 1.4])
+@pytest.mark.parametrize(("kind", "value"), [("speedup", 1.6), ("latency_ms", 4.5)])
+def test_a_target_is_met_although_layers_take_longer_in_the_net(
+    scale: float, kind: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = problem()
+
+    def gain(dense: Path, lookup: Path, **_: Any) -> Gain:
+        # What is built now: alone each layer takes ``ms``; in the net ``scale`` times that; the machine is twice as slow.
+        taken = {c.plan.name: c.ms * (1 if c.plan.kind == "dense" else scale) for c in built[-1].picked}
+        whole = sum(taken.values()) + DENSE_MS[OTHER]
+        return Gain({n: (DENSE_MS[n], ms) for n, ms in taken.items()}, 2 * sum(DENSE_MS.values()), 2 * whole)
+
+    built: list[Any] = []
+    model = Problem.model
+    monkeypatch.setattr(Problem, "model", lambda self, choice: built.append(choice) or model(self, choice))
+    monkeypatch.setattr(budget_fit.benchmark, "measure_gain", gain)
+    result = fit(made, Target(kind, value))
+    key = "measured_ms" if kind == "latency_ms" else "measured_speedup"
+    assert min(abs(r[key] / value - 1) for r in result.rounds) <= 2 * CLOSE
+    assert (len(result.rounds) == 1) == (scale == 1.0)
+
+
+@pytest.mark.usefixtures("fake_times")
+def test_what_cannot_be_reached_is_refused_with_what_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = problem()
+    with pytest.raises(SettingsError, match=r"--target-speedup 50 cannot be reached: .* expected to take .*x; ask for less"):
+        foresee(made, Target("speedup", 50))
+    monkeypatch.setattr(budget_fit.benchmark, "measure_gain", lambda *_, **__: Gain({}, 7.0, 2.0))
+    with pytest.raises(SettingsError, match=r"--target-speedup 50 cannot be reached: .* measured 2 ms, 3.50x; ask for less"):
+        fit(made, Target("speedup", 50))
+    with pytest.raises(SettingsError, match=r"--target-size-mb 0.001 cannot be reached: .* makes a file of 0\.\d+ MB"):
+        fit(made, Target("size_mb", 0.001))
+
+
+@pytest.mark.usefixtures("fake_times")
+def test_a_file_is_at_most_as_large_as_asked(tmp_path: Path) -> None:
+    made = problem()
+    dense_bytes = len(made.model(made.stay_dense()).SerializeToString())
+    wanted = 0.6 * dense_bytes / 1e6
+    result = fit(made, Target("size_mb", wanted))
+    size = len(made.model(result.choice).SerializeToString())
+    assert 0.85 * wanted * 1e6 <= size <= wanted * 1e6  # two layers and steps of a quarter in k leave a gap
+    assert result.rounds[-1]["measured_bytes"] == size or len(result.rounds) > 1
+
+
+@pytest.mark.parametrize(("kind", "value"), [("speedup", 1.0), ("speedup", float("nan")), ("latency_ms", 0), ("max_drop", -1)])
+def test_impossible_targets_are_refused(kind: str, value: float) -> None:
+    with pytest.raises(SettingsError, match=f"{value:g}; it must be a number above"):
+        Target(kind, value)
+
+
+def test_a_drop_and_its_interval_by_hand() -> None:
+    dense, lookup = torch.tensor([100.0, 100, 0, 100]), torch.tensor([100.0, 0, 0, 100])
+    drop = drop_of("top1_percent", dense.double(), lookup.double())
+    assert (drop.dense, drop.value, drop.n) == (75.0, 25.0, 4)
+    assert drop.high - drop.value == pytest.approx(1.96 * 50 / 2)  # lost 0, 100, 0, 0: standard deviation 50
+    assert drop.value - drop.low == pytest.approx(49.0)
+
+
+@pytest.mark.usefixtures("fake_times")
+def test_the_fastest_net_within_a_drop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget_run, "measured_totals", lambda *_: {"dense_ms": 2.0, "lookup_ms": 1.0, "speedup": 2.0})
+    net = small_net()
+    data = TrainingData([torch.randn(16, 3, 16, 16)], held_out=Noise())
+    source = api.open_model(net, SHAPE)
+    generous = budget_run.compress_to_target(source.net, SHAPE, SETTINGS, Target("max_drop", 100), data)
+    made = problem(data)
+    assert [p["kind"] for p in generous.config["layers"]] == [p.kind for p in made.fastest().plans]
+    assert generous.report["budget"]["drop"]["value"] <= 100
+    tight = budget_run.compress_to_target(source.net, SHAPE, SETTINGS, Target("max_drop", 5), data)
+    drops = tight.report["budget"]["tried"]
+    assert tight.report["budget"]["drop"]["value"] <= 5
+    assert drops == sorted(drops, key=lambda trial: trial["predicted_ms"])
+    within = [trial["predicted_ms"] for trial in drops if trial["value"] <= 5]
+    assert tight.report["budget"]["predicted_ms"] == min(within)
+
+
+@pytest.mark.usefixtures("fake_times")
+def test_a_drop_without_held_out_examples_is_refused() -> None:
+    source = api.open_model(small_net(), SHAPE)
+    with pytest.raises(SettingsError, match="--max-drop is judged on labelled examples"):
+        api.compress_to_target(source, SETTINGS, Target("max_drop", 1))
+
+
+# The command line
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    torch.save(small_net().state_dict(), tmp_path / "model.pt")
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).random((40, 3, 16, 16), np.float32), y=np.arange(40) % 10)
+    return tmp_path
+
+
+MODEL = ("compress", "model.pt", "--arch", "cases:small_net", "--input-shape", "1,3,16,16")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--dict", 8, "--target-speedup", 2), "--dict and --target-speedup both say how far to compress; give one of them"),
+        (("--target-speedup", 2, "--max-drop", 1), "--target-speedup and --max-drop both say"),
+        (("--target-speedup", 2, "--lookups", 2), "--lookups does nothing with --target-speedup, which decides it"),
+        (("--target-speedup", 1), "--target-speedup is 1; it must be a number above 1"),
+        (("--target-speedup", 2, "--no-measure"), "--no-measure leaves out what a target of time or drop needs"),
+        (("--target-speedup", 2, "--init", "svd"), "--init svd does not go with a target; use kmeans or ksvd"),
+        (("--dry-run",), "--dry-run does nothing without a target such as --target-speedup 4"),
+        (("--max-drop", 1), "--max-drop is judged on labelled examples; add --data"),
+        (("--data", "data.npz"), "--data does nothing without --epochs N or a target such as --max-drop"),
+    ],
+)
+@pytest.mark.usefixtures("model")
+def test_options_that_contradict_are_refused(options: tuple[object, ...], message: str) -> None:
+    assert message in lcnn(*MODEL, *options, code=2).stderr
+
+
+@needs_library
+def test_a_dry_run_shows_the_plan_and_writes_nothing(model: Path) -> None:
+    before = sorted(p.name for p in model.iterdir())
+    answer = lcnn_json(*MODEL, "--target-speedup", 1.05, "--dry-run")
+    assert [row["name"] for row in answer["layers"]] == ["stem", "conv1", "conv2", "fc"]
+    assert answer["budget"]["target"] == {"speedup": 1.05}
+    assert answer["budget"]["predicted_ms"] <= answer["budget"]["dense_ms"] / 1.05
+    assert answer["budget"]["effects"] == "filters"
+    assert sorted(p.name for p in model.iterdir()) == sorted({*before, "cache"})
+    table = lcnn(*MODEL, "--target-speedup", 1.05, "--dry-run").stdout
+    assert "nothing was built or written" in table
+    assert "error" in table.splitlines()[1]
+
+
+@needs_library
+def test_a_size_is_met_and_the_run_can_be_repeated(model: Path) -> None:
+    lcnn(*MODEL, "--target-size-mb", 0.05, "--calib", "data.npz", "-o", "one.lcnn", code=None)
+    report = api.load(model / "one.lcnn").report
+    assert report["budget"]["target"] == {"size_mb": 0.05}
+    assert report["budget"]["effects"] == "outputs"
+    assert report["budget"]["measured_error"] > 0
+    lcnn("export", "--onnx", "one.lcnn")
+    assert (model / "one.lcnn" / "model.onnx").stat().st_size <= 1.02 * 0.05e6  # rows of the metadata come on top
+    lcnn(*MODEL[:4], "-c", "one.lcnn/config.json", "-o", "two.lcnn", code=None)
+    for name in ("config.json", "model.safetensors"):
+        assert (model / "one.lcnn" / name).read_bytes() == (model / "two.lcnn" / name).read_bytes()

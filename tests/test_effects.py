@@ -1,0 +1,183 @@
+"""Options of a layer and what replacing it alone does: counted, rebuilt and solved by hand."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from cases import LookupConvCase, small_net
+from torch import nn
+
+from lcnn_compress import candidates as candidates_module
+from lcnn_compress.candidates import Candidate, candidates, dense_candidate, list_bytes, timed
+from lcnn_compress.dictionary import draft, draft_errors, factorise
+from lcnn_compress.effects import Outputs, choose_probes, estimate, measure, replaced
+from lcnn_compress.graph import capture, layers
+from lcnn_compress.layer_times import Form, Shape
+from lcnn_compress.local_fit import gather
+from lcnn_compress.modules import LookupConv2d
+from lcnn_compress.op import encode_positions
+from lcnn_compress.pipeline import build_net
+from lcnn_compress.plan import LayerPlan, check_plan, planned_macs
+
+EXAMPLE = torch.zeros(1, 3, 16, 16)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def net():
+    return capture(small_net(), EXAMPLE)
+
+
+@pytest.fixture(scope="module")
+def found(net):
+    return {layer.name: layer for layer in layers(net, EXAMPLE)}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(40, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def relative_error(dictionary, kernel, weight):
+    rebuilt = np.einsum("okrc,km->omrc", kernel, dictionary)
+    return float(((rebuilt - weight) ** 2).sum() / (weight**2).sum())
+
+
+def test_options_are_possible_plans_with_their_macs_and_errors(found):
+    layer = found["conv2"]
+    listed = candidates(layer, 2, 0)
+    assert {c.plan.kind for c in listed} == {"lookup", "sparse", "lowrank"}
+    weight = layer.weight().detach().numpy()
+    for c in listed:
+        check_plan(c.plan, layer)
+        assert c.macs == planned_macs(layer, c.plan) < layer.dense_macs
+        if c.plan.kind != "lookup":
+            init = {"sparse": "identity", "lowrank": "svd"}[c.plan.kind]
+            pair = factorise(
+                weight, groups=1, dictionary_size=c.plan.dictionary_size, lookups=c.plan.lookups, init=init, seed=0
+            )
+            assert np.count_nonzero(pair[1]) == c.nonzeros
+            assert c.weight_error == pytest.approx(relative_error(*pair, weight), rel=1e-4, abs=1e-6)  # sums of float32
+
+
+def test_drafts_are_near_the_real_coding(found):
+    weight = found["conv2"].weight().detach().numpy()
+    for lookups in (1, 4):
+        (guess,) = draft_errors(weight, groups=1, dictionary_size=16, lookups=[lookups], seed=0)
+        real = factorise(weight, groups=1, dictionary_size=16, lookups=lookups, init="ksvd", seed=0)
+        quick = draft(weight, groups=1, dictionary_size=16, lookups=lookups, seed=0)
+        assert guess == pytest.approx(relative_error(*quick, weight), rel=1e-4)  # every slice is in the sample here
+        # What a draft is for: on random filters, the hardest, it is not a fifth off.
+        assert abs(guess / relative_error(*real, weight) - 1) < 0.2
+
+
+@pytest.mark.parametrize("density", [0.001, 0.01, 0.1, 0.9])
+@pytest.mark.parametrize("coefficient_bytes", [2, 4])
+def test_the_length_of_a_list_is_foreseen(density, coefficient_bytes):
+    rng = np.random.default_rng(0)
+    kernel = np.where(rng.random((200, 50, 3, 3)) < density, 1.0, 0.0).astype(np.float32)
+    gaps, _ = encode_positions(kernel)
+    foreseen = list_bytes(int(np.count_nonzero(kernel)), kernel.size, coefficient_bytes)
+    # The number of bridges scatters: about 1 / sqrt(90 entries) at the least density, half of that in bytes.
+    assert foreseen == pytest.approx(len(gaps) * (gaps.itemsize + coefficient_bytes), rel=0.06)
+
+
+def test_times_are_interpolated_between_the_forms_measured(found, monkeypatch):
+    layer = found["conv2"]  # 32 > 32, 3x3: 288 positions
+    listed = [Candidate(LayerPlan("conv2", "lookup", "", 20, count), count * 288, 0, 0, 0.0) for count in (1, 2, 4, 10, 16)]
+    times = {Form(20, 288): 1.0, Form(20, 4 * 288): 4.0, Form(20, 16 * 288): 10.0}
+    asked = {}
+
+    def fake(wanted, **_):
+        asked.update(wanted)
+        return dict.fromkeys(wanted, times)
+
+    monkeypatch.setattr(candidates_module, "time_forms", fake)
+    (done,) = timed([layer], [listed], threads=1)
+    assert [c.ms for c in done] == [1.0, 2.0, 4.0, 7.0, 10.0]
+    (shape,) = asked
+    assert shape == Shape(32, 32, layer.geometry, (8, 8))
+    times[Form(20, 4 * 288)] = 11.0  # disturbed: more lookups took less
+    assert [c.ms for c in timed([layer], [listed], threads=1)[0]] == [1.0, 4.0, 10.0, 10.0, 10.0]
+
+
+def test_a_replaced_layer_is_the_lookup_convolution_and_comes_back(net, found, images):
+    layer, lookup = found["conv1"], LookupConvCase(c_in=16, c_out=32, k=6).module()
+    lookup = LookupConv2d(lookup.dictionary, lookup.sparse_kernel, None, layer.geometry)
+    other, state = copy.deepcopy(net), {name: t.clone() for name, t in net.state_dict().items()}
+    with torch.no_grad():
+        expected = build_net(net, (1, 3, 16, 16), {"conv1": lookup})(images)
+        with replaced(other, layer, (lookup.dictionary.detach(), lookup.sparse_kernel.detach()), None):
+            torch.testing.assert_close(other(images), expected, rtol=1e-4, atol=1e-4)
+    assert other.get_submodule("conv1").bias is None
+    assert all(torch.equal(state[name], t) for name, t in other.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "case", [LookupConvCase(), LookupConvCase(groups=2, c_out=6, stride=(2, 1)), LookupConvCase(density=1.0)], ids=str
+)
+def test_coefficients_are_the_ridge_least_squares_of_the_inputs(case, monkeypatch):
+    monkeypatch.setattr("lcnn_compress.local_fit.RIDGE", 1e-9)
+    g = torch.Generator().manual_seed(0)
+    conv = nn.Conv2d(case.c_in, case.c_out, case.kernel, case.stride, (1, 1), groups=case.groups)
+    x = torch.randn(60, case.c_in, *case.size, generator=g) + 0.5
+    example = torch.zeros(1, case.c_in, *case.size)
+    net = capture(nn.Sequential(conv, nn.ReLU()), example)
+    (layer,) = layers(net, example)
+    start = case.module()
+    moments = gather(net, layer, [x])
+    weight, shift = moments.solve(start.dictionary.detach(), start.sparse_kernel.detach(), layer.weight().detach())
+    solved = LookupConv2d(start.dictionary, start.sparse_kernel, None, layer.geometry)
+    best = nn.Parameter(solved.sparse_kernel.detach().clone())
+    with torch.no_grad():
+        wanted = conv(x)
+        bias = conv.bias + shift
+        got = nn.functional.conv2d(x, weight.view_as(conv.weight), bias, case.stride, (1, 1), 1, case.groups)
+        mean_error = (got - wanted).mean((0, 2, 3))
+    # Least squares with a bias: errors are uncorrelated with every response that may be used, and zero on average.
+    assert mean_error.abs().max() < 1e-3 * wanted.std()
+    error = (got - wanted - mean_error[:, None, None]).detach()
+    output = nn.functional.conv2d(
+        nn.functional.conv2d(x, start.dictionary[:, :, None, None].detach(), groups=case.groups),
+        best * solved.support, None, case.stride, (1, 1), 1, case.groups,
+    )  # fmt: skip
+    (gradient,) = torch.autograd.grad((output * error).mean(), best)
+    assert gradient.abs().max() < 1e-3 * float(wanted.var())
+    assert float(error.square().mean()) < float(
+        (nn.functional.conv2d(x, start.weight().detach(), None, case.stride, (1, 1), 1, case.groups) - wanted).var()
+    )
+
+
+def test_effects_are_exact_where_they_were_measured_and_grow_with_the_error(net, found, images):
+    chosen = [found["conv1"], found["conv2"]]
+    options = [[replace(c, ms=1.0) for c in candidates(layer, 2, 0)] for layer in chosen]
+    batches = list(images.split(20))
+    effects = estimate(net, chosen, options, batches)
+    probes = [choose_probes(listed) for listed in options]
+    measured = measure(net, chosen, probes, list(images.split(32)), batches)
+    for listed, values, tried, real in zip(options, effects, probes, measured, strict=True):
+        at = {c.plan: e for c, e in zip(listed, values, strict=True)}
+        for kind in ("sparse", "lowrank"):
+            known = [(p.weight_error, e, at[p.plan]) for p, e in zip(tried, real, strict=True) if p.plan.kind == kind]
+            # Noise is smoothed upward only: a coarser form never has less effect than a finer one.
+            highest = np.maximum.accumulate([e for _, e, _ in sorted(known)])
+            np.testing.assert_allclose([v for _, _, v in sorted(known)], highest, rtol=1e-6)
+            of_kind = sorted((c.weight_error, e) for c, e in zip(listed, values, strict=True) if c.plan.kind == kind)
+            assert all(b >= a for (_, a), (_, b) in pairwise(of_kind))
+
+
+def test_outputs_of_the_same_net_have_no_error(net, images):
+    judge = Outputs(net, [images[:16], images[16:]])
+    assert judge.error(net) == 0
+    assert judge.variance == pytest.approx(float(net(images).detach().double().var(correction=0)))
+
+
+def test_staying_dense_costs_what_it_did(found):
+    dense = dense_candidate(found["conv2"], "why", 2.5)
+    assert (dense.plan.kind, dense.plan.reason, dense.ms, dense.weight_error) == ("dense", "why", 2.5, 0.0)
+    assert dense.macs == found["conv2"].dense_macs

@@ -1,0 +1,96 @@
+"""Times of lookup convolutions: measured once, kept by shape and machine, and never a reason to fail."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from command_line import needs_library
+
+from lcnn_compress import layer_times as module
+from lcnn_compress import runtime
+from lcnn_compress.geometry import ConvGeometry
+from lcnn_compress.layer_times import Form, Shape, default_cache, forms_model, time_forms
+
+SHAPE = Shape(8, 6, ConvGeometry((3, 3), padding=(1, 1, 1, 1)), (7, 5))
+FORMS = [Form(4, 30), Form(0, 100), Form(2, 108)]
+
+
+def test_a_model_holds_every_form_with_the_lookups_it_names() -> None:
+    model = forms_model(SHAPE, FORMS)
+    onnx.checker.check_model(model)
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    assert [node.name for node in model.graph.node] == ["0", "1", "2"]
+    assert [constants[f"{i}.D"].shape for i in range(3)] == [(4, 8), (8, 8), (2, 8)]
+    np.testing.assert_array_equal(constants["1.D"], np.eye(8))
+    assert [int(np.count_nonzero(constants[f"{i}.coefficients"])) for i in range(3)] == [30, 100, 108]
+
+
+@needs_library
+def test_grouped_and_batched_shapes_run() -> None:
+    shape = Shape(8, 6, ConvGeometry((1, 1), groups=2), (1, 1), batch=5)
+    session = runtime.session(forms_model(shape, [Form(3, 7), Form(0, 9)]).SerializeToString())
+    outputs = session.run(None, {"X": np.ones((5, 8, 1, 1), np.float32)})
+    assert [y.shape for y in outputs] == [(5, 6, 1, 1)] * 2
+
+
+@needs_library
+def test_what_is_known_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = time_forms({SHAPE: FORMS}, cache=tmp_path)
+    assert all(ms > 0 for ms in first[SHAPE].values())
+    asked: list[list[Form]] = []
+
+    def fake(shape: Shape, forms: list[Form], threads: int) -> dict[Form, float]:
+        asked.append(forms)
+        return dict.fromkeys(forms, 1.5)
+
+    monkeypatch.setattr(module, "_measure", fake)
+    assert time_forms({SHAPE: FORMS[:2]}, cache=tmp_path) == {SHAPE: {form: first[SHAPE][form] for form in FORMS[:2]}}
+    assert asked == []
+    more = time_forms({SHAPE: [FORMS[0], Form(1, 5)]}, cache=tmp_path)[SHAPE]
+    assert asked == [[Form(1, 5)]]
+    assert more == {FORMS[0]: first[SHAPE][FORMS[0]], Form(1, 5): 1.5}
+    time_forms({SHAPE: FORMS[:1]}, threads=2, cache=tmp_path)  # another number of threads is another machine
+    assert asked[1:] == [FORMS[:1]]
+    assert len(list(tmp_path.glob("layer-times-*.json"))) == 2
+    other = Shape(8, 6, ConvGeometry((3, 3), padding=(1, 1, 1, 1)), (7, 6))
+    time_forms({other: FORMS[:1]}, cache=tmp_path)
+    assert asked[2:] == [FORMS[:1]]
+
+
+@needs_library
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"times": {"a": 3}}', '{"times": {"a": {"b": "c"}}}'])
+def test_a_damaged_cache_is_replaced(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "_measure", lambda _shape, forms, _threads: dict.fromkeys(forms, 1.5))
+    time_forms({SHAPE: FORMS}, cache=tmp_path)
+    (path,) = tmp_path.glob("layer-times-*.json")
+    path.write_text(content)
+    with caplog.at_level(logging.WARNING):
+        assert set(time_forms({SHAPE: FORMS}, cache=tmp_path)[SHAPE].values()) == {1.5}
+    assert "layers are timed anew" in caplog.text
+    assert json.loads(path.read_text())["times"].keys() == {SHAPE.key}
+
+
+@needs_library
+def test_a_folder_that_cannot_be_written_only_costs_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "_measure", lambda _shape, forms, _threads: dict.fromkeys(forms, 1.5))
+    (tmp_path / "file").write_text("")
+    with caplog.at_level(logging.WARNING):
+        assert time_forms({SHAPE: FORMS}, cache=tmp_path / "file" / "below")[SHAPE][FORMS[0]] == 1.5
+    assert "layer times are not kept" in caplog.text
+
+
+def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache() == tmp_path / "lcnn"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, says the XDG base directory specification
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_cache() == tmp_path / ".cache" / "lcnn"
