@@ -6,6 +6,7 @@ dictionary is the identity) or low rank (every row is used). Times are measured 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ DRAFTED_LOOKUPS = (1, 2, 4, 8, 16)
 TIMED_LOOKUPS = (1, 4, 16)
 TIMED_DENSITIES = (0.02, 0.12, 0.6)
 DENSITIES = tuple(float(d) for d in np.geomspace(TIMED_DENSITIES[0], TIMED_DENSITIES[-1], 24))
+PATTERNS = (1, 4)  # neighbouring filters with the same lookups: fewer loads for the runtime, coarser filters
 NODE_BYTES = 400  # names and attributes of one node in a file
 
 
@@ -58,9 +60,10 @@ def candidates(layer: Layer, coefficient_bytes: int, seed: int) -> list[Candidat
     largest = min(m, positions // groups - 1)
     sizes = sorted({size for share in SHARES if 2 <= (size := round(share * m)) <= largest})
     found: list[tuple[LayerPlan, int, float]] = []
-    for size in sizes:
-        for lookups, error in _lookup_errors(layer, weight, size, seed).items():
-            found.append((LayerPlan(layer.name, "lookup", "", size, lookups), lookups * positions, error))
+    for size, share in itertools.product(sizes, PATTERNS):
+        for lookups, error in _lookup_errors(layer, weight, size, share, seed).items():
+            plan = LayerPlan(layer.name, "lookup", "", size, lookups, share=share)
+            found.append((plan, lookups * positions, error))
     # What low rank and pruning leave out is known without trying: singular vectors are orthonormal.
     slices = weight.reshape(groups, -1, m, taps).transpose(0, 1, 3, 2).reshape(groups, -1, m)
     spectrum = np.linalg.eigvalsh(np.einsum("gnm,gnl->gml", slices, slices, optimize=True).astype(np.float64))
@@ -75,10 +78,10 @@ def candidates(layer: Layer, coefficient_bytes: int, seed: int) -> list[Candidat
     return [c for c in made if c.nonzeros > 0 and c.macs < layer.dense_macs]
 
 
-def _lookup_errors(layer: Layer, weight: NDArray[np.float32], size: int, seed: int) -> dict[int, float]:
+def _lookup_errors(layer: Layer, weight: NDArray[np.float32], size: int, share: int, seed: int) -> dict[int, float]:
     """Return the error of the filters for each number of lookups below ``size``; between those drafted it is interpolated."""
     drafted = [count for count in DRAFTED_LOOKUPS if count < size]
-    errors = draft_errors(weight, groups=layer.geometry.groups, dictionary_size=size, lookups=drafted, seed=seed)
+    errors = draft_errors(weight, groups=layer.geometry.groups, dictionary_size=size, lookups=drafted, seed=seed, share=share)
     logs = np.log(np.maximum(errors, 1e-12))
     wanted = [count for count in LOOKUPS if count <= drafted[-1]]
     return {count: float(np.exp(np.interp(count, drafted, logs))) for count in wanted}
@@ -158,7 +161,7 @@ def _measured_forms(layer: Layer, plan: LayerPlan) -> list[Form]:
         return [Form(0, max(1, round(density * slots))) for density in TIMED_DENSITIES]
     positions = layer.out_channels * layer.geometry.taps
     most = plan.dictionary_size - 1
-    return [Form(plan.dictionary_size, n * positions) for n in sorted({min(n, most) for n in TIMED_LOOKUPS})]
+    return [Form(plan.dictionary_size, n * positions, plan.share) for n in sorted({min(n, most) for n in TIMED_LOOKUPS})]
 
 
 def _time(layer: Layer, candidate: Candidate, times: dict[Shape, dict[Form, float]]) -> float:

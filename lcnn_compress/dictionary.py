@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,7 @@ SMALLEST_CORRELATION = 1e-11
 SMALLEST_NEW_PART = 1e-10
 
 Array = NDArray[np.float64]
+F = TypeVar("F", np.float32, np.float64)
 
 
 def factorise(
@@ -95,7 +97,7 @@ def factorise(
     return dictionary.reshape(-1, m).astype(np.float32), np.ascontiguousarray(kernel, dtype=np.float32)
 
 
-def _in_blocks(slices: Array, share: int) -> Array:
+def _in_blocks(slices: NDArray[F], share: int) -> NDArray[F]:
     """Return (groups, filters, positions, m) as (groups, n, m): each ``share`` rows are of neighbouring filters at one place.
 
     Filters of zeros fill the last block up.
@@ -141,7 +143,7 @@ def _keep_largest(codes: Array, count: float, share: int) -> None:
 
 
 def draft_errors(
-    weight: NDArray[np.float32], *, groups: int, dictionary_size: int, lookups: Sequence[int], seed: int
+    weight: NDArray[np.float32], *, groups: int, dictionary_size: int, lookups: Sequence[int], seed: int, share: int = 1
 ) -> list[float]:
     """Return about how far a weight is from its coding by k-means or K-SVD with so many lookups per position.
 
@@ -152,6 +154,7 @@ def draft_errors(
         weight: (C_out, C_in / groups, kH, kW).
         dictionary_size: k of each group.
         lookups: per position.
+        share: neighbouring filters with the same pattern.
 
     Returns:
         |W - PD|^2 / |W|^2 for each number of lookups.
@@ -162,10 +165,12 @@ def draft_errors(
     for block in blocks.reshape(groups, -1, weight.shape[1]):
         rng = np.random.default_rng(seed)
         dictionary = _draft(np.ascontiguousarray(block), dictionary_size, rng)
-        chosen = np.sort(rng.permutation(len(block))[:DRAFT_SLICES])
-        sample = block[chosen].astype(np.float64)
+        in_blocks = _in_blocks(block.reshape(1, -1, weight.shape[2] * weight.shape[3], weight.shape[1]), share)
+        in_blocks = in_blocks.reshape(-1, share, weight.shape[1])
+        chosen = np.sort(rng.permutation(len(in_blocks))[: max(1, DRAFT_SLICES // share)])
+        sample = in_blocks[chosen].reshape(-1, weight.shape[1]).astype(np.float64)
         for i, count in enumerate(lookups):
-            codes = code_slices(sample, dictionary, n_lookups=count)
+            codes = code_slices(sample, dictionary, n_lookups=count, share=share)
             errors[i] += _squared_error(sample, dictionary, codes)
         total += float((sample**2).sum())
     return [float(error) / (total or 1.0) for error in errors]

@@ -87,7 +87,8 @@ def choose_probes(options: Sequence[Candidate]) -> list[Candidate]:
 
     lookups: list[Candidate] = []
     for size in sorted({c.plan.dictionary_size for c in options if c.plan.kind == "lookup"}):
-        of_size = [c for c in options if c.plan.kind == "lookup" and c.plan.dictionary_size == size]
+        # Common patterns are told from the others' effects by the error of the filters.
+        of_size = [c for c in options if c.plan.kind == "lookup" and c.plan.dictionary_size == size and c.plan.share == 1]
         wanted = [c for c in of_size if c.plan.lookups in PROBED_LOOKUPS]
         lookups += wanted or of_size[:1]
     return [*lookups, *spread("sparse", PROBED_SPARSE), *spread("lowrank", PROBED_RANKS)]

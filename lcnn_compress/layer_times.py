@@ -67,10 +67,14 @@ class Shape:
 
 @dataclass(frozen=True, order=True)
 class Form:
-    """One way to code a layer: k dictionary rows of each group, 0 for an identity, and the non-zeros of all filters."""
+    """One way to code a layer: k dictionary rows of each group, 0 for an identity, and the non-zeros of all filters.
+
+    ``share`` neighbouring filters have the same pattern.
+    """
 
     rows: int
     nonzeros: int
+    share: int = 1
 
 
 def default_cache() -> Path:
@@ -139,7 +143,7 @@ class _Store:
         return {Form(*map(int, key.split())): ms for key, ms in known.items()}
 
     def add(self, shape: Shape, times: Mapping[Form, float]) -> None:
-        self.times[shape.key] = {f"{form.rows} {form.nonzeros}": ms for form, ms in times.items()}
+        self.times[shape.key] = {f"{form.rows} {form.nonzeros} {form.share}": ms for form, ms in times.items()}
         self.changed = True
 
     def write(self) -> None:
@@ -188,7 +192,10 @@ def _random_factors(shape: Shape, form: Form) -> tuple[np.ndarray[Any, Any], np.
     size = form.rows or m
     dictionary = rng.standard_normal((groups * size, m)) if form.rows else np.tile(np.eye(m), (groups, 1))
     kernel = np.zeros((shape.out_channels, size, *shape.geometry.kernel), np.float32)
-    positions = rng.choice(kernel.size, form.nonzeros, replace=False)
-    kernel.reshape(-1)[positions] = rng.uniform(0.5, 1.5, form.nonzeros) * rng.choice((-1, 1), form.nonzeros)
+    blocks = -(-shape.out_channels // form.share)
+    used = np.zeros(blocks * (kernel.size // shape.out_channels), bool)
+    used[rng.choice(used.size, min(used.size, -(-form.nonzeros // form.share)), replace=False)] = True
+    pattern = used.reshape(blocks, -1).repeat(form.share, axis=0)[: shape.out_channels].reshape(kernel.shape)
+    kernel[pattern] = rng.uniform(0.5, 1.5, pattern.sum()) * rng.choice((-1, 1), pattern.sum())
     gaps, coefficients = encode_positions(kernel)
     return dictionary.astype(np.float16), gaps, coefficients.astype(np.float16)
