@@ -36,7 +36,7 @@ from lcnn_compress.errors import SettingsError
 from lcnn_compress.export import dense_form
 from lcnn_compress.geometry import lookup_macs
 from lcnn_compress.graph import Layer
-from lcnn_compress.op import DOMAIN
+from lcnn_compress.op import OP_TYPE
 from lcnn_compress.plan import LayerPlan, PlanSettings, plan_layers
 
 OURS, UNIFORM, PAPER, SPARSE, LOW_RANK, NARROWER, INT8 = (
@@ -250,7 +250,7 @@ def two_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
     constants = {t.name: t for t in model.graph.initializer}
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
-        if node.domain == DOMAIN:
+        if node.op_type == OP_TYPE:
             groups = next(a.i for a in node.attribute if a.name == "group")
             dictionary = numpy_helper.to_array(constants[node.input[1]]).astype(np.float32)[:, :, None, None]
             k = len(dictionary) // groups

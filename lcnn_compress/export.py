@@ -183,7 +183,7 @@ def with_factors(model: onnx.ModelProto, net: fx.GraphModule, coefficients: str)
         coefficients: "float16" or "float32".
     """
     dtype = {"float16": np.float16, "float32": np.float32}[coefficients]
-    modules = {node.name: net.get_submodule(node.name) for node in model.graph.node if node.domain == DOMAIN}
+    modules = {node.name: net.get_submodule(node.name) for node in model.graph.node if node.op_type == OP_TYPE}
     model = dense_form(model, {name for name, module in modules.items() if not isinstance(module, LookupConv2d)})
     graph = model.graph
     for node in graph.node:

@@ -11,7 +11,7 @@ from torch import nn
 
 from lcnn_compress import runtime
 from lcnn_compress.errors import LcnnError
-from lcnn_compress.export import ExportSettings, dense_form, to_onnx
+from lcnn_compress.export import ExportSettings, dense_form, to_onnx, with_factors
 from lcnn_compress.graph import capture
 from lcnn_compress.op import DOMAIN, OP_VERSION, OPSET, POOL_TYPE, pool_body
 from lcnn_compress.pipeline import CompressSettings, compress_net
@@ -125,3 +125,10 @@ def test_poolings_behind_layers_turned_dense_are_standard_again(net):
     assert pools(dense) == [""] * 4
     assert not dense.functions
     onnx.checker.check_model(dense, full_check=True)
+
+
+def test_a_twin_has_the_poolings_of_its_own_layers(net):
+    template = to_onnx(net, (1, 3, 35, 41), ExportSettings(), {})
+    assert pools(with_factors(template, net, "float16")) == ["", DOMAIN, DOMAIN, ""]
+    dense = capture(Pools(), torch.zeros(1, 3, 35, 41))
+    assert pools(with_factors(template, dense, "float16")) == [""] * 4
