@@ -88,15 +88,17 @@ def _fit_time(problem: Problem, target: Target, progress: Progress) -> Fit:
             assert problem.dense_ms is not None
             # A busier machine slows the dense net too: a ratio stays what it is, a latency does not.
             problem.pace = problem.dense_ms / gain.dense_ms
-            ratio = gain.lookup_ms * problem.pace / wanted_ms(problem, target)
+            faster = _speedup(gain)
+            taken = problem.dense_ms / faster
+            ratio = taken / wanted_ms(problem, target)
             rounds.append((ratio, choice))
             notes.append({
-                "predicted_ms": choice.ms, "predicted_speedup": problem.dense_ms / choice.ms, "measured_ms": gain.lookup_ms,
-                "measured_dense_ms": gain.dense_ms, "measured_speedup": gain.dense_ms / gain.lookup_ms,
+                "predicted_ms": choice.ms, "predicted_speedup": problem.dense_ms / choice.ms,
+                "measured_ms": taken / problem.pace, "measured_dense_ms": gain.dense_ms, "measured_speedup": faster,
             })  # fmt: skip
             if abs(ratio - 1) <= CLOSE:
                 break
-            learn(problem, choice, gain)
+            learn(problem, choice, gain, taken)
     ratio, choice = min(rounds, key=lambda pair: abs(math.log(pair[0])))
     if ratio > 1 + CLOSE and problem.within_ms(wanted_ms(problem, target)) is None:
         best = max(notes, key=lambda note: float(note["measured_speedup"]))
@@ -114,8 +116,17 @@ def _measure(problem: Problem, choice: Choice, dense: Path, progress: Progress) 
     )
 
 
-def learn(problem: Problem, choice: Choice, gain: benchmark.Gain) -> None:
-    """Let what was measured of a built net correct the times of its layers and of the rest.
+def _speedup(gain: benchmark.Gain) -> float:
+    """Return the ratio of the nets' times: of the sums over their nodes, the least of several medians each, if they are there.
+
+    The medians of whole runs say the same on a quiet machine, and scatter by a fifth on a busy one.
+    """
+    dense_ms, lookup_ms = (sum(pair[i] for pair in gain.layers.values()) for i in (0, 1))
+    return dense_ms / lookup_ms if benchmark.OTHER in gain.layers and lookup_ms > 0 else gain.dense_ms / gain.lookup_ms
+
+
+def learn(problem: Problem, choice: Choice, gain: benchmark.Gain, taken: float) -> None:
+    """Let what was measured of a built net, ``taken`` ms in all, correct the times of its layers and of the rest.
 
     Half of each difference is believed (the geometric mean): measurements scatter, and the next choice must not follow that.
     """
@@ -130,7 +141,7 @@ def learn(problem: Problem, choice: Choice, gain: benchmark.Gain) -> None:
             problem.dense_again[name] = believed
         else:
             problem.scale[name] = float(np.clip(believed / max(candidate.ms, 1e-9), *SCALES))
-    problem.other_ms = math.sqrt(expected * gain.lookup_ms * problem.pace) - known
+    problem.other_ms = math.sqrt(expected * taken) - known
 
 
 def _fit_size(problem: Problem, target: Target) -> Fit:
