@@ -182,6 +182,8 @@ def data(feed: Feed, seed: int, input_shape: tuple[int, ...], limit: int | None 
         some = torch.arange(min(CALIBRATION_IMAGES, len(training)))
         calibration = [x for x, _ in batches(training, CALIBRATION_BATCH, some)]
     origin = None if feed.calib is None and feed.data is None else asdict(feed)
+    if origin is not None and not feed.held_out:
+        del origin["held_out"]
     return TrainingData(calibration, training, held_out, origin=origin)
 
 
