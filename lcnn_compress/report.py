@@ -54,7 +54,7 @@ def html(report: dict[str, Any]) -> str:
     charts = [_macs_chart(rows), _time_chart(rows), _dictionary_chart(rows), _error_chart(rows)]
     body = [
         f"<h1>{escape(title)}</h1>", _facts(report), "<h2>Totals</h2>", _totals_table(totals, report.get("evaluation")),
-        *charts, "<h2>Layers</h2>", _layer_table(rows), _settings(report.get("settings")),
+        _budget(report.get("budget"), totals), *charts, "<h2>Layers</h2>", _layer_table(rows), _settings(report.get("settings")),
     ]  # fmt: skip
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
     page = "\n".join(part for part in body if part)
@@ -93,6 +93,25 @@ def _totals_table(totals: Row, evaluation: Row | None) -> str:
     if not cells:
         return note
     return _table(("", "dense", "now", "dense \u00f7 now"), cells, texts=1) + note
+
+
+def _budget(budget: Row | None, totals: Row) -> str:
+    """Return what was asked for, what was foreseen and what came of it; nothing where no target was given."""
+    if not budget:
+        return ""
+    asked = ", ".join(f"{kind.replace('_', ' ')} {value:g}" for kind, value in (budget.get("target") or {}).items())
+    lines = [
+        ("dense \u00f7 now, time", _number(budget.get("predicted_speedup")), _number(totals.get("speedup"))),
+        ("MACs of one image", _count(budget.get("predicted_macs")), _count(totals.get("macs"))),
+        (f"error of the {budget.get('effects', 'outputs')}", _number(budget.get("predicted_error"), 3),
+         _number(budget.get("measured_error"), 3)),
+    ]  # fmt: skip
+    drop: Row = budget.get("drop") or {}
+    if drop:
+        interval = f"{_number(drop['value'])} ({_number(drop['low'])} to {_number(drop['high'])})"
+        lines.append((f"drop on {drop['n']} held-out images, 95 %", DASH, interval))
+    table = _table(("", "predicted", "measured"), [_cells(line, texts=1) for line in lines], texts=1)
+    return f"<h2>Target: {escape(asked)}</h2>{table}"
 
 
 def _layer_table(rows: Sequence[Row]) -> str:

@@ -208,6 +208,7 @@ MODEL = ("compress", "model.pt", "--arch", "cases:small_net", "--input-shape", "
         (("--dict", 8, "--target-speedup", 2), "--dict and --target-speedup both say how far to compress; give one of them"),
         (("--target-speedup", 2, "--max-drop", 1), "--target-speedup and --max-drop both say"),
         (("--target-speedup", 2, "--lookups", 2), "--lookups does nothing with --target-speedup, which decides it"),
+        (("--max-drop", 2, "--share", 2), "--share does nothing with --max-drop, which decides it"),
         (("--target-speedup", 1), "--target-speedup is 1; it must be a number above 1"),
         (("--target-speedup", 2, "--no-measure"), "--no-measure leaves out what a target of time or drop needs"),
         (("--target-speedup", 2, "--init", "svd"), "--init svd does not go with a target; use kmeans or ksvd"),

@@ -182,3 +182,16 @@ def test_a_long_name_is_shortened_in_charts_and_whole_in_its_title() -> None:
     texts = Page(html(report)).texts
     assert "\u2026" + name[-31:] in texts
     assert name in texts
+
+
+def test_a_target_shows_what_was_foreseen_and_what_came_of_it() -> None:
+    drop = {"value": 0.25, "low": -0.3, "high": 0.8, "n": 1200}
+    budget = {
+        "target": {"max_drop": 0.5}, "effects": "outputs", "predicted_speedup": 1.6, "predicted_macs": 16_900_000,
+        "predicted_error": 0.135, "measured_error": 0.124, "drop": drop,
+    }  # fmt: skip
+    page = html(REPORT | {"budget": budget})
+    assert "<h2>Target: max drop 0.5</h2>" in page
+    for text in ("<td>1.60</td>", "<td>16.9 M</td>", "<td>0.135</td><td>0.124</td>", "<td>0.25 (-0.30 to 0.80)</td>"):
+        assert text in page
+    assert "Target:" not in html(REPORT)

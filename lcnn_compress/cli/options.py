@@ -224,7 +224,7 @@ def target(names: frozenset[str], values: dict[str, float | None]) -> tuple[str,
         raise SettingsError(f"{first} and {second} both say how far to compress; give one of them")
     if not chosen:
         return None
-    for name in ("lookups", "keep_slow"):
+    for name in ("lookups", "share", "keep_slow"):
         if name in names:
             raise SettingsError(
                 f"{FIXED[name]} does nothing with {TARGETS[chosen[0]]}, which decides it; leave one of them out"
