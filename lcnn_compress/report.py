@@ -54,7 +54,8 @@ def html(report: dict[str, Any]) -> str:
     charts = [_macs_chart(rows), _time_chart(rows), _dictionary_chart(rows), _error_chart(rows)]
     body = [
         f"<h1>{escape(title)}</h1>", _facts(report), "<h2>Totals</h2>", _totals_table(totals, report.get("evaluation")),
-        _budget(report.get("budget"), totals), *charts, "<h2>Layers</h2>", _layer_table(rows), _settings(report.get("settings")),
+        _budget(report.get("budget"), totals), *charts, "<h2>Layers</h2>", _layer_table(rows),
+        _settings(report.get("settings")),
     ]  # fmt: skip
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
     page = "\n".join(part for part in body if part)

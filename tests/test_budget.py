@@ -18,6 +18,7 @@ from lcnn_compress.benchmark import OTHER, Gain
 from lcnn_compress.budget import Problem, Target, prepare
 from lcnn_compress.budget_drop import drop_of
 from lcnn_compress.budget_fit import CLOSE, fit, foresee
+from lcnn_compress.cli.app import _note_missed
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export import ExportSettings, to_onnx
 from lcnn_compress.graph import fold_batch_norms
@@ -248,3 +249,20 @@ def test_a_size_is_met_and_the_run_can_be_repeated(model: Path) -> None:
     lcnn(*MODEL[:4], "-c", "one.lcnn/config.json", "-o", "two.lcnn", code=None)
     for name in ("config.json", "model.safetensors"):
         assert (model / "one.lcnn" / name).read_bytes() == (model / "two.lcnn" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("target", "totals", "said"),
+    [
+        ({"speedup": 4.0}, {"speedup": 3.0, "lookup_ms": 2.0}, "reached 75% of the target"),
+        ({"latency_ms": 1.0}, {"speedup": 3.0, "lookup_ms": 2.0}, "reached 50% of the target"),
+        ({"speedup": 4.0}, {"speedup": 3.9, "lookup_ms": 2.0}, ""),
+        ({"size_mb": 4.0}, {"speedup": 3.9, "lookup_ms": 2.0}, ""),
+    ],
+)
+def test_a_missed_target_is_said(
+    target: dict[str, float], totals: dict[str, float], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _note_missed({"budget": {"target": target}, "totals": totals}, quiet=False)
+    shown = capsys.readouterr().err
+    assert (said in shown) if said else shown == ""
