@@ -144,6 +144,25 @@ def learn(problem: Problem, choice: Choice, gain: benchmark.Gain, taken: float) 
     problem.other_ms = math.sqrt(expected * taken) - known
 
 
+def part_of_target(problem: Problem, target: Target, report: dict[str, Any]) -> float:
+    """Return the speed of a finished net over the one asked for, from the sums of its layers' times; 1 where there are none."""
+    timed = [row for row in report["layers"] if "lookup_ms" in row]
+    if not timed or problem.dense_ms is None:
+        return 1.0
+    dense_ms, lookup_ms = (sum(row[key] for row in timed) for key in ("dense_ms", "lookup_ms"))
+    return float(dense_ms / max(lookup_ms, 1e-9) * wanted_ms(problem, target) / problem.dense_ms)
+
+
+def corrected(problem: Problem, target: Target, part: float) -> Choice | None:
+    """Return the choice for a target when finished nets run at ``part`` of the speed foreseen; None where nothing changes.
+
+    Calibration chooses entries anew, and nets come out a tenth faster or slower than the ones fitted to the target.
+    """
+    if abs(part - 1) <= CLOSE:
+        return None
+    return problem.within_ms(wanted_ms(problem, target) * part)
+
+
 def _fit_size(problem: Problem, target: Target) -> Fit:
     rest = float(_rest_bytes(problem))
     notes: list[dict[str, Any]] = []

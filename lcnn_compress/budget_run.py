@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, fx
 from lcnn_compress.artefact import Artefact
 from lcnn_compress.budget import Choice, Problem, Target, prepare
 from lcnn_compress.budget_drop import fastest_within
-from lcnn_compress.budget_fit import Fit, fit, foresee
+from lcnn_compress.budget_fit import Fit, corrected, fit, foresee, part_of_target
 from lcnn_compress.data import batches
 from lcnn_compress.effects import Outputs
 from lcnn_compress.errors import SettingsError
@@ -94,6 +95,13 @@ def compress_to_target(
         result: Fit = fit(problem, target, progress)
         choice = result.choice
         artefact = compress_net(dense, input_shape, settings, data, choice.plans, progress)
+        if target.kind != "size_mb" and data.calibration and settings.finetune is None:
+            part = part_of_target(problem, target, artefact.report)
+            second = corrected(problem, target, part)
+            if second is not None and second.plans != choice.plans:
+                other = compress_net(dense, input_shape, settings, data, second.plans, progress)
+                if abs(math.log(part_of_target(problem, target, other.report))) < abs(math.log(part)):
+                    artefact, choice = other, second
         more = {"rounds": result.rounds}
     budget = _expected(problem, target, choice) | more
     if data.calibration:

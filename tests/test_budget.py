@@ -17,7 +17,7 @@ from lcnn_compress import budget as module
 from lcnn_compress.benchmark import OTHER, Gain
 from lcnn_compress.budget import Problem, Target, prepare
 from lcnn_compress.budget_drop import drop_of
-from lcnn_compress.budget_fit import CLOSE, fit, foresee
+from lcnn_compress.budget_fit import CLOSE, corrected, fit, foresee, part_of_target
 from lcnn_compress.cli.app import _note_missed
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export import ExportSettings, to_onnx
@@ -124,6 +124,21 @@ def test_a_target_is_met_although_layers_take_longer_in_the_net(
     key = "measured_ms" if kind == "latency_ms" else "measured_speedup"
     assert min(abs(r[key] / value - 1) for r in result.rounds) <= 2 * CLOSE
     assert (len(result.rounds) == 1) == (scale == 1.0)
+
+
+@pytest.mark.usefixtures("fake_times")
+def test_a_finished_net_that_is_faster_than_foreseen_gives_the_plan_more_time() -> None:
+    made, target = problem(), Target("speedup", 1.6)
+    rows = [{"dense_ms": 2.0, "lookup_ms": 1.0}, {"name": "not timed"}, {"dense_ms": 1.6, "lookup_ms": 1.0}]
+    part = part_of_target(made, target, {"layers": rows})
+    assert part == pytest.approx(1.8 / 1.6)
+    first, second = made.within_ms(3.5 / 1.6), corrected(made, target, part)
+    assert first is not None
+    assert second == made.within_ms(3.5 / 1.6 * part)
+    assert second is not None
+    assert second.error < first.error
+    assert corrected(made, target, 1 + CLOSE / 2) is None
+    assert part_of_target(made, target, {"layers": []}) == 1.0
 
 
 @pytest.mark.usefixtures("fake_times")
