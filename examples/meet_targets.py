@@ -1,0 +1,104 @@
+"""How near ``--target-speedup`` lands, and what ``--max-drop`` keeps: the embedded net, and ResNet-18 with random weights.
+
+The embedded net is planned and calibrated on 512 training images without labels, or, for a largest drop, judged on 5,000
+labelled training images; accuracy is on all 10,000 test images. Every finished net is exported and measured anew beside the
+dense net, in a process of its own, at batch 1 with one thread. Nothing is trained. Writes results/targets.json.
+
+    apt-get install dataset-fashion-mnist
+    python examples/meet_targets.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from compare_fashion import Images, calibration, load, measure, open_net
+
+from lcnn_compress import api, benchmark, zoo
+from lcnn_compress.budget import Target
+from lcnn_compress.machine import machine
+from lcnn_compress.pipeline import CompressSettings, TrainingData
+
+RESULTS = Path(__file__).resolve().parent / "results"
+SPEEDUPS = (1.5, 2.0, 3.0, 4.0)
+LARGEST_DROPS = (0.5, 1.0)
+HELD_OUT = 5000
+SETTINGS = CompressSettings(init="ksvd")  # as the command does
+
+
+def made(source: api.Source, target: Target, data: TrainingData) -> tuple[Any, dict[str, Any]]:
+    """Return the net for a target, and what was foreseen on the way."""
+    started = time.perf_counter()
+    artefact = api.compress_to_target(source, SETTINGS, target, data)
+    budget = artefact.report["budget"]
+    kinds = [row["kind"] for row in artefact.report["layers"]]
+    facts = {"asked": {target.kind: target.value}, "seconds": time.perf_counter() - started, "kinds": kinds}
+    facts |= {key: budget[key] for key in ("predicted_speedup", "predicted_error", "measured_error", "drop") if key in budget}
+    return artefact, facts
+
+
+def embedded(train: Images, test: Images) -> list[dict[str, Any]]:
+    rows = []
+    held_out = Images(train.x[-HELD_OUT:], train.y[-HELD_OUT:])
+    train = Images(train.x[:-HELD_OUT], train.y[:-HELD_OUT])
+    unlabelled = TrainingData(calibration(train, 0))
+    labelled = TrainingData(calibration(train, 0), held_out=held_out)
+    wanted = [(Target("speedup", value), unlabelled) for value in SPEEDUPS]
+    wanted += [(Target("max_drop", value), labelled) for value in LARGEST_DROPS]
+    for target, data in wanted:
+        artefact, facts = made(open_net(), target, data)
+        run = measure(open_net(), artefact, 200)
+        facts |= {"accuracy_percent": api.evaluate(artefact.net, test).value} | run
+        rows.append({"net": "fashion_resnet"} | facts)
+        print(line(rows[-1]), flush=True)
+    return rows
+
+
+def resnet18() -> list[dict[str, Any]]:
+    rows = []
+    for value in SPEEDUPS:
+        torch.manual_seed(0)
+        source = api.open_model(zoo.resnet18(), (1, 3, 224, 224))
+        artefact, facts = made(source, Target("speedup", value), TrainingData())
+        with tempfile.TemporaryDirectory(prefix="lcnn-targets-") as folder:
+            dense, lookup = Path(folder) / "dense.onnx", Path(folder) / "lookup.onnx"
+            api.export_onnx(artefact, lookup)
+            api.export_dense(source, dense, api.layer_rows(artefact.report))
+            run = benchmark.compare(dense, lookup, benchmark.BenchSettings(iterations=50, per_layer=False))["runs"][0]
+        facts |= {key: run[key] for key in ("speedup_p50", "speedup_ci95", "macs_ratio")}
+        rows.append({"net": "resnet18, random weights, no data"} | facts)
+        print(line(rows[-1]), flush=True)
+    return rows
+
+
+def line(row: dict[str, Any]) -> str:
+    """Return a row of the README's table."""
+    asked = ", ".join(f"{key} {value:g}" for key, value in row["asked"].items())
+    low, high = row["speedup_ci95"]
+    accuracy = f"{row['accuracy_percent']:.2f}" if "accuracy_percent" in row else ""
+    drop = "held out: {value:.2f} ({low:.2f} to {high:.2f})".format(**row["drop"]) if "drop" in row else ""
+    speed = f"{row['speedup_p50']:.2f}x ({low:.2f} to {high:.2f})"
+    return f"| {row['net']} | {asked} | {speed} | {row['macs_ratio']:.2f}x | {accuracy} | {drop} | {row['seconds']:.0f} s |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=RESULTS / "targets.json")
+    options = parser.parse_args()
+    train, test = load(False, None)
+    dense = api.evaluate(open_net().net, test)
+    print(f"dense {dense.value:.2f} % on {dense.n} images")
+    rows = [*embedded(train, test), *resnet18()]
+    result = {"dense_percent": dense.value, "n": dense.n, "rows": rows, "machine": machine(), "date": time.strftime("%Y-%m-%d")}
+    options.output.parent.mkdir(exist_ok=True)
+    options.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
