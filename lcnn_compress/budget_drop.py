@@ -70,7 +70,8 @@ def drop_of(metric: str, dense: Tensor, scores: Tensor) -> Drop:
 def fastest_within(problem: Problem, limit: float, data: TrainingData, progress: Progress = silent) -> Found:
     """Return the fastest net that loses at most ``limit``: a bisection over the budget of time.
 
-    With fine-tuning, nets that lose up to ``RECOVERED`` times as much are trained, the fastest first, until one stays within.
+    With fine-tuning, the fastest net that loses up to ``RECOVERED`` times as much is trained, then slower ones until one stays
+    within.
 
     Args:
         problem: with times; its settings say how to fine-tune.
@@ -108,21 +109,12 @@ def fastest_within(problem: Problem, limit: float, data: TrainingData, progress:
     progress("searching", TRIALS, TRIALS)
     trials.sort(key=lambda trial: trial[0].ms or 0.0)
     tried = [{"predicted_ms": choice.ms, "trained": False, **asdict(drop)} for choice, drop, _ in trials]
-    if settings.finetune is not None:
-        worth = [trial for trial in trials if trial[1].value <= tolerated][:TRAININGS]
-        for choice, _, _ in worth:
-            net = compress_net(
-                problem.dense,
-                problem.input_shape,
-                settings,
-                replace(data, checkpoint=None, on_plan=None),
-                choice.plans,
-                progress,
-            )
-            drop = judge.drop(net)
-            tried.append({"predicted_ms": choice.ms, "trained": True, **asdict(drop)})
-            if drop.value <= limit:
-                return Found(net, choice, drop, tried)
+    worth = [choice for choice, drop, _ in trials if drop.value <= tolerated]
+    if settings.finetune is not None and worth:
+        found = _trained_within(problem, limit, worth[0], judge, replace(data, checkpoint=None, on_plan=None), progress)
+        tried += found.tried
+        if found.drop.value <= limit:
+            return replace(found, tried=tried)
     for choice, drop, net in trials:
         if drop.value <= limit:
             return Found(net, choice, drop, tried)
@@ -132,3 +124,20 @@ def fastest_within(problem: Problem, limit: float, data: TrainingData, progress:
         f"--max-drop {limit:g} cannot be kept: the mildest net tried, {faster:.2f}x faster, loses "
         f"{drop.value:.2f} ({drop.low:.2f} to {drop.high:.2f}) on {drop.n} held-out images; allow more, or add --epochs"
     )
+
+
+def _trained_within(
+    problem: Problem, limit: float, choice: Choice, judge: _Judge, data: TrainingData, progress: Progress
+) -> Found:
+    """Train a choice and, while it loses too much, others half the way to the dense net's time; return the last one."""
+    assert problem.dense_ms is not None
+    settings = replace(problem.settings, measure=False)
+    tried: list[dict[str, Any]] = []
+    while True:
+        net = compress_net(problem.dense, problem.input_shape, settings, data, choice.plans, progress)
+        drop = judge.drop(net)
+        tried.append({"predicted_ms": choice.ms, "trained": True, **asdict(drop)})
+        milder = problem.within_ms(math.sqrt((choice.ms or problem.dense_ms) * problem.dense_ms)) or choice
+        if drop.value <= limit or len(tried) == TRAININGS or milder.plans == choice.plans:
+            return Found(net, choice, drop, tried)
+        choice = milder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,17 @@ from cases import small_net
 from command_line import lcnn, lcnn_json, needs_library
 from torch import Tensor
 
-from lcnn_compress import api, budget_fit, budget_run, candidates, runtime
+from lcnn_compress import api, budget_drop, budget_fit, budget_run, candidates, runtime
 from lcnn_compress import budget as module
+from lcnn_compress.artefact import Artefact
 from lcnn_compress.benchmark import OTHER, Gain
 from lcnn_compress.budget import Problem, Target, prepare
-from lcnn_compress.budget_drop import drop_of
+from lcnn_compress.budget_drop import Drop, drop_of
 from lcnn_compress.budget_fit import CLOSE, corrected, fit, foresee, part_of_target
 from lcnn_compress.cli.app import _note_missed
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export import ExportSettings, to_onnx
+from lcnn_compress.finetune import FinetuneSettings
 from lcnn_compress.graph import fold_batch_norms
 from lcnn_compress.layer_times import Form, Shape
 from lcnn_compress.pipeline import CompressSettings, TrainingData, build_net
@@ -194,6 +197,32 @@ def test_the_fastest_net_within_a_drop(monkeypatch: pytest.MonkeyPatch) -> None:
     assert drops == sorted(drops, key=lambda trial: trial["predicted_ms"])
     within = [trial["predicted_ms"] for trial in drops if trial["value"] <= 5]
     assert tight.report["budget"]["predicted_ms"] == min(within)
+
+
+@pytest.mark.usefixtures("fake_times")
+def test_training_is_judged_before_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drop(_: object, artefact: Artefact) -> Drop:
+        macs = artefact.report["totals"]["macs"] / artefact.report["totals"]["macs_dense"]
+        lost = 40 * (1 - macs) if artefact.config["finetune"] is None else 16 * (1 - macs)
+        return Drop("top-1", 90.0, lost, lost - 1, lost + 1, 40)
+
+    monkeypatch.setattr(budget_drop._Judge, "drop", drop)
+    monkeypatch.setattr(budget_run, "measured_totals", lambda *_: {"dense_ms": 2.0, "lookup_ms": 1.0, "speedup": 2.0})
+    source = api.open_model(small_net(), SHAPE)
+    data = TrainingData([torch.randn(16, 3, 16, 16)], Noise(), held_out=Noise())
+    settings = replace(SETTINGS, finetune=FinetuneSettings(epochs=1, batch_size=8))
+    made = budget_run.compress_to_target(source.net, SHAPE, settings, Target("max_drop", 8), data)
+    budget = made.report["budget"]
+    # The fastest that lost at most four times as much before was trained, then slower ones until one was within the limit.
+    worth = [trial["predicted_ms"] for trial in budget["tried"] if not trial["trained"] and trial["value"] <= 32]
+    trained = [trial for trial in budget["tried"] if trial["trained"]]
+    times = [trial["predicted_ms"] for trial in trained]
+    assert times == sorted(times)
+    assert times[0] == min(worth)
+    assert [trial["value"] <= 8 for trial in trained] == [False] * (len(trained) - 1) + [True]
+    assert len(trained) > 1
+    assert (budget["drop"]["value"], budget["predicted_ms"]) == (trained[-1]["value"], trained[-1]["predicted_ms"])
+    assert made.config["finetune"] is not None
 
 
 @pytest.mark.usefixtures("fake_times")
