@@ -27,6 +27,8 @@ constexpr int64_t kMinPartEntries = 10;
 constexpr int64_t kManyTaps = 32;
 // Time of a multiply-add of a shared list relative to one of a filter's own list.
 constexpr double kSharedCost[kSharedKernels] = {0.86, 0.66, 0.6};
+// Of one filter; only damaged or made-up files have more.
+constexpr int64_t kMaxSharedPlaces = 1 << 24;
 
 [[noreturn]] void Fail(const std::string& message) { throw std::invalid_argument(message); }
 
@@ -188,15 +190,19 @@ void PackedWeights::PackEntries(const LookupConvConstants& constants) {
 // Chooses how many filters share a list, by the time all multiply-adds take.
 void PackedWeights::ChooseListFilters(const std::vector<Entry>& entries) {
   const int64_t filters = shape_.out_channels / shape_.group;
+  const int64_t places = shape_.height.kernel * shape_.width.kernel * shape_.dictionary_size;
+  if (places > kMaxSharedPlaces) return;
   auto least = static_cast<double>(lookups_);
   for (int i = 0; i < kSharedKernels; ++i) {
     const int64_t shared = kSharedFilters[i];
     if (shape_.group > 1 && filters % shared != 0) break;
-    std::vector<std::pair<int64_t, uint32_t>> places;
-    places.reserve(entries.size());
-    for (const Entry& entry : entries) places.emplace_back(entry.filter / shared, entry.position);
-    std::sort(places.begin(), places.end());
-    const auto distinct = std::unique(places.begin(), places.end()) - places.begin();
+    std::vector<int64_t> last_list(static_cast<size_t>(places), -1);
+    int64_t distinct = 0;
+    for (const Entry& entry : entries) {  // filter by filter
+      int64_t& last = last_list[entry.position];
+      distinct += last != entry.filter / shared;
+      last = entry.filter / shared;
+    }
     const double time = kSharedCost[i] * static_cast<double>(shared * distinct);
     if (time >= least) continue;
     least = time;
