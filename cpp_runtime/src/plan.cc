@@ -267,12 +267,18 @@ class Planner {
         const int64_t first = t * vectors / tiles;
         const int64_t last = (t + 1) * vectors / tiles;
         const int64_t position = stretch * plan_.image_pitch + first * lanes_;
-        group->lookup_tiles.push_back({static_cast<int32_t>(position),
-                                       static_cast<int32_t>(last - first),
-                                       static_cast<int32_t>(group->lookup_maps.size())});
+        const LookupTile tile = {static_cast<int32_t>(position), static_cast<int32_t>(last - first),
+                                 static_cast<int32_t>(group->lookup_maps.size())};
+        int64_t pixels = 0;
         for (int64_t v = 0; v < last - first; ++v) {
           AppendLaneMap(position + v * lanes_, lanes_, pixel_of, &group->lookup_maps,
                         &group->lookup_indices);
+          pixels += group->lookup_maps.back().count;
+        }
+        if (pixels > 0) {
+          group->lookup_tiles.push_back(tile);
+        } else {  // in a wide border
+          group->lookup_maps.resize(static_cast<size_t>(tile.first_map));
         }
       }
     }
