@@ -89,12 +89,14 @@ def line(row: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nets", nargs="+", choices=("fashion_resnet", "resnet18"), default=["fashion_resnet", "resnet18"])
     parser.add_argument("--output", type=Path, default=RESULTS / "targets.json")
     options = parser.parse_args()
     train, test = load(False, None)
     dense = api.evaluate(open_net().net, test)
     print(f"dense {dense.value:.2f} % on {dense.n} images")
-    rows = [*embedded(train, test), *resnet18()]
+    rows = embedded(train, test) if "fashion_resnet" in options.nets else []
+    rows += resnet18() if "resnet18" in options.nets else []
     result = {"dense_percent": dense.value, "n": dense.n, "rows": rows, "machine": machine(), "date": time.strftime("%Y-%m-%d")}
     options.output.parent.mkdir(exist_ok=True)
     options.output.write_text(json.dumps(result, indent=1) + "\n")
