@@ -338,7 +338,7 @@ def test_a_measured_run_is_repeated_from_its_configuration(here: Path) -> None:
     child("compress", "model.pt", "-c", "kept.json", "--no-measure", "-o", "again.lcnn", cwd=elsewhere, code=made.exit_code)
     same_bytes(here / "first.lcnn", elsewhere / "again.lcnn")
     data = json.loads((here / "first.lcnn" / "config.json").read_text())["data"]
-    assert data == {"calib": "data.npz", "samples": 24, "data": None, "mean": [0.5], "std": [0.25], "held_out": 0.0}
+    assert data == {"calib": "data.npz", "samples": 24, "data": None, "mean": [0.5], "std": [0.25]}
 
 
 def test_eval_prepares_data_as_compression_did(here: Path) -> None:
