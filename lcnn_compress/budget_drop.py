@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, fx, nn
 
 from lcnn_compress.artefact import Artefact
 from lcnn_compress.budget import Choice, Problem
@@ -54,9 +55,13 @@ class _Judge:
         self.held_out, self.progress = held_out, progress
         self.metric, self.dense = image_scores(torch_runner(problem.dense), held_out, progress)
 
-    def drop(self, artefact: Artefact) -> Drop:
-        _, scores = image_scores(torch_runner(artefact.net), self.held_out, self.progress)
+    def drop(self, net: fx.GraphModule) -> Drop:
+        _, scores = image_scores(torch_runner(net), self.held_out, self.progress)
         return drop_of(self.metric, self.dense, scores)
+
+    def within(self, limit: float) -> Callable[[nn.Module], bool]:
+        """Return what tells whether a net in training may stop: even the upper end of its interval is within the limit."""
+        return lambda net: self.drop(cast(fx.GraphModule, net)).high <= limit
 
 
 def drop_of(metric: str, dense: Tensor, scores: Tensor) -> Drop:
@@ -98,7 +103,7 @@ def fastest_within(problem: Problem, limit: float, data: TrainingData, progress:
         net = compress_net(
             problem.dense, problem.input_shape, replace(settings, finetune=None), untrained, choice.plans, progress
         )
-        trials.append((choice, judge.drop(net), net))
+        trials.append((choice, judge.drop(net.net), net))
         assert choice.ms is not None
         if trials[-1][1].value <= tolerated:
             high = choice.ms
@@ -134,8 +139,10 @@ def _trained_within(
     settings = replace(problem.settings, measure=False)
     tried: list[dict[str, Any]] = []
     while True:
-        net = compress_net(problem.dense, problem.input_shape, settings, data, choice.plans, progress)
-        drop = judge.drop(net)
+        net = compress_net(
+            problem.dense, problem.input_shape, settings, replace(data, enough=judge.within(limit)), choice.plans, progress
+        )
+        drop = judge.drop(net.net)
         tried.append({"predicted_ms": choice.ms, "trained": True, **asdict(drop)})
         milder = problem.within_ms(math.sqrt((choice.ms or problem.dense_ms) * problem.dense_ms)) or choice
         if drop.value <= limit or len(tried) == TRAININGS or milder.plans == choice.plans:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,9 @@ from lcnn_compress.artefact import Artefact
 from lcnn_compress.budget import Choice, Problem, Target, prepare
 from lcnn_compress.budget_drop import fastest_within
 from lcnn_compress.budget_fit import Fit, corrected, fit, foresee, part_of_target
-from lcnn_compress.data import batches
 from lcnn_compress.effects import Outputs
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.pipeline import (
-    CALIBRATION_BATCH,
-    CALIBRATION_IMAGES,
     CompressSettings,
     TrainingData,
     compress_net,
@@ -48,7 +45,7 @@ def forecast(
     Raises:
         SettingsError, MissingError: as ``compress_to_target``.
     """
-    data = _calibrated(data)
+    data = data.calibrated()
     problem = prepare(dense, input_shape, settings, data.calibration, cache=cache, progress=progress)
     choice = problem.fastest() if target.kind == "max_drop" else foresee(problem, target)
     return {
@@ -82,7 +79,7 @@ def compress_to_target(
         SettingsError: the target cannot be reached, or a largest drop is asked for without held-out examples.
         MissingError: the native library is not there.
     """
-    data = _calibrated(data)
+    data = data.calibrated()
     if target.kind == "max_drop" and data.held_out is None:
         raise SettingsError("--max-drop is judged on labelled examples; add --data")
     problem = prepare(dense, input_shape, settings, data.calibration, cache=cache, progress=progress)
@@ -111,14 +108,6 @@ def compress_to_target(
         row |= {"predicted_ms": rows[row["name"]]["predicted_ms"], "predicted_error": rows[row["name"]]["error"]}
     artefact.report["budget"] = budget
     return artefact
-
-
-def _calibrated(data: TrainingData) -> TrainingData:
-    """Let training examples serve where no calibration inputs are given."""
-    if data.calibration or data.examples is None:
-        return data
-    some = torch.arange(min(CALIBRATION_IMAGES, len(data.examples)))
-    return replace(data, calibration=[x for x, _ in batches(data.examples, CALIBRATION_BATCH, some)])
 
 
 def _few(calibration: Sequence[Tensor]) -> list[Tensor]:

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from lcnn_compress.calibrate import RIDGE
 from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.graph import Layer
 
 SAMPLES = 8192  # input patches of a layer
 MOST_MOMENT_MACS = 6e10  # wide layers see fewer patches
-RIDGE = 1e-3  # as in calibrate: toward the coefficients as coded, relative to the mean variance of a response
 MOST_SOLVE_MACS = 3e10  # of one form; beyond that its coefficients stay as coded
 BLOCK_NUMBERS = 1 << 24  # of the systems solved at a time
 

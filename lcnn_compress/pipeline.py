@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from lcnn_compress import benchmark, runtime
 from lcnn_compress.artefact import Artefact
@@ -69,7 +69,7 @@ class TrainingData:
 
     ``on_plan`` gets the layer decisions before training starts: a resumed run must be given the same ones. ``origin`` says
     where the data came from, for the configuration; None where it was in memory. ``held_out`` are labelled examples nothing
-    is trained or calibrated on: a largest drop is judged by them.
+    is trained or calibrated on: a largest drop is judged by them. ``enough`` may stop training early: see ``finetune``.
     """
 
     calibration: Sequence[Tensor] = ()
@@ -79,6 +79,14 @@ class TrainingData:
     resume: bool = False
     on_plan: Callable[[Sequence[LayerPlan]], None] | None = None
     origin: dict[str, Any] | None = None
+    enough: Callable[[nn.Module], bool] | None = None
+
+    def calibrated(self) -> TrainingData:
+        """Let the first training examples serve where no calibration inputs are given."""
+        if self.calibration or self.examples is None:
+            return self
+        some = torch.arange(min(CALIBRATION_IMAGES, len(self.examples)))
+        return replace(self, calibration=[x for x, _ in batches(self.examples, CALIBRATION_BATCH, some)])
 
     def recorded_origin(self) -> dict[str, Any] | None:
         """Return what the configuration says of the data: None where there is none."""
@@ -276,10 +284,7 @@ def _improve(
     progress: Progress,
 ) -> dict[str, Any] | None:
     """Refit coefficients, re-estimate batch norms and fine-tune, as far as there is data; return the training report."""
-    calibration = data.calibration
-    if not calibration and settings.finetune is not None and data.examples is not None:
-        some = torch.arange(min(CALIBRATION_IMAGES, len(data.examples)))
-        calibration = [x for x, _ in batches(data.examples, CALIBRATION_BATCH, some)]
+    calibration = (data if settings.finetune is None else data.calibrated()).calibration
     if calibration:
         counts: dict[str, int] = {}
         for name in targets:  # the data chooses entries anew, out of all
@@ -295,7 +300,7 @@ def _improve(
             _fill(net.get_submodule(name), dense.get_submodule(name).weight)
     report = finetune(
         net, dense, data.examples, settings.finetune, targets=targets, checkpoint=data.checkpoint, resume=data.resume,
-        progress=progress,
+        enough=data.enough, progress=progress,
     )  # fmt: skip
     net.eval()
     return asdict(report)

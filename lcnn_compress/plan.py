@@ -161,7 +161,7 @@ def _check_globs(layers: Sequence[Layer], globs: Sequence[str]) -> None:
 
 def _check_size(layers: Sequence[Layer], rules: Sequence[DictionaryRule]) -> None:
     for rule in rules:
-        limits = [_limits(layer)[1] for layer in layers if layer.obstacle is None and fnmatchcase(layer.name, rule.glob)]
+        limits = [size_limits(layer)[1] for layer in layers if layer.obstacle is None and fnmatchcase(layer.name, rule.glob)]
         if limits and isinstance(rule.size, int) and rule.size > max(limits):
             raise SettingsError(
                 f"--dict asks for {rule.size} entries, but the largest layer '{rule.glob}' matches codes {max(limits) + 1} "
@@ -169,7 +169,7 @@ def _check_size(layers: Sequence[Layer], rules: Sequence[DictionaryRule]) -> Non
             )
 
 
-def _limits(layer: Layer) -> tuple[int, int]:
+def size_limits(layer: Layer) -> tuple[int, int]:
     """Return (usual, hard) upper limits of k: the vector length, and one less than the number of vectors in a group."""
     groups = layer.geometry.groups
     vectors = layer.out_channels // groups * layer.geometry.taps
@@ -191,7 +191,7 @@ def check_plan(plan: LayerPlan, layer: Layer) -> None:
     if plan.kind == "dense":
         return
     check("kind", layer.obstacle is None, f"dense ({layer.obstacle})")
-    limit, size, lookups = _limits(layer)[1], plan.dictionary_size, plan.lookups
+    limit, size, lookups = size_limits(layer)[1], plan.dictionary_size, plan.lookups
     if plan.kind == "sparse":
         channels = layer.in_channels // layer.geometry.groups
         check("dictionary_size", size == channels, f"{channels}, the channels of a group, in a sparse layer")
@@ -214,7 +214,7 @@ def _plan_layer(layer: Layer, settings: PlanSettings, rules: Sequence[Dictionary
         return LayerPlan(layer.name, "dense", reason)
     assert rule is not None
     channels = layer.in_channels // layer.geometry.groups
-    usual, hard = _limits(layer)
+    usual, hard = size_limits(layer)
     asked = rule.rows(min(channels, hard + 1))
     limit = hard if rule.explicit else usual
     size = min(asked, limit)

@@ -11,14 +11,13 @@ import torch
 from torch import fx
 
 from lcnn_compress.data import Examples
-from lcnn_compress.dictionary import factorise
 from lcnn_compress.effects import Outputs, replaced
 from lcnn_compress.errors import DataError, SettingsError
 from lcnn_compress.evaluation import score, torch_runner
 from lcnn_compress.graph import Layer, layers
 from lcnn_compress.local_fit import gather
-from lcnn_compress.pipeline import TrainingData
-from lcnn_compress.plan import DEFAULT_LOOKUPS, LayerPlan, PlanSettings, planned_macs, reasons_against
+from lcnn_compress.pipeline import TrainingData, make_lookup
+from lcnn_compress.plan import DEFAULT_LOOKUPS, LayerPlan, PlanSettings, planned_macs, reasons_against, size_limits
 from lcnn_compress.progress import Progress, silent
 
 IMAGES = 128  # the outputs are compared on
@@ -77,12 +76,8 @@ def sensitivity(
         for share in settings.sizes:
             progress("trying layers", len(rows) * len(settings.sizes) + len(forms), len(free) * len(settings.sizes))
             plan = _plan(layer, share)
-            pair = factorise(
-                layer.weight().detach().numpy(), groups=layer.geometry.groups, dictionary_size=plan.dictionary_size,
-                lookups=plan.lookups, init=settings.init, seed=settings.seed,
-            )  # fmt: skip
-            coded = torch.from_numpy(pair[0]), torch.from_numpy(pair[1])
-            with replaced(net, layer, coded, moments):
+            lookup = make_lookup(layer, plan, settings.init, settings.seed)
+            with replaced(net, layer, (lookup.dictionary.detach(), lookup.sparse_kernel.detach()), moments):
                 values: dict[str, Any] = {"error": judge.error(net) ** 0.5}
                 if base is not None and labelled is not None:
                     values["drop"] = base.value - score(torch_runner(net), labelled).value
@@ -102,9 +97,7 @@ def _labelled(examples: Examples) -> bool:
 
 
 def _plan(layer: Layer, share: float) -> LayerPlan:
-    groups = layer.geometry.groups
-    most = min(layer.in_channels // groups, layer.out_channels // groups * layer.geometry.taps - 1)
-    size = max(1, min(most, round(share * layer.in_channels / groups)))
+    size = max(1, min(size_limits(layer)[0], round(share * layer.in_channels / layer.geometry.groups)))
     return LayerPlan(layer.name, "lookup", "", size, max(1, round(DEFAULT_LOOKUPS * size)))
 
 

@@ -117,3 +117,17 @@ def small_net(seed: int = 0) -> SmallNet:
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
     return net.eval()
+
+
+class Noise:
+    """Random images with random classes, ``n`` of them."""
+
+    def __init__(self, n: int = 32) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(int(indices[0]))
+        return torch.randn(len(indices), 3, 16, 16, generator=generator), indices % 10

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import small_net
+from cases import Noise, small_net
 from command_line import lcnn, lcnn_json, needs_library
-from torch import Tensor
+from torch import nn
 
-from lcnn_compress import api, budget_drop, budget_fit, budget_run, candidates, runtime
+from lcnn_compress import api, budget_drop, budget_fit, budget_run, candidates, pipeline, runtime
 from lcnn_compress import budget as module
-from lcnn_compress.artefact import Artefact
 from lcnn_compress.benchmark import OTHER, Gain
 from lcnn_compress.budget import Problem, Target, prepare
 from lcnn_compress.budget_drop import Drop, drop_of
@@ -23,9 +22,10 @@ from lcnn_compress.budget_fit import CLOSE, corrected, fit, foresee, part_of_tar
 from lcnn_compress.cli.app import _note_missed
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export import ExportSettings, to_onnx
-from lcnn_compress.finetune import FinetuneSettings
-from lcnn_compress.graph import fold_batch_norms
+from lcnn_compress.finetune import FinetuneSettings, finetune
+from lcnn_compress.graph import fold_batch_norms, layers
 from lcnn_compress.layer_times import Form, Shape
+from lcnn_compress.modules import LookupConv2d
 from lcnn_compress.pipeline import CompressSettings, TrainingData, build_net
 from lcnn_compress.plan import PlanSettings
 
@@ -33,17 +33,6 @@ SHAPE = (1, 3, 16, 16)
 SETTINGS = CompressSettings(PlanSettings(), init="kmeans", measure=False)
 DENSE_MS = {"stem": 0.1, "conv1": 1.0, "conv2": 2.0, "fc": 0.1, OTHER: 0.3}
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-class Noise:
-    """Random images with random classes."""
-
-    def __len__(self) -> int:
-        return 40
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(int(indices[0]))
-        return torch.randn(len(indices), 3, 16, 16, generator=generator), indices % 10
 
 
 @pytest.fixture
@@ -185,7 +174,7 @@ def test_a_drop_and_its_interval_by_hand() -> None:
 def test_the_fastest_net_within_a_drop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget_run, "measured_totals", lambda *_: {"dense_ms": 2.0, "lookup_ms": 1.0, "speedup": 2.0})
     net = small_net()
-    data = TrainingData([torch.randn(16, 3, 16, 16)], held_out=Noise())
+    data = TrainingData([torch.randn(16, 3, 16, 16)], held_out=Noise(40))
     source = api.open_model(net, SHAPE)
     generous = budget_run.compress_to_target(source.net, SHAPE, SETTINGS, Target("max_drop", 100), data)
     made = problem(data)
@@ -201,27 +190,40 @@ def test_the_fastest_net_within_a_drop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("fake_times")
 def test_training_is_judged_before_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    def drop(_: object, artefact: Artefact) -> Drop:
-        macs = artefact.report["totals"]["macs"] / artefact.report["totals"]["macs_dense"]
-        lost = 40 * (1 - macs) if artefact.config["finetune"] is None else 16 * (1 - macs)
+    trained: list[object] = []
+    asked: list[bool] = []  # whether training could stop, at the end of each epoch
+
+    def drop(_: object, net: torch.nn.Module) -> Drop:
+        dense = sum(module.weight.numel() for module in net.modules() if isinstance(module, nn.Conv2d))
+        kept = dense + sum(module.n_nonzeros for module in net.modules() if isinstance(module, LookupConv2d))
+        lost = (16 if any(net is made for made in trained) else 40) * (1 - kept / weights)
         return Drop("top-1", 90.0, lost, lost - 1, lost + 1, 40)
+
+    def training(net: torch.nn.Module, *arguments: Any, enough: Any, **options: Any) -> Any:
+        trained.append(net)
+        asked.append(enough(net))
+        return finetune(net, *arguments, enough=enough, **options)
+
+    monkeypatch.setattr(pipeline, "finetune", training)
 
     monkeypatch.setattr(budget_drop._Judge, "drop", drop)
     monkeypatch.setattr(budget_run, "measured_totals", lambda *_: {"dense_ms": 2.0, "lookup_ms": 1.0, "speedup": 2.0})
     source = api.open_model(small_net(), SHAPE)
-    data = TrainingData([torch.randn(16, 3, 16, 16)], Noise(), held_out=Noise())
+    weights = sum(layer.weight().numel() for layer in layers(source.net, torch.zeros(SHAPE)))
+    data = TrainingData([torch.randn(16, 3, 16, 16)], Noise(40), held_out=Noise(40))
     settings = replace(SETTINGS, finetune=FinetuneSettings(epochs=1, batch_size=8))
     made = budget_run.compress_to_target(source.net, SHAPE, settings, Target("max_drop", 8), data)
     budget = made.report["budget"]
     # The fastest that lost at most four times as much before was trained, then slower ones until one was within the limit.
     worth = [trial["predicted_ms"] for trial in budget["tried"] if not trial["trained"] and trial["value"] <= 32]
-    trained = [trial for trial in budget["tried"] if trial["trained"]]
-    times = [trial["predicted_ms"] for trial in trained]
+    trials = [trial for trial in budget["tried"] if trial["trained"]]
+    times = [trial["predicted_ms"] for trial in trials]
     assert times == sorted(times)
     assert times[0] == min(worth)
-    assert [trial["value"] <= 8 for trial in trained] == [False] * (len(trained) - 1) + [True]
-    assert len(trained) > 1
-    assert (budget["drop"]["value"], budget["predicted_ms"]) == (trained[-1]["value"], trained[-1]["predicted_ms"])
+    assert [trial["value"] <= 8 for trial in trials] == [False] * (len(trials) - 1) + [True]
+    assert len(trials) > 1
+    assert asked == [trial["high"] <= 8 for trial in trials]
+    assert (budget["drop"]["value"], budget["predicted_ms"]) == (trials[-1]["value"], trials[-1]["predicted_ms"])
     assert made.config["finetune"] is not None
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from cases import small_net
+from cases import Noise, small_net
 from onnx import numpy_helper
-from torch import Tensor, nn
+from torch import nn
 
 from lcnn_compress import api
 from lcnn_compress.errors import SettingsError
@@ -31,17 +31,6 @@ PLANS = [
     LayerPlan("fc", "dense", "classifier"),
 ]
 EXAMPLE = torch.zeros(1, 3, 16, 16)
-
-
-class Noise:
-    """Random images with random classes."""
-
-    def __len__(self) -> int:
-        return 32
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(int(indices[0]))
-        return torch.randn(len(indices), 3, 16, 16, generator=generator), indices % 10
 
 
 def compressed(data: TrainingData = TrainingData(), **settings: Any) -> api.Artefact:

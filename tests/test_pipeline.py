@@ -9,9 +9,8 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from cases import small_net
+from cases import Noise, small_net
 from command_line import needs_library
-from torch import Tensor
 
 from lcnn_compress import api, pipeline
 from lcnn_compress.benchmark import Gain
@@ -69,17 +68,6 @@ def test_layers_not_faster_alone_stay_where_the_net_is_faster_with_them(
     for name, row in rows.items():
         text = f"measured: lookup {0.2 if name == 'conv1' else 0.11:.3f} ms, dense 0.100 ms"
         assert row["note" if name in kept else "reason"] == text + (", but the net is faster with it" if name in kept else "")
-
-
-class Noise:
-    """Random images with random classes."""
-
-    def __len__(self) -> int:
-        return 32
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(int(indices[0]))
-        return torch.randn(len(indices), 3, 16, 16, generator=generator), indices % 10
 
 
 @pytest.mark.parametrize(("pruning_steps", "factor"), [(10_000, 1), (1, 2)])

@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lcnn_compress import api, benchmark, runtime
 from lcnn_compress.artefact import FILES, is_artefact
 from lcnn_compress.cli.options import FIXED, find_artefact
@@ -22,7 +20,7 @@ from lcnn_compress.evaluation import Score
 from lcnn_compress.files import write_atomically
 from lcnn_compress.finetune import FinetuneSettings
 from lcnn_compress.graph import fold_batch_norms
-from lcnn_compress.pipeline import CALIBRATION_BATCH, CALIBRATION_IMAGES, CompressSettings, TrainingData
+from lcnn_compress.pipeline import CALIBRATION_BATCH, CompressSettings, TrainingData
 from lcnn_compress.plan import LayerPlan, parse_amount
 from lcnn_compress.progress import Progress
 
@@ -178,13 +176,10 @@ def data(feed: Feed, seed: int, input_shape: tuple[int, ...], limit: int | None 
         count = min(MOST_HELD_OUT, round(feed.held_out * len(training)))
         require(count > 1, f"{feed.data}: holds {len(training)} examples, too few to hold out some; give more")
         training, held_out = split(training, count, seed)
-    if training is not None and not calibration:
-        some = torch.arange(min(CALIBRATION_IMAGES, len(training)))
-        calibration = [x for x, _ in batches(training, CALIBRATION_BATCH, some)]
     origin = None if feed.calib is None and feed.data is None else asdict(feed)
     if origin is not None and not feed.held_out:
         del origin["held_out"]
-    return TrainingData(calibration, training, held_out, origin=origin)
+    return TrainingData(calibration, training, held_out, origin=origin).calibrated()
 
 
 def write(path: Path, content: str) -> None:
