@@ -89,6 +89,6 @@ class Features:
         """Return the mean over the layers of the squared error relative to the variance of the dense layer's output."""
         errors = []
         for own, other in zip(self.learned, self.taught, strict=True):
-            error = functional.mse_loss(own.reshape(other.shape), other)
-            errors.append(error / other.var().clamp(min=torch.finfo(other.dtype).tiny))
+            error = functional.mse_loss(own.float().reshape(other.shape), other.float())
+            errors.append(error / other.float().var().clamp(min=torch.finfo(other.dtype).tiny))
         return torch.stack(errors).mean()

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SPARSITIES = ("gradual", "threshold")
+PRECISIONS = ("float32", "bfloat16")
 PRUNE_EVERY = 8  # steps between two prunings of the gradual schedule
 WARMUP_STEPS = 30  # or a tenth of training where that is less
 BETAS = (0.9, 0.98)
@@ -64,6 +65,8 @@ class FinetuneSettings:
             variance of the latter, added to the loss.
         average: decay of the moving average of weights and statistics that is the result; less in the first steps, 0 for none.
         accumulate: parts a batch is computed in, to save memory; batch norms see one part at a time.
+        precision: one of ``PRECISIONS``, of the products of both nets; weights, their changes and the loss stay float32 (mixed
+            precision, Micikevicius et al. 2018, arXiv 1710.03740). Faster where the processor multiplies bfloat16, else slower.
     """
 
     epochs: int = 5
@@ -79,6 +82,7 @@ class FinetuneSettings:
     feature_weight: float = 0.0
     average: float = 0.0
     accumulate: int = 1
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         def check(name: str, valid: bool, rule: str) -> None:
@@ -97,6 +101,7 @@ class FinetuneSettings:
         check("feature_weight", math.isfinite(self.feature_weight) and self.feature_weight >= 0, "a number of 0 or more")
         check("average", 0 <= self.average < 1, "0 or more and below 1")
         check("accumulate", 1 <= self.accumulate <= self.batch_size // 2, "from 1 to half of batch_size")
+        check("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
 
 
 @dataclass(frozen=True)
@@ -282,10 +287,12 @@ class _Run:
             self.loss_sum = 0.0
 
     def _loss(self, x: Tensor, y: Tensor | None) -> Tensor:
-        with self.features.recording():
+        mixed = self.settings.precision == "bfloat16"
+        with self.features.recording(), torch.autocast(x.device.type, torch.bfloat16, enabled=mixed):
             with torch.no_grad():
                 taught = self.teacher(x) if self.settings.distill or y is None else None
-            loss = loss_of(self.net(x), y, taught, self.settings)
+            output = self.net(x)
+        loss = loss_of(_float32(output), y, _float32(taught), self.settings)
         if taught is not None and self.features.modules:
             loss = loss + self.settings.feature_weight * self.features.loss()
         return loss
@@ -383,6 +390,10 @@ class _Run:
             torch.save(self.state(), buffer)
             content = buffer.getvalue()
             write_atomically(checkpoint, CHECKPOINT_MAGIC + hashlib.sha256(content).digest() + content)
+
+
+def _float32(output: Any) -> Any:
+    return output.float() if isinstance(output, Tensor) else output
 
 
 @contextmanager

@@ -101,9 +101,13 @@ def uninterrupted(chosen: FinetuneSettings) -> tuple[nn.Sequential, FinetuneRepo
 
 @BOTH
 @pytest.mark.parametrize("way", ["callback", "signal"])
-@pytest.mark.parametrize("extras", [{}, {"average": 0.9, "feature_weight": 0.3, "accumulate": 2}], ids=["plain", "extras"])
+@pytest.mark.parametrize(
+    "extras",
+    [{}, {"average": 0.9, "feature_weight": 0.3, "accumulate": 2, "precision": "bfloat16"}],
+    ids=["plain", "extras"],
+)  # fmt: skip
 def test_interrupted_and_resumed_equals_uninterrupted(
-    sparsity: str, way: str, extras: dict[str, float], tmp_path: Path
+    sparsity: str, way: str, extras: dict[str, object], tmp_path: Path
 ) -> None:
     chosen = settings(sparsity=sparsity, threshold_c=0.2, **extras)
     expected, report = uninterrupted(chosen)
@@ -489,6 +493,19 @@ def test_checkpoint_of_something_else(tmp_path: Path) -> None:
         finetune(net, dense_net(), examples(), settings(epochs=1), targets=TARGETS, checkpoint=path, resume=True)
 
 
+@pytest.mark.parametrize("kind", ["classes", "targets"])
+def test_mixed_precision_rounds_products_only(kind: str) -> None:
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        net = lookup_net()
+        report = finetune(net, dense_net(), examples(kind=kind), settings(precision=precision), targets=TARGETS)
+        losses[precision] = torch.tensor(report.losses)
+        assert {t.dtype for t in net.state_dict().values() if t.is_floating_point()} == {torch.float32}
+        assert report.nonzeros == TARGETS
+    assert not torch.equal(losses["float32"], losses["bfloat16"])
+    torch.testing.assert_close(losses["float32"], losses["bfloat16"], rtol=0.02, atol=0)  # a product rounds by 0.4 %
+
+
 def test_progress_counts_steps() -> None:
     seen: list[tuple[str, int, int]] = []
     finetune(lookup_net(), dense_net(), examples(), settings(epochs=2), progress=lambda *step: seen.append(step))
@@ -498,7 +515,7 @@ def test_progress_counts_steps() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("epochs", 0), ("batch_size", 1), ("lr", 0.0), ("lr", float("inf")), ("sparsity", "magic"),
+        ("precision", "float16"), ("epochs", 0), ("batch_size", 1), ("lr", 0.0), ("lr", float("inf")), ("sparsity", "magic"),
         ("threshold_c", -0.1), ("l1", float("nan")), ("distill_weight", 1.1), ("temperature", 0.0),
         ("seed", -1), ("feature_weight", -1.0), ("average", 1.0), ("accumulate", 0), ("accumulate", 5),
     ],
