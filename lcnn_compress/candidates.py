@@ -28,7 +28,7 @@ SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 LOOKUPS = (1, 2, 3, 4, 6, 8, 12, 16)
 DRAFTED_LOOKUPS = (1, 2, 4, 8, 16)
 TIMED_LOOKUPS = (1, 4, 16)
-TIMED_DENSITIES = (0.02, 0.12, 0.6)
+TIMED_DENSITIES = (0.02, 0.07, 0.2, 0.6)
 DENSITIES = tuple(float(d) for d in np.geomspace(TIMED_DENSITIES[0], TIMED_DENSITIES[-1], 24))
 PATTERNS = (1, 4)  # neighbouring filters with the same lookups: fewer loads for the runtime, coarser filters
 NODE_BYTES = 400  # names and attributes of one node in a file
@@ -70,10 +70,11 @@ def candidates(layer: Layer, coefficient_bytes: int, seed: int) -> list[Candidat
     for size in (size for size in sizes if size < m):
         error = float(np.maximum(0.0, spectrum[:, : m - size]).sum() / max(spectrum.sum(), 1e-300))
         found.append((LayerPlan(layer.name, "lowrank", "", size, size), size * positions, error))
-    kept = _kept_energy(weight)
-    for density in DENSITIES:
-        count = round(density * m * positions)
-        found.append((LayerPlan(layer.name, "sparse", "", m, density), count, 1 - float(kept[count])))
+    for share in PATTERNS:
+        kept = _kept_energy(weight, groups, share)
+        for density in DENSITIES:
+            count = round(density * m * positions)
+            found.append((LayerPlan(layer.name, "sparse", "", m, density, share=share), count, 1 - float(kept[count])))
     made = [_candidate(layer, plan, count, error, coefficient_bytes) for plan, count, error in found]
     return [c for c in made if c.nonzeros > 0 and c.macs < layer.dense_macs]
 
@@ -98,9 +99,17 @@ def _candidate(layer: Layer, plan: LayerPlan, nonzeros: int, weight_error: float
     return Candidate(plan, nonzeros, macs, n_bytes, weight_error)
 
 
-def _kept_energy(weight: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the share of the squared norm that each number of largest entries holds, from 0 on."""
-    squares = np.sort(np.square(weight, dtype=np.float32), axis=None)[::-1]
+def _kept_energy(weight: NDArray[np.float32], groups: int, share: int) -> NDArray[np.float64]:
+    """Return the share of the squared norm that each number of largest entries holds, from 0 on.
+
+    With ``share`` neighbouring filters of one pattern their entries come together, by their sum of squares.
+    """
+    squares = np.square(weight, dtype=np.float32).reshape(groups, len(weight) // groups, -1)
+    if share > 1:
+        starts = np.arange(0, squares.shape[1], share)
+        counts = np.diff(np.append(starts, squares.shape[1]))
+        squares = np.repeat(np.add.reduceat(squares, starts, axis=1) / counts[:, None], counts, axis=1)
+    squares = np.sort(squares, axis=None)[::-1]
     kept = np.concatenate([[0.0], np.cumsum(squares, dtype=np.float64)])
     return np.asarray(np.minimum(1.0, kept / (kept[-1] or 1.0)))
 
@@ -158,7 +167,7 @@ def _measured_forms(layer: Layer, plan: LayerPlan) -> list[Form]:
     if plan.kind == "lowrank":
         return [Form(plan.dictionary_size, slots)]
     if plan.kind == "sparse":
-        return [Form(0, max(1, round(density * slots))) for density in TIMED_DENSITIES]
+        return [Form(0, max(1, round(density * slots)), plan.share) for density in TIMED_DENSITIES]
     positions = layer.out_channels * layer.geometry.taps
     most = plan.dictionary_size - 1
     return [Form(plan.dictionary_size, n * positions, plan.share) for n in sorted({min(n, most) for n in TIMED_LOOKUPS})]

@@ -1,8 +1,8 @@
 """What coding one layer does to the outputs of the whole net, measured by replacing that layer alone.
 
 A few forms of each layer are tried on calibration images, their coefficients solved for the layer's own inputs; between them
-the effect is interpolated over the error of the filters, both on logarithmic scales. Effects are squared errors, and those of
-several layers nearly add up as long as they are small.
+the effect is interpolated over the error of the layer's own outputs (``local_errors``), both on logarithmic scales. Effects are
+squared errors, and those of several layers nearly add up as long as they are small.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from lcnn_compress.candidates import Candidate
-from lcnn_compress.dictionary import draft, factorise
 from lcnn_compress.graph import Layer
+from lcnn_compress.local_errors import coded, local_errors
 from lcnn_compress.local_fit import InputMoments, gather
 from lcnn_compress.progress import Progress, silent
 
@@ -71,18 +71,31 @@ def estimate(
     probes = [choose_probes(listed) for listed in options]
     macs = sum(layer.dense_macs for layer in layers) * max(1, sum(map(len, probes)))
     images = torch.cat([*batches])[: int(np.clip(MOST_MACS / max(1, macs), *IMAGES))]
-    measured = measure(dense, layers, probes, list(images.split(32)), batches, progress)
-    return [
-        [_interpolated(candidate, tried, effects) for candidate in listed]
-        for listed, tried, effects in zip(options, probes, measured, strict=True)
-    ]
+    net = copy.deepcopy(dense)
+    judge = Outputs(net, list(images.split(32)))
+    effects: list[list[float]] = []
+    done, total = 0, sum(map(len, probes)) + len(probes)
+    for layer, listed, tried in zip(layers, options, probes, strict=True):
+        moments = gather(net, layer, batches)
+        progress("trying layers", done, total)
+        errors = local_errors(layer, listed, moments) or [candidate.weight_error for candidate in listed]
+        done += 1
+        known: list[tuple[Candidate, float, float]] = []
+        for candidate in tried:
+            progress("trying layers", done, total)
+            with replaced(net, layer, coded(layer, candidate), moments):
+                known.append((candidate, errors[listed.index(candidate)], judge.error(net)))
+            done += 1
+        effects.append([_interpolated(c, error, known) for c, error in zip(listed, errors, strict=True)])
+    progress("trying layers", total, total)
+    return effects
 
 
 def choose_probes(options: Sequence[Candidate]) -> list[Candidate]:
     """Return the forms of a layer that are tried: every dictionary size at few and many lookups, some densities and ranks."""
 
     def spread(kind: str, count: int) -> list[Candidate]:
-        listed = sorted((c for c in options if c.plan.kind == kind), key=lambda c: c.nonzeros)
+        listed = sorted((c for c in options if c.plan.kind == kind and c.plan.share == 1), key=lambda c: c.nonzeros)
         return [listed[i] for i in sorted(set(np.linspace(0, len(listed) - 1, count).round().astype(int)))] if listed else []
 
     lookups: list[Candidate] = []
@@ -92,40 +105,6 @@ def choose_probes(options: Sequence[Candidate]) -> list[Candidate]:
         wanted = [c for c in of_size if c.plan.lookups in PROBED_LOOKUPS]
         lookups += wanted or of_size[:1]
     return [*lookups, *spread("sparse", PROBED_SPARSE), *spread("lowrank", PROBED_RANKS)]
-
-
-def measure(
-    dense: fx.GraphModule,
-    layers: Sequence[Layer],
-    probes: Sequence[Sequence[Candidate]],
-    images: Sequence[Tensor],
-    solved_on: Sequence[Tensor],
-    progress: Progress = silent,
-) -> list[list[float]]:
-    """Return the effect on ``images`` of each probe of each layer, replaced alone.
-
-    Args:
-        dense: the net; not changed.
-        layers: of the net.
-        probes: forms of each layer.
-        images: batches of inputs the outputs are compared on.
-        solved_on: batches whose activations the coefficients are solved for; none leaves them as they were coded.
-        progress: gets ("trying layers", forms tried, in total).
-    """
-    net = copy.deepcopy(dense)
-    judge = Outputs(net, images)
-    effects: list[list[float]] = []
-    done, total = 0, sum(map(len, probes))
-    for layer, tried in zip(layers, probes, strict=True):
-        moments = gather(net, layer, solved_on) if solved_on else None
-        effects.append([])
-        for candidate in tried:
-            progress("trying layers", done, total)
-            with replaced(net, layer, _coded(layer, candidate), moments):
-                effects[-1].append(judge.error(net))
-            done += 1
-    progress("trying layers", total, total)
-    return effects
 
 
 @contextmanager
@@ -160,29 +139,26 @@ def replaced(net: fx.GraphModule, layer: Layer, coded: tuple[Tensor, Tensor], mo
         module.weight, module.bias = weight, bias
 
 
-def _coded(layer: Layer, candidate: Candidate) -> tuple[Tensor, Tensor]:
-    """Return dictionary (groups * k, m) and kernel (C_out, k, kH, kW) of a form; lookups in a quick draft of a dictionary."""
-    plan, weight = candidate.plan, layer.weight().detach().numpy()
-    groups = layer.geometry.groups
-    if plan.kind == "lookup":
-        pair = draft(weight, groups=groups, dictionary_size=plan.dictionary_size, lookups=int(plan.lookups), seed=0)
-    else:
-        init = "identity" if plan.kind == "sparse" else "svd"
-        pair = factorise(weight, groups=groups, dictionary_size=plan.dictionary_size, lookups=plan.lookups, init=init, seed=0)
-    return torch.from_numpy(pair[0]), torch.from_numpy(pair[1])
+def _interpolated(candidate: Candidate, error: float, known: Sequence[tuple[Candidate, float, float]]) -> float:
+    """Return the effect of a candidate from those of the probes nearest in kind: of its own dictionary size where there are.
 
-
-def _interpolated(candidate: Candidate, probes: Sequence[Candidate], effects: Sequence[float]) -> float:
-    """Return the effect of a candidate from those of the probes nearest in kind: of its own dictionary size where there are."""
-    plan, pairs = candidate.plan, list(zip(probes, effects, strict=True))
-    own = [(p, e) for p, e in pairs if p.plan.kind == plan.kind]
+    Args:
+        candidate: any.
+        error: its local error.
+        known: probes with their local errors and effects.
+    """
+    plan = candidate.plan
+    own = [(e, effect) for probe, e, effect in known if probe.plan.kind == plan.kind]
     if plan.kind == "lookup":
-        own = [(p, e) for p, e in own if p.plan.dictionary_size == plan.dictionary_size] or own
-    points = sorted((p.weight_error, e) for p, e in own)
-    # Coarser filters never do less harm: what says so is noise of few images.
-    x = np.log(np.maximum([w for w, _ in points], LEAST_EFFECT))
-    y = np.maximum.accumulate(np.log(np.maximum([e for _, e in points], LEAST_EFFECT)))
-    at = float(np.log(max(candidate.weight_error, LEAST_EFFECT)))
+        of_size = [
+            (e, effect) for p, e, effect in known if (p.plan.kind, p.plan.dictionary_size) == ("lookup", plan.dictionary_size)
+        ]
+        own = of_size or own
+    points = sorted(own)
+    # Worse outputs of a layer never do less harm: what says so is noise of few images.
+    x = np.log(np.maximum([e for e, _ in points], LEAST_EFFECT))
+    y = np.maximum.accumulate(np.log(np.maximum([effect for _, effect in points], LEAST_EFFECT)))
+    at = float(np.log(max(error, LEAST_EFFECT)))
     inside = float(np.clip(at, x[0], x[-1]))
     slope = float(np.clip((y[-1] - y[0]) / max(x[-1] - x[0], 1e-9), *SLOPES)) if len(x) > 1 else SLOPES[0]
     return float(np.exp(np.interp(inside, x, y) + slope * (at - inside)))

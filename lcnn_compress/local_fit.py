@@ -17,10 +17,12 @@ from torch.nn import functional
 from lcnn_compress.calibrate import RIDGE
 from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.graph import Layer
+from lcnn_compress.pattern import choose_pattern
 
 SAMPLES = 8192  # input patches of a layer
-MOST_MOMENT_MACS = 6e10  # wide layers see fewer patches
+MOST_MOMENT_MACS = 2e11  # wide layers see fewer patches
 MOST_SOLVE_MACS = 3e10  # of one form; beyond that its coefficients stay as coded
+MOST_FEATURES = 5000  # channels times taps of a layer whose patterns are chosen by its inputs; seconds for each form
 BLOCK_NUMBERS = 1 << 24  # of the systems solved at a time
 
 
@@ -32,13 +34,16 @@ class InputMoments:
     covariance: Tensor
     taps: int
 
-    def solve(self, dictionary: Tensor, kernel: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def solve(self, dictionary: Tensor, kernel: Tensor, weight: Tensor, share: int = 1) -> tuple[Tensor, Tensor]:
         """Return the weight (C_out, m, taps) of a coding with solved coefficients, and what its bias must add (C_out).
+
+        As in ``calibrate``, a sparse kernel gets the pattern that suits the inputs best, with as many entries.
 
         Args:
             dictionary: (groups * k, m).
-            kernel: (C_out, k, kH, kW), whose non-zeros stay where they are.
+            kernel: (C_out, k, kH, kW).
             weight: (C_out, m, kH, kW), of the dense layer.
+            share: so many neighbouring filters get the same pattern.
         """
         groups = len(self.mean)
         blocks = dictionary.unflatten(0, (groups, -1))  # (groups, k, m)
@@ -46,26 +51,36 @@ class InputMoments:
         weights = weight.flatten(2).unflatten(0, (groups, -1)).flatten(2)  # (groups, O, F)
         rebuilt, shift = [], []
         for g in range(groups):
-            coded = self._solve_group(g, blocks[g], kernels[g], weights[g])
+            coded = self._solve_group(g, blocks[g], kernels[g], weights[g], share)
             new = torch.einsum("okt,km->omt", coded, blocks[g])
             rebuilt.append(new)
             shift.append((weights[g] - new.flatten(1)) @ self.mean[g])
         return torch.cat(rebuilt), torch.cat(shift)
 
-    def _solve_group(self, group: int, rows: Tensor, kernel: Tensor, weight: Tensor) -> Tensor:
+    def responses(self, group: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the covariances (k * taps, F) of what rows (k, m) give at each tap with the inputs, and among themselves."""
         m, taps = rows.shape[1], self.taps
+        covariance = self.covariance[group].view(m, taps, m, taps)
+        half = torch.einsum("km,mtns->ktns", rows, covariance).flatten(0, 1)  # (k * taps, m, taps)
+        return half.flatten(1), torch.einsum("fns,ln->fls", half, rows).flatten(1)
+
+    def _solve_group(self, group: int, rows: Tensor, kernel: Tensor, weight: Tensor, share: int) -> Tensor:
+        half, responses = self.responses(group, rows)
+        ridge = RIDGE * float(responses.diagonal().mean())
+        if ridge <= 0:
+            return kernel
+        count = int((kernel != 0).sum())
+        if count < kernel.numel() and len(responses) <= MOST_FEATURES:
+            every = torch.ones_like(kernel, dtype=torch.bool).flatten(1)[None]
+            kept = choose_pattern(responses[None], (half @ weight.T)[None], every, count, share)[0]
+            full = torch.linalg.pinv(rows.double(), rtol=1e-5).to(rows.dtype)
+            kernel = torch.einsum("omt,mk->okt", weight.unflatten(1, (-1, self.taps)), full) * kept.view_as(kernel)
         support = kernel.flatten(1) != 0  # (O, k * taps)
         most = int(support.sum(1).max()) if support.numel() else 0
         if most == 0 or len(kernel) * most**3 / 3 > MOST_SOLVE_MACS:
             return kernel
-        covariance = self.covariance[group].view(m, taps, m, taps)
-        half = torch.einsum("km,mtns->ktns", rows, covariance).flatten(0, 1)  # (k * taps, m, taps)
-        responses = torch.einsum("fns,ln->fls", half, rows).flatten(1)  # (k * taps, k * taps)
         missing = weight - torch.einsum("okt,km->omt", kernel, rows).flatten(1)
-        gradient = missing @ half.flatten(1).T  # (O, k * taps)
-        ridge = RIDGE * float(responses.diagonal().mean())
-        if ridge <= 0:
-            return kernel
+        gradient = missing @ half.T  # (O, k * taps)
         step = torch.zeros_like(gradient)
         block = max(1, BLOCK_NUMBERS // most**2)
         for first in range(0, len(kernel), block):
@@ -77,6 +92,11 @@ class InputMoments:
             solved = torch.linalg.solve(systems, gradient[first : first + block].gather(1, places) * used)
             step[first : first + block].scatter_(1, places, solved * used)
         return kernel + step.view_as(kernel)
+
+
+def can_choose(layer: Layer) -> bool:
+    """Tell whether every form of a layer is small enough that its inputs choose its pattern."""
+    return layer.in_channels // layer.geometry.groups * layer.geometry.taps <= MOST_FEATURES
 
 
 @torch.no_grad()

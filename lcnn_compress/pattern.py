@@ -57,24 +57,47 @@ def choose_pattern(ff: Tensor, fy: Tensor, support: Tensor, count: int, share: i
     Returns:
         (groups, O, F) bool inside ``support``; ``support`` itself where it holds no more than ``count``.
     """
-    available = int(support.sum())
-    if available <= count:
+    if int(support.sum()) <= count:
         return support.clone()
-    variances = ff.diagonal(dim1=1, dim2=2)
-    scale = (variances + DAMPING * variances.mean().clamp(min=torch.finfo(ff.dtype).tiny)).sqrt()
-    # Correlations, so single precision holds them well.
-    unit = (ff / scale[:, :, None] / scale[:, None, :]).float()
-    unit += DAMPING * torch.eye(unit.shape[1])
-    wanted = (fy / scale[:, :, None]).mT.float()  # (groups, O, F)
-    inverse = torch.linalg.inv(unit + PENALTY * torch.eye(unit.shape[1]))
-    kernel = torch.linalg.solve(unit, wanted.mT).mT * support
-    multiplier = torch.zeros_like(kernel)
-    for done in range(1, ROUNDS + 1):
-        left = max(0.0, 1 - done / FALLING_ROUNDS) ** 3
-        moved = kernel + multiplier
-        scores = shared_scores(moved.abs(), share).masked_fill(~support, -1.0)
-        kept = largest(scores, count + round((available - count) * left))
-        sparse = moved * kept
-        multiplier = moved - sparse
-        kernel = (wanted + PENALTY * (sparse - multiplier)) @ inverse
-    return kept
+    return Prediction(ff, fy).sparse(support, count, share)[0]
+
+
+class Prediction:
+    """Outputs y predicted from features f, from their covariances: what all patterns of a kernel have in common.
+
+    Args:
+        ff: as in ``choose_pattern``.
+        fy: likewise.
+    """
+
+    @torch.no_grad()
+    def __init__(self, ff: Tensor, fy: Tensor) -> None:
+        variances = ff.diagonal(dim1=1, dim2=2)
+        self.scale = (variances + DAMPING * variances.mean().clamp(min=torch.finfo(ff.dtype).tiny)).sqrt()
+        # Correlations, so single precision holds them well.
+        unit = (ff / self.scale[:, :, None] / self.scale[:, None, :]).float()
+        self.unit = unit + DAMPING * torch.eye(unit.shape[1])
+        self.wanted = (fy / self.scale[:, :, None]).mT.float()  # (groups, O, F)
+        self.inverse = torch.linalg.inv(self.unit + PENALTY * torch.eye(unit.shape[1]))
+        self.full = torch.linalg.solve(self.unit, self.wanted.mT).mT
+
+    @torch.no_grad()
+    def sparse(self, support: Tensor, count: int, share: int = 1) -> tuple[Tensor, Tensor]:
+        """Return which entries to keep, (groups, O, F) bool, and nearly their best values, for features of unit variance."""
+        available = int(support.sum())
+        kernel = self.full * support
+        multiplier = torch.zeros_like(kernel)
+        for done in range(1, ROUNDS + 1):
+            left = max(0.0, 1 - done / FALLING_ROUNDS) ** 3
+            moved = kernel + multiplier
+            scores = shared_scores(moved.abs(), share).masked_fill(~support, -1.0)
+            kept = largest(scores, count + round((available - count) * left))
+            sparse = moved * kept
+            multiplier = moved - sparse
+            kernel = (self.wanted + PENALTY * (sparse - multiplier)) @ self.inverse
+        return kept, sparse
+
+    def explained(self, kernel: Tensor) -> float:
+        """Return the part of the variance of y, all outputs together, that a kernel for unit variances leaves less."""
+        squares = ((kernel @ self.unit) * kernel).sum() - DAMPING * kernel.square().sum()
+        return float(2 * (kernel * self.wanted).sum() - squares)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import onnx
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from lcnn_compress import benchmark, runtime
 from lcnn_compress.artefact import Artefact
-from lcnn_compress.calibrate import reestimate_batch_norms, refit
+from lcnn_compress.calibrate import SAMPLES, reestimate_batch_norms, refit
 from lcnn_compress.data import Examples, batches
 from lcnn_compress.dictionary import IDENTITY, INITS, factorise
 from lcnn_compress.errors import SettingsError
@@ -39,6 +40,8 @@ LEAST_GAIN = 0.95  # of the dense time: the medians of one layer differ by a few
 FIXED_INITS = {"sparse": IDENTITY, "lowrank": "svd"}  # what kind of layer leaves no choice of start
 LEAST_SCALE = 2.0**-5  # of a dictionary with rows of unit length
 IDENTITY_RANGE = 2.0**-9, 2.0**15  # of a layer's largest coefficient
+MOST_DENSE_FEATURES = 1200  # of a dense layer that is solved anew: its cost grows with their square
+SAMPLES_PER_FEATURE = 8
 PRUNING_STEPS = 1000  # a net that prunes while it trains needs time to recover; shorter trainings start from the final lookups
 
 
@@ -132,7 +135,7 @@ def compress_net(
     if _prunes(settings.finetune, data.examples):
         lookups = _factorise(found, _twice_the_lookups(decided), settings, progress)
     net = build_net(dense, input_shape, lookups)
-    training = _improve(net, dense, targets, settings, data, progress)
+    training = _improve(net, dense, input_shape, targets, settings, data, progress)
     rows = layer_rows(net, found, decided, settings.coefficients)
     fold_batch_norms(net)
     round_factors(net, settings.coefficients)
@@ -278,6 +281,7 @@ def _twice_the_lookups(plans: Sequence[LayerPlan]) -> list[LayerPlan]:
 def _improve(
     net: fx.GraphModule,
     dense: fx.GraphModule,
+    input_shape: tuple[int, ...],
     targets: dict[str, int],
     settings: CompressSettings,
     data: TrainingData,
@@ -286,12 +290,7 @@ def _improve(
     """Refit coefficients, re-estimate batch norms and fine-tune, as far as there is data; return the training report."""
     calibration = (data if settings.finetune is None else data.calibrated()).calibration
     if calibration:
-        counts: dict[str, int] = {}
-        for name in targets:  # the data chooses entries anew, out of all
-            lookup: Any = net.get_submodule(name)
-            counts[name] = lookup.n_nonzeros
-            _fill(lookup, dense.get_submodule(name).weight)
-        refit(net, dense, calibration, progress, counts)
+        _refit_layers(net, dense, input_shape, calibration, progress)
         reestimate_batch_norms(net, calibration)
     if settings.finetune is None or data.examples is None:
         return None
@@ -304,6 +303,49 @@ def _improve(
     )  # fmt: skip
     net.eval()
     return asdict(report)
+
+
+@torch.no_grad()
+def _refit_layers(
+    net: fx.GraphModule, dense: fx.GraphModule, input_shape: tuple[int, ...], batches: Sequence[Tensor], progress: Progress
+) -> None:
+    """Solve lookup layers anew, their patterns out of all entries, and the layers after them that stayed dense.
+
+    A dense layer is an identity dictionary with every coefficient: solved like the others it makes up for what the layers
+    before it lost.
+    """
+    parts: dict[str, LookupConv2d] = {}
+    counts: dict[str, int] = {}
+    for layer in layers(dense, torch.zeros(input_shape)):
+        module: Any = net.get_submodule(layer.name)
+        if isinstance(module, LookupConv2d):
+            parts[layer.name] = module
+            counts[layer.name] = module.n_nonzeros
+        elif parts and _can_refit(layer, sum(map(len, batches))):
+            identity = torch.eye(layer.in_channels // layer.geometry.groups).repeat(layer.geometry.groups, 1)
+            parts[layer.name] = LookupConv2d(identity, layer.weight(), layer.module.bias, layer.geometry)
+    trial = build_net(dense, input_shape, parts)
+    for name in counts:
+        _fill(trial.get_submodule(name), dense.get_submodule(name).weight)
+    refit(trial, dense, batches, progress, counts)
+    for name in parts:
+        module, solved = net.get_submodule(name), cast(LookupConv2d, trial.get_submodule(name))
+        if isinstance(module, LookupConv2d):
+            module.load_state_dict(solved.state_dict())
+            module.support.copy_(solved.support)
+        else:
+            assert isinstance(module.weight, Tensor)
+            module.weight.copy_(solved.sparse_kernel.view_as(module.weight))
+            module.bias = nn.Parameter(solved.bias.clone())
+
+
+def _can_refit(layer: Layer, images: int) -> bool:
+    """Tell whether so many images determine all weights of a layer."""
+    if layer.obstacle is not None or isinstance(layer.module, LookupConv2d):
+        return False
+    features = layer.in_channels // layer.geometry.groups * layer.geometry.taps
+    positions = images * sum(math.prod(layer.geometry.output_size(*size)) for size in layer.sizes)
+    return features <= MOST_DENSE_FEATURES and min(SAMPLES, positions) >= SAMPLES_PER_FEATURE * features
 
 
 @torch.no_grad()

@@ -24,7 +24,8 @@ def test_a_model_holds_every_form_with_the_lookups_it_names() -> None:
     model = forms_model(SHAPE, FORMS)
     onnx.checker.check_model(model)
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
-    assert [node.name for node in model.graph.node] == ["0", "1", "2"]
+    assert [node.name for node in model.graph.node if node.domain] == ["0", "1", "2"]
+    assert [value.name for value in model.graph.output] == ["first0", "first1", "first2"]  # the whole would stay in memory
     assert [constants[f"{i}.D"].shape for i in range(3)] == [(4, 8), (8, 8), (2, 8)]
     np.testing.assert_array_equal(constants["1.D"], np.eye(8))
     assert [int(np.count_nonzero(constants[f"{i}.coefficients"])) for i in range(3)] == [30, 100, 108]
@@ -35,7 +36,7 @@ def test_grouped_and_batched_shapes_run() -> None:
     shape = Shape(8, 6, ConvGeometry((1, 1), groups=2), (1, 1), batch=5)
     session = runtime.session(forms_model(shape, [Form(3, 7), Form(0, 9)]).SerializeToString())
     outputs = session.run(None, {"X": np.ones((5, 8, 1, 1), np.float32)})
-    assert [y.shape for y in outputs] == [(5, 6, 1, 1)] * 2
+    assert [y.shape for y in outputs] == [(1, 1, 1, 1)] * 2
 
 
 @needs_library

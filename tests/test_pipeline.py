@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from command_line import needs_library
 from lcnn_compress import api, pipeline
 from lcnn_compress.benchmark import Gain
 from lcnn_compress.finetune import FinetuneSettings
+from lcnn_compress.graph import layers
 from lcnn_compress.modules import LookupConv2d
 from lcnn_compress.op import OP_TYPE
 from lcnn_compress.pipeline import CompressSettings, TrainingData
-from lcnn_compress.plan import PlanSettings
+from lcnn_compress.plan import LayerPlan, PlanSettings
+from lcnn_compress.progress import silent
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-4, 1e3])
@@ -36,6 +39,34 @@ def test_stored_factors_are_exact_in_float16_and_near_the_weight(size: float) ->
     exact = dense.net.get_submodule("conv2").weight()
     # Both factors round by 2^-11 of each value, or by 2^-25 of the largest where they are subnormal.
     assert (lookup.weight() - exact).norm() <= 2 * 2.0**-11 * 32**0.5 * exact.norm()
+
+
+@pytest.mark.parametrize(("images", "enough"), [(60, True), (20, False)])  # of 64 pixels, for 8 times 288 weights
+def test_dense_layers_make_up_for_lookup_layers_before_them(images: int, enough: bool) -> None:
+    shape = (1, 3, 16, 16)
+    dense = api.open_model(small_net(), shape).net
+    x = torch.randn(images, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = {layer.name: layer for layer in layers(dense, x[:1])}
+    lookup = pipeline.make_lookup(found["conv1"], LayerPlan("conv1", "lookup", "", 6, 2), "kmeans", 0)
+    net = pipeline.build_net(dense, shape, {"conv1": lookup})
+    pipeline._refit_layers(net, dense, shape, [x], silent)
+    unlike = [n for n in found if n != "conv1" and not torch.equal(net.get_submodule(n).weight, dense.get_submodule(n).weight)]
+    assert unlike == (["conv2"] if enough else [])  # the stem comes before, and the classifier has one pixel of each image
+
+    def error(weights: torch.nn.Module) -> float:
+        """Return the variance of what conv2 with these weights gives in the compressed net, less what the dense one gave."""
+        outputs = []
+        for whole, part in ((dense, copy.deepcopy(dense.get_submodule("conv2"))), (net, copy.deepcopy(weights))):
+            handle = whole.get_submodule("conv2").register_forward_pre_hook(
+                lambda _, args, part=part: outputs.append(part(args[0]))
+            )
+            with torch.no_grad():
+                whole(x)
+            handle.remove()
+        return float((outputs[0] - outputs[1]).var((0, 2, 3)).mean())
+
+    if enough:
+        assert error(net.get_submodule("conv2")) < 0.9 * error(dense.get_submodule("conv2"))
 
 
 @needs_library

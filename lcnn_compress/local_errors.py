@@ -1,0 +1,93 @@
+"""How far the outputs of one layer are off in each of its forms, on the inputs it gets: closed form, no pass through the net.
+
+Filters with the same error of their weights differ widely in what that does to the outputs: data chooses patterns, and some
+forms leave it more choice. A few forms of each kind, dictionary and sharing are solved, on a sample of the filters; between
+them the logarithm of the error is interpolated over the square root of the number of non-zeros: it is nearly linear there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lcnn_compress.candidates import Candidate
+from lcnn_compress.dictionary import draft, factorise
+from lcnn_compress.graph import Layer
+from lcnn_compress.local_fit import InputMoments, can_choose
+from lcnn_compress.pattern import Prediction
+from lcnn_compress.plan import SHARES
+
+MOST_FILTERS = 64  # of all groups together, in whole blocks that may share a pattern
+SOLVED = 5  # forms of a kind, dictionary and sharing
+LEAST_ERROR = 1e-9
+
+
+def local_errors(layer: Layer, options: Sequence[Candidate], moments: InputMoments) -> list[float] | None:
+    """Return the squared error of the outputs for each option, relative to their variance.
+
+    None for a layer too wide to choose patterns from data while its forms are tried.
+    """
+    if not can_choose(layer):
+        return None
+    weight = _sampled(layer)  # (groups, O, F)
+    variance = float(((weight @ moments.covariance) * weight).sum())
+    alike: dict[tuple[str, int, int], list[Candidate]] = {}
+    for candidate in options:
+        alike.setdefault((candidate.plan.kind, candidate.plan.dictionary_size, candidate.plan.share), []).append(candidate)
+    predictions: dict[tuple[str, int], Prediction] = {}
+    errors: dict[int, float] = {}
+    for (kind, size, share), listed in alike.items():
+        if (kind, size) not in predictions:
+            predictions = {(kind, size): _prediction(layer, listed[0], moments, weight)}  # one at a time: they are large
+        prediction = predictions[kind, size]
+        listed.sort(key=lambda candidate: candidate.nonzeros)
+        solved = [listed[i] for i in sorted(set(np.linspace(0, len(listed) - 1, SOLVED).round().astype(int)))]
+        part = weight.shape[0] * weight.shape[1] / layer.out_channels
+        found = [_error(prediction, round(candidate.nonzeros * part), share, variance) for candidate in solved]
+        x = np.sqrt([candidate.nonzeros for candidate in solved])
+        # More non-zeros never make it worse: what says so is an iteration that has not ended.
+        y = np.minimum.accumulate(np.log(np.maximum(found, LEAST_ERROR)))
+        for candidate in listed:
+            errors[id(candidate)] = float(np.exp(np.interp(math.sqrt(candidate.nonzeros), x, y)))
+    return [errors[id(candidate)] for candidate in options]
+
+
+def _sampled(layer: Layer) -> Tensor:
+    """Return the weights of some filters of each group, (groups, O, F)."""
+    weight = layer.weight().detach().flatten(1).unflatten(0, (layer.geometry.groups, -1))
+    filters, block = weight.shape[1], SHARES[-1]
+    wanted = max(1, MOST_FILTERS // block // layer.geometry.groups)
+    first = np.unique(np.linspace(0, max(0, filters - block), wanted).astype(int) // block * block)
+    chosen = np.unique(np.concatenate([np.arange(start, min(start + block, filters)) for start in first]))
+    return torch.index_select(weight, 1, torch.from_numpy(chosen))
+
+
+def _prediction(layer: Layer, candidate: Candidate, moments: InputMoments, weight: Tensor) -> Prediction:
+    rows, groups = coded(layer, candidate)[0], layer.geometry.groups
+    blocks = rows.unflatten(0, (groups, -1))
+    pairs = [moments.responses(group, blocks[group]) for group in range(groups)]
+    ff = torch.stack([responses for _, responses in pairs])
+    return Prediction(ff, torch.stack([half for half, _ in pairs]) @ weight.mT)
+
+
+def _error(prediction: Prediction, count: int, share: int, variance: float) -> float:
+    kernel = prediction.full
+    if count < kernel.numel():
+        kernel = prediction.sparse(torch.ones_like(kernel, dtype=torch.bool), count, share)[1]
+    return max(0.0, 1 - prediction.explained(kernel) / max(variance, torch.finfo(torch.float32).tiny))
+
+
+def coded(layer: Layer, candidate: Candidate) -> tuple[Tensor, Tensor]:
+    """Return dictionary (groups * k, m) and kernel (C_out, k, kH, kW) of a form; lookups in a quick draft of a dictionary."""
+    plan, weight = candidate.plan, layer.weight().detach().numpy()
+    groups = layer.geometry.groups
+    if plan.kind == "lookup":
+        pair = draft(weight, groups=groups, dictionary_size=plan.dictionary_size, lookups=int(plan.lookups), seed=0)
+    else:
+        init = "identity" if plan.kind == "sparse" else "svd"
+        pair = factorise(weight, groups=groups, dictionary_size=plan.dictionary_size, lookups=plan.lookups, init=init, seed=0)
+    return torch.from_numpy(pair[0]), torch.from_numpy(pair[1])
