@@ -184,9 +184,10 @@ Input::Input(FuzzedDataProvider* bytes) {
   shape.dictionary_size = OrHostile(bytes, Choose(bytes, style.dictionary));
   shape.height = ChooseAxis(style, bytes);
   shape.width = ChooseAxis(style, bytes);
-  shape.clip_min = ChooseBound(bytes, -kMaxFloat);
-  shape.clip_max = ChooseBound(bytes, kMaxFloat);
   shape.hard_swish = bytes->ConsumeBool();
+  const bool bounded = !shape.hard_swish || bytes->ConsumeIntegral<uint8_t>() > 250;  // refused
+  shape.clip_min = bounded ? ChooseBound(bytes, -kMaxFloat) : -kMaxFloat;
+  shape.clip_max = bounded ? ChooseBound(bytes, kMaxFloat) : kMaxFloat;
   batch = OrHostile(bytes, Choose(bytes, style.batch));
   height = OrHostile(bytes, Choose(bytes, style.extent));
   width = OrHostile(bytes, Choose(bytes, style.extent));
