@@ -416,6 +416,7 @@ std::vector<Expected> Compute(const Input& input, const Guarded& x, const Guarde
   const lcnn::LookupConvShape& shape = input.shape;
   const std::vector<float> kernel = DenseKernel(input);
   const std::vector<float> listed = ListedKernel(input, kernel);
+  const bool shared = listed != kernel;
   const auto filters = static_cast<size_t>(shape.out_channels);
   const auto pixels = static_cast<size_t>(out_height * out_width);
   const auto depth = static_cast<size_t>(shape.channels / shape.group);
@@ -432,7 +433,7 @@ std::vector<Expected> Compute(const Input& input, const Guarded& x, const Guarde
                        static_cast<int64_t>(i % pixels) % out_width);
     };
     const ReferenceValue want = reference(kernel);
-    const bool may_be_nan = listed != kernel && !(reference(listed).magnitude <= 1e30);
+    const bool may_be_nan = shared && !(reference(listed).magnitude <= 1e30);
     const double added = input.residual == ResidualKind::kNone       ? 0
                          : input.residual == ResidualKind::kConstant ? residual[0]
                                                                      : residual[i];
