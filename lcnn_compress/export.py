@@ -243,12 +243,15 @@ def _dense_nodes(
     node: onnx.NodeProto, values: dict[str, Any], weight: str, constants: dict[str, onnx.TensorProto]
 ) -> list[onnx.NodeProto]:
     bounds = values.pop("clip_min"), values.pop("clip_max")
+    hard_swish = values.pop("hard_swish", 0)
     residual = node.input[5] if node.input[5] not in constants else None
-    names = [f"{node.output[0]}/convolved", f"{node.output[0]}/added", f"{node.output[0]}/clipped"]
+    names = [f"{node.output[0]}/convolved", f"{node.output[0]}/added", f"{node.output[0]}/activated"]
     nodes = [helper.make_node("Conv", [node.input[0], weight, node.input[4]], [names[0]], name=node.name, **values)]
     if residual is not None:
         nodes.append(helper.make_node("Add", [names[0], residual], [names[1]], name=f"{node.name}/add"))
-    if bounds == (0, np.float32(NO_BOUND)):
+    if hard_swish:
+        nodes.append(helper.make_node("HardSwish", [nodes[-1].output[0]], [names[2]], name=f"{node.name}/hardswish"))
+    elif bounds == (0, np.float32(NO_BOUND)):
         nodes.append(helper.make_node("Relu", [nodes[-1].output[0]], [names[2]], name=f"{node.name}/relu"))
     elif bounds != (-np.float32(NO_BOUND), np.float32(NO_BOUND)):
         limits = [f"{names[2]}/{which}" for which in ("min", "max")]
@@ -295,7 +298,8 @@ def _finish(model: onnx.ModelProto) -> onnx.ModelProto:
     _fuse(model)
     _drop_unread(model.graph)
     if any(node.domain == DOMAIN for node in model.graph.node):
-        model.functions.append(function_body())
+        swished = any(a.name == "hard_swish" and a.i for node in model.graph.node for a in node.attribute)
+        model.functions.append(function_body(hard_swish=swished))
     else:
         _drop_domain(model)
     return model
@@ -358,7 +362,7 @@ def layer_of(node: onnx.NodeProto, reads: Mapping[str, int]) -> str | None:
 
 
 def _fuse(model: onnx.ModelProto) -> None:
-    """Let each LookupConv do the Add, Relu or Clip that alone reads its result, a Relu or Clip also behind a Reshape."""
+    """Let each LookupConv do the Add, Relu, Clip or HardSwish that alone reads its result, but no Add behind a Reshape."""
     graph = model.graph
     shapes = {v.name: str(v.type.tensor_type.shape) for v in [*graph.value_info, *graph.input, *graph.output]}
     constants = {t.name: t for t in graph.initializer}
@@ -436,22 +440,26 @@ def _absorb(
     lookup: onnx.NodeProto, tail: onnx.NodeProto, shapes: dict[str, str], constants: dict[str, onnx.TensorProto]
 ) -> bool:
     """Fold ``tail`` into ``lookup`` if it computes what the epilogue can; return whether it did."""
-    bounds = {a.name: a for a in lookup.attribute if a.name in ("clip_min", "clip_max")}
-    unbounded = bounds["clip_min"].f <= -NO_BOUND and bounds["clip_max"].f >= NO_BOUND
+    epilogue = {a.name: a for a in lookup.attribute if a.name in ("clip_min", "clip_max", "hard_swish")}
+    if epilogue["clip_min"].f > -NO_BOUND or epilogue["clip_max"].f < NO_BOUND or epilogue["hard_swish"].i:
+        return False  # nothing comes after an activation
     own = lookup.output[0]
-    if tail.op_type == "Add" and unbounded and lookup.input[5] in constants:
+    if tail.op_type == "Add" and lookup.input[5] in constants:
         other = tail.input[1] if tail.input[0] == own else tail.input[0]
         if other in constants or own not in shapes or shapes.get(other) != shapes[own]:
             return False
         lookup.input[5] = other
         return True
-    if tail.op_type == "Relu" and unbounded:
-        bounds["clip_min"].f = 0
+    if tail.op_type in ("Relu", "HardSwish"):
+        if tail.op_type == "Relu":
+            epilogue["clip_min"].f = 0
+        else:
+            epilogue["hard_swish"].i = 1
         return True
-    if tail.op_type == "Clip" and unbounded and all(name in constants or not name for name in tail.input[1:]):
+    if tail.op_type == "Clip" and all(name in constants or not name for name in tail.input[1:]):
         for key, name in zip(("clip_min", "clip_max"), tail.input[1:], strict=False):
             if name:
-                bounds[key].f = float(numpy_helper.to_array(constants[name]))
+                epilogue[key].f = float(numpy_helper.to_array(constants[name]))
         return True
     return False
 

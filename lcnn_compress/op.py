@@ -34,6 +34,7 @@ def node_attributes(geometry: ConvGeometry) -> dict[str, Any]:
         "group": geometry.groups,
         "clip_min": -NO_BOUND,
         "clip_max": NO_BOUND,
+        "hard_swish": 0,
     }
 
 
@@ -83,10 +84,14 @@ def _bridge(gaps: NDArray[np.int64], values: NDArray[np.float32], dtype: type) -
     return steps.astype(dtype), coefficients
 
 
-def function_body() -> onnx.FunctionProto:
+def function_body(*, hard_swish: bool = False) -> onnx.FunctionProto:
     """Return the operator written in standard ONNX operators; every constant part folds to one dense Conv.
 
     ONNX Runtime uses it where the native library is not registered; ``onnx.inliner`` puts it into files for other engines.
+
+    Args:
+        hard_swish: whether a node of the file has that attribute set. This takes an If, of which ONNX Runtime keeps one branch;
+            all other files do without.
     """
     from onnx import helper
 
@@ -132,9 +137,28 @@ def function_body() -> onnx.FunctionProto:
         node("Transpose", ["W_last"], ["W"], perm=[0, 3, 1, 2]),
         conv,
         node("Add", ["convolved", "residual"], ["added"]),
-        node("Clip", ["added", "lowest", "highest"], ["Y"]),
     ]  # fmt: skip
+    clip = node("Clip", ["added", "lowest", "highest"], ["Y"])
+    nodes += _choice(attribute_constant("chosen", "value_int", "hard_swish"), clip) if hard_swish else [clip]
     return helper.make_function(DOMAIN, OP_TYPE, list(INPUTS), ["Y"], nodes, [helper.make_opsetid("", OPSET)], attributes)
+
+
+def _choice(chosen: onnx.NodeProto, clip: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Return nodes that compute Y from "added": HardSwish where ``chosen`` gives 1, and ``clip`` where it gives 0."""
+    from onnx import TensorProto, helper
+
+    def branch(name: str, last: onnx.NodeProto) -> onnx.GraphProto:
+        last.output[0] = name
+        return helper.make_graph([last], name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)])
+
+    return [
+        chosen,
+        helper.make_node("Cast", list(chosen.output), ["is_hard_swish"], to=TensorProto.BOOL),
+        helper.make_node(
+            "If", ["is_hard_swish"], ["Y"],
+            then_branch=branch("swished", helper.make_node("HardSwish", ["added"], [""])), else_branch=branch("clipped", clip),
+        ),
+    ]  # fmt: skip
 
 
 def pool_body() -> onnx.FunctionProto:

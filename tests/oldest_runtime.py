@@ -1,10 +1,11 @@
-"""One native library for every ONNX Runtime: ``make`` a model and its right answer here, ``check`` them under an old release.
+"""One native library for every ONNX Runtime: ``make`` models and their right answers here, ``check`` them under an old release.
 
 The check needs only numpy and onnxruntime, so that it runs in an environment of its own.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -13,29 +14,32 @@ import numpy as np
 
 def make(folder: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parent))
+    import torch
     from cases import LookupConvCase
     from test_op import expected, node_model
 
     case = LookupConvCase(stride=(2, 1), groups=2, c_out=6, padding=(1, 0, 1, 2))
     answer, bound = expected(case)
     folder.mkdir()
-    (folder / "model.onnx").write_bytes(node_model(case))
-    np.savez(folder / "data.npz", x=case.input().numpy(), y=answer.numpy(), bound=bound.numpy())
+    for hard_swish, y in enumerate((answer, torch.nn.functional.hardswish(answer))):
+        (folder / f"{hard_swish}.onnx").write_bytes(node_model(case, hard_swish=hard_swish))
+        data = {"x": case.input().numpy(), "y": y.numpy(), "bound": (1 + hard_swish) * bound.numpy()}
+        np.savez(folder / f"{hard_swish}.npz", **data)
 
 
 def check(folder: Path, library: str) -> None:
     import onnxruntime as ort
 
-    data = np.load(folder / "data.npz")
-    for native in (True, False):
+    for native, name in itertools.product((True, False), ("0", "1")):
+        data = np.load(folder / f"{name}.npz")
         options = ort.SessionOptions()
         if native:
             options.register_custom_ops_library(library)
-        session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(folder / f"{name}.onnx"), options, providers=["CPUExecutionProvider"])
         got = session.run(None, {"X": data["x"]})[0]
         if not (np.abs(got - data["y"]) <= data["bound"]).all():
-            raise SystemExit(f"ONNX Runtime {ort.__version__}: wrong result (native: {native})")
-        print(f"ONNX Runtime {ort.__version__}, native {native}: right")
+            raise SystemExit(f"ONNX Runtime {ort.__version__}: wrong result (native: {native}, hard_swish: {name})")
+        print(f"ONNX Runtime {ort.__version__}, native {native}, hard_swish {name}: right")
 
 
 if __name__ == "__main__":

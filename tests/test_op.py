@@ -32,7 +32,7 @@ ISAS = ("scalar", "neon") if platform.machine() in ("aarch64", "arm64") else ("s
 
 
 def node_model(
-    case: LookupConvCase, *, dtype=np.float32, gap_type=None, body=True, residual=None, clip=None, **changes
+    case: LookupConvCase, *, dtype=np.float32, gap_type=None, body=True, residual=None, clip=None, hard_swish=0, **changes
 ) -> bytes:
     """One LookupConv as an ONNX file; ``changes`` replace tensors, attributes or input sizes."""
     layer = case.module()
@@ -41,7 +41,7 @@ def node_model(
         "D": layer.dictionary.detach().numpy().astype(dtype), "gaps": gaps if gap_type is None else gaps.astype(gap_type),
         "coefficients": coefficients.astype(dtype), "bias": layer.bias.detach().numpy(), "residual": np.zeros(1, np.float32),
     }  # fmt: skip
-    attributes = node_attributes(case.geometry)
+    attributes = node_attributes(case.geometry) | {"hard_swish": hard_swish}
     if clip is not None:
         attributes |= {"clip_min": clip[0], "clip_max": clip[1]}
     for name, value in changes.items():
@@ -58,7 +58,7 @@ def node_model(
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, OP_VERSION)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     if body:
-        model.functions.append(function_body())
+        model.functions.append(function_body(hard_swish=hard_swish == 1))
     return model.SerializeToString()
 
 
@@ -104,6 +104,55 @@ def test_residual_clip_and_float16_factors(case, isa, monkeypatch):
     assert ((torch.from_numpy(got).double() - y.clip(-0.5, 0.75)).abs() <= bound).all()
 
 
+@needs_library
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("case", CASES[:14], ids=str)
+def test_residual_and_hard_swish(case, isa, monkeypatch):
+    if ISAS.index(isa) > ISAS.index(runtime.isa()):
+        pytest.skip(f"this machine has no {isa}")
+    monkeypatch.setenv("LCNN_ISA", isa)
+    residual = 3 * torch.randn(expected(case)[0].shape, generator=torch.Generator().manual_seed(2))
+    y, bound = expected(case, residual)
+    want = torch.nn.functional.hardswish(y)
+    assert (y < -3).any() or y.numel() < 100  # both flat parts
+    assert (y > 3).any() or y.numel() < 100
+    data = node_model(case, residual=residual, hard_swish=1)
+    for native in (True, False):
+        got = runtime.session(data, native=native).run(None, {"X": case.input().numpy(), "residual": residual.numpy()})[0]
+        # Its slope is at most 1.5, and it rounds three times itself.
+        assert ((torch.from_numpy(got).double() - want).abs() <= 2 * bound).all()
+
+
+@needs_library
+def test_hard_swish_of_nan_and_infinity_is_that_of_onnxruntime():
+    case = LookupConvCase(c_in=1, c_out=1, k=1, density=1.0, kernel=(1, 1), padding=(0, 0, 0, 0), size=(1, 9), batch=1)
+    x = np.array([np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 0, 3, -3, 1], np.float32).reshape(1, 1, 1, 9)
+    one = {"D": np.ones((1, 1), np.float32), "coefficients": np.ones(1, np.float32), "bias": np.zeros(1, np.float32)}
+    data = node_model(case, hard_swish=1, **one)
+    graph = helper.make_graph(
+        [helper.make_node("HardSwish", ["X"], ["Y"])], "g",
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, x.shape)],
+        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, x.shape)],
+    )  # fmt: skip
+    stock = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10).SerializeToString()
+    want = runtime.session(stock, native=False).run(None, {"X": x})[0]
+    assert np.isnan(want).ravel().tolist() == [True, False, True] + [False] * 6
+    for native in (True, False):
+        got = runtime.session(data, native=native).run(None, {"X": x})[0]
+        np.testing.assert_allclose(got, want, rtol=3e-7)  # three roundings
+
+
+@needs_library
+def test_a_node_without_hard_swish_has_none():
+    case = LookupConvCase()
+    model = onnx.load_from_string(node_model(case, body=False))
+    attributes = model.graph.node[0].attribute
+    attributes.remove(next(a for a in attributes if a.name == "hard_swish"))
+    y, bound = expected(case)
+    got = runtime.session(model.SerializeToString()).run(None, {"X": case.input().numpy()})[0]
+    assert ((torch.from_numpy(got).double() - y).abs() <= bound).all()
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_function_body_agrees_with_torch(case):
     y, bound = expected(case)
@@ -111,14 +160,16 @@ def test_function_body_agrees_with_torch(case):
     assert ((torch.from_numpy(got).double() - y).abs() <= bound).all()
 
 
-def test_function_body_runs_in_the_reference_evaluator():
+@pytest.mark.parametrize("hard_swish", [0, 1])
+def test_function_body_runs_in_the_reference_evaluator(hard_swish):
     from onnx.reference import ReferenceEvaluator
 
     case = LookupConvCase(groups=2, c_out=6, stride=(2, 1))
     y, bound = expected(case)
-    model = onnx.load_from_string(node_model(case))
+    y = torch.nn.functional.hardswish(y) if hard_swish else y
+    model = onnx.load_from_string(node_model(case, hard_swish=hard_swish))
     got = ReferenceEvaluator(model).run(None, {"X": case.input().numpy()})[0]
-    assert ((torch.from_numpy(got).double() - y).abs() <= bound).all()
+    assert ((torch.from_numpy(got).double() - y).abs() <= (1 + hard_swish) * bound).all()
 
 
 @needs_library
@@ -172,6 +223,8 @@ def test_non_contiguous_input_is_read_right():
         ({"kernel_shape": [3]}, "kernel_shape"),
         ({"group": 3}, "group"),
         ({"clip_min": 1.0, "clip_max": 0.0}, "clip"),
+        ({"hard_swish": 2}, "attribute hard_swish is 2; it must be 0 or 1"),
+        ({"hard_swish": 1, "clip_min": 0.0}, "hard_swish is set, but clip_min is 0.000000"),
     ],
 )
 def test_damaged_nodes_are_refused_with_their_name(changes, fragment):

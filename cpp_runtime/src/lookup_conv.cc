@@ -218,6 +218,7 @@ void LookupUnit(void* argument, size_t unit) {
   task.constant = job.residual.constant;
   task.clip_min = shape.clip_min;
   task.clip_max = shape.clip_max;
+  task.hard_swish = shape.hard_swish;
   task.y = job.y + first;
   task.plane = plane;
   if (job.weights.cut()) {

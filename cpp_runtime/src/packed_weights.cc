@@ -15,6 +15,7 @@ namespace lcnn {
 namespace {
 
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
+constexpr float kMaxFloat = std::numeric_limits<float>::max();
 constexpr int64_t kMaxKernel = 65535;
 // A dictionary that large is read from memory, where half the bytes take half the time; widening it
 // costs more than that in a smaller one.
@@ -61,6 +62,11 @@ LookupConvShape Checked(const LookupConvShape& shape) {
   if (!(shape.clip_min <= shape.clip_max)) {
     Fail("clip_min is " + std::to_string(shape.clip_min) + " and clip_max is " +
          std::to_string(shape.clip_max) + "; clip_min must not exceed clip_max");
+  }
+  if (shape.hard_swish && (shape.clip_min > -kMaxFloat || shape.clip_max < kMaxFloat)) {
+    Fail("hard_swish is set, but clip_min is " + std::to_string(shape.clip_min) +
+         " and clip_max is " + std::to_string(shape.clip_max) +
+         "; only one activation is possible: leave them at the lowest and the largest float");
   }
   return shape;
 }

@@ -84,6 +84,7 @@ constexpr int64_t kHostile[] = {0,
                                 std::numeric_limits<int64_t>::min()};
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kMaxFloat = std::numeric_limits<float>::max();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 // Two factors of 1e30 overflow, but never together with a third value that hides it.
 constexpr float kSpecials[] = {kNan, kInf, -kInf, 0.0f, -0.0f, 1e30f, -1e30f, 1e-30f};
@@ -162,6 +163,7 @@ bool ShapeRefused(const lcnn::LookupConvShape& shape) {
          !Between(shape.out_channels, 0, kMaxInt32) ||
          !Between(shape.dictionary_size, 0, kMaxInt32) || shape.channels % shape.group != 0 ||
          shape.out_channels % shape.group != 0 || !(shape.clip_min <= shape.clip_max) ||
+         (shape.hard_swish && (shape.clip_min > -kMaxFloat || shape.clip_max < kMaxFloat)) ||
          shape.height.kernel * shape.width.kernel > kMaxKernelPositions ||
          shape.group * lcnn::RoundUp(shape.dictionary_size, lcnn::kPanelRows) > kMaxInt32;
 }
@@ -182,8 +184,10 @@ Input::Input(FuzzedDataProvider* bytes) {
   shape.dictionary_size = OrHostile(bytes, Choose(bytes, style.dictionary));
   shape.height = ChooseAxis(style, bytes);
   shape.width = ChooseAxis(style, bytes);
-  shape.clip_min = ChooseBound(bytes, -std::numeric_limits<float>::max());
-  shape.clip_max = ChooseBound(bytes, std::numeric_limits<float>::max());
+  shape.hard_swish = bytes->ConsumeBool();
+  const bool bounded = !shape.hard_swish || bytes->ConsumeIntegral<uint8_t>() > 250;  // refused
+  shape.clip_min = bounded ? ChooseBound(bytes, -kMaxFloat) : -kMaxFloat;
+  shape.clip_max = bounded ? ChooseBound(bytes, kMaxFloat) : kMaxFloat;
   batch = OrHostile(bytes, Choose(bytes, style.batch));
   height = OrHostile(bytes, Choose(bytes, style.extent));
   width = OrHostile(bytes, Choose(bytes, style.extent));
@@ -285,10 +289,10 @@ std::string Input::Text() const {
   return "shape {" + std::to_string(shape.channels) + ", " + std::to_string(shape.out_channels) +
          ", " + std::to_string(shape.group) + ", " + std::to_string(shape.dictionary_size) + ", " +
          axis(shape.height) + ", " + axis(shape.width) + ", " + std::to_string(shape.clip_min) +
-         ", " + std::to_string(shape.clip_max) + "}, input " + std::to_string(batch) + "x" +
-         std::to_string(height) + "x" + std::to_string(width) + ", " +
-         std::to_string(constants.gaps.size()) + " entries, residual " +
-         std::to_string(static_cast<int>(residual));
+         ", " + std::to_string(shape.clip_max) + (shape.hard_swish ? ", hard_swish" : "") +
+         "}, input " + std::to_string(batch) + "x" + std::to_string(height) + "x" +
+         std::to_string(width) + ", " + std::to_string(constants.gaps.size()) +
+         " entries, residual " + std::to_string(static_cast<int>(residual));
 }
 
 [[noreturn]] void Fail(const Input& input, const std::string& what) {
@@ -412,6 +416,7 @@ std::vector<Expected> Compute(const Input& input, const Guarded& x, const Guarde
   const lcnn::LookupConvShape& shape = input.shape;
   const std::vector<float> kernel = DenseKernel(input);
   const std::vector<float> listed = ListedKernel(input, kernel);
+  const bool shared = listed != kernel;
   const auto filters = static_cast<size_t>(shape.out_channels);
   const auto pixels = static_cast<size_t>(out_height * out_width);
   const auto depth = static_cast<size_t>(shape.channels / shape.group);
@@ -428,18 +433,16 @@ std::vector<Expected> Compute(const Input& input, const Guarded& x, const Guarde
                        static_cast<int64_t>(i % pixels) % out_width);
     };
     const ReferenceValue want = reference(kernel);
-    const bool may_be_nan = listed != kernel && !(reference(listed).magnitude <= 1e30);
+    const bool may_be_nan = shared && !(reference(listed).magnitude <= 1e30);
     const double added = input.residual == ResidualKind::kNone       ? 0
                          : input.residual == ResidualKind::kConstant ? residual[0]
                                                                      : residual[i];
-    double value = want.value + added;
-    if (value < shape.clip_min) value = shape.clip_min;
-    if (value > shape.clip_max) value = shape.clip_max;
+    const double value = Activated(shape, want.value + added);
     const double magnitude = want.magnitude + std::fabs(added);
     if (std::isfinite(magnitude) && magnitude > 1e30) continue;  // may overflow
     // Products below the smallest normal float lose their relative precision.
     const double bound =
-        2 * terms *
+        (shape.hard_swish ? 4 : 2) * terms *
         (std::numeric_limits<float>::epsilon() * magnitude + std::numeric_limits<float>::min());
     expected.push_back({i, value, bound, may_be_nan});
   }

@@ -8,12 +8,23 @@
 
 #include "lcnn/lookup_conv.h"
 
-// One output before clipping, and the sum of the magnitudes of its terms, which bounds the rounding
-// error.
+// One output before the activation, and the sum of the magnitudes of its terms, which bounds the
+// rounding error.
 struct ReferenceValue {
   double value;
   double magnitude;
 };
+
+// Clipping has a slope of at most 1: the error bound holds after it. HardSwish has one of at most
+// 1.5, and its own roundings are below 1.25 eps |value|: twice the bound of three terms or more
+// holds. A NaN stays, and minus infinity becomes one.
+inline double Activated(float clip_min, float clip_max, bool hard_swish, double value) {
+  if (hard_swish) return value * (value < -3 ? 0 : value > 3 ? 1 : value / 6 + 0.5);
+  return value < clip_min ? clip_min : value > clip_max ? clip_max : value;
+}
+inline double Activated(const lcnn::LookupConvShape& shape, double value) {
+  return Activated(shape.clip_min, shape.clip_max, shape.hard_swish, value);
+}
 
 // `kernel` is P, dense, indexed ((o * kH + r) * kW + c) * k + j.
 inline ReferenceValue Reference(const lcnn::LookupConvShape& shape, const float* d,

@@ -5,6 +5,7 @@
 #include "check.h"
 #include "dispatch.h"
 #include "fixtures.h"
+#include "reference.h"
 
 namespace {
 
@@ -169,7 +170,7 @@ void TestWiden(const lcnn::KernelSet& kernels, int count) {
 }
 
 void TestLookup(const lcnn::KernelSet& kernels, int vectors, int entries, bool residual, int parts,
-                bool one_pixel = false) {
+                bool hard_swish, bool one_pixel = false) {
   const int lanes = kernels.project->lanes;
   const int positions = vectors * lanes;
   std::mt19937 random(static_cast<uint32_t>(vectors * 100 + entries));
@@ -230,6 +231,7 @@ void TestLookup(const lcnn::KernelSet& kernels, int vectors, int entries, bool r
                            1.0f,
                            -2,
                            30,
+                           hard_swish,
                            y.data(),
                            positions};
   if (parts == 2) {
@@ -260,7 +262,7 @@ void TestLookup(const lcnn::KernelSet& kernels, int vectors, int entries, bool r
         want += static_cast<double>(coefficients[static_cast<size_t>(e)]) *
                 s[static_cast<size_t>(p + offsets[static_cast<size_t>(e)])];
       }
-      want = std::min(30.0, std::max(-2.0, want));
+      want = Activated(-2, 30, hard_swish, want);
       CHECK(std::fabs(y[at] - want) <= 1e-5 * (1 + entries * entries));
     }
   }
@@ -270,7 +272,7 @@ void TestLookup(const lcnn::KernelSet& kernels, int vectors, int entries, bool r
 
 // Lists of `shared` filters, one filter short of three of them; the last pixels are the last of Y.
 void TestLookupShared(const lcnn::LookupKernel& kernel, int lanes, int shared, int vectors,
-                      bool residual) {
+                      bool residual, bool hard_swish) {
   const int entries = 5, positions = vectors * lanes;
   const int pixels = positions - 2, filters = 3 * shared - 1;
   std::mt19937 random(static_cast<uint32_t>(vectors * 100 + shared));
@@ -288,9 +290,26 @@ void TestLookupShared(const lcnn::LookupKernel& kernel, int lanes, int shared, i
   for (int e = 0; e < 3 * entries; ++e) offsets.push_back(e * 7 % (entries + 1));
   offsets.resize(offsets.size() + lcnn::kMaxLanes);
   const int32_t entry_begin[4] = {0, entries, 2 * entries, 3 * entries};
-  kernel.lookup({s.data(), shared, filters, true, true, nullptr, bias.data(), entry_begin,
-                 coefficients.data(), offsets.data(), maps.data(), nullptr, vectors,
-                 residual ? added.data() : nullptr, 1.0f, -2, 3, y.data(), pixels});
+  kernel.lookup({s.data(),
+                 shared,
+                 filters,
+                 true,
+                 true,
+                 nullptr,
+                 bias.data(),
+                 entry_begin,
+                 coefficients.data(),
+                 offsets.data(),
+                 maps.data(),
+                 nullptr,
+                 vectors,
+                 residual ? added.data() : nullptr,
+                 1.0f,
+                 -2,
+                 3,
+                 hard_swish,
+                 y.data(),
+                 pixels});
   for (int o = 0; o < filters; ++o) {
     for (int p = 0; p < pixels; ++p) {
       const auto at = static_cast<size_t>(o * pixels + p);
@@ -303,8 +322,8 @@ void TestLookupShared(const lcnn::LookupKernel& kernel, int lanes, int shared, i
         const double c = coefficients[static_cast<size_t>(e * shared + o % shared)];
         want += c * s[static_cast<size_t>(p + offsets[static_cast<size_t>(e)])];
       }
-      // Eight numbers below 3 in all, each sum of them rounded once.
-      CHECK(std::fabs(y[at] - std::min(3.0, std::max(-2.0, want))) <= 8 * 8 * 1.2e-7);
+      // Eight numbers below 8 in all, each sum of them rounded once; twice that after HardSwish.
+      CHECK(std::fabs(y[at] - Activated(-2, 3, hard_swish, want)) <= 2 * 8 * 8 * 1.2e-7);
     }
   }
   CHECK(y.WallsIntact());
@@ -333,24 +352,30 @@ int main() {
     }
     for (const int entries : {16, 17, 31, 32, 33, 64, 67}) {
       for (const int parts : {1, 2}) {
-        TestLookup(kernels, 1, entries, false, parts, true);
-        TestLookup(kernels, 1, entries, true, parts, true);
+        for (const bool hard_swish : {false, true}) {
+          TestLookup(kernels, 1, entries, false, parts, hard_swish, true);
+          TestLookup(kernels, 1, entries, true, parts, hard_swish, true);
+        }
       }
     }
     for (int i = 0; i < lcnn::kSharedKernels; ++i) {
       const lcnn::LookupKernel& kernel = kernels.lookup->shared[i];
       for (int vectors = 1; vectors <= kernel.max_vectors; ++vectors) {
         for (const bool residual : {false, true}) {
-          TestLookupShared(kernel, kernels.project->lanes, lcnn::kSharedFilters[i], vectors,
-                           residual);
+          for (const bool hard_swish : {false, true}) {
+            TestLookupShared(kernel, kernels.project->lanes, lcnn::kSharedFilters[i], vectors,
+                             residual, hard_swish);
+          }
         }
       }
     }
     for (int vectors = 1; vectors <= kernels.lookup->own.max_vectors; ++vectors) {
       for (int entries = 0; entries <= 9; ++entries) {
         for (const int parts : {1, 2}) {
-          TestLookup(kernels, vectors, entries, false, parts);
-          TestLookup(kernels, vectors, entries, true, parts);
+          for (const bool hard_swish : {false, true}) {
+            TestLookup(kernels, vectors, entries, false, parts, hard_swish);
+            TestLookup(kernels, vectors, entries, true, parts, hard_swish);
+          }
         }
       }
     }

@@ -140,6 +140,7 @@ void TestRefused() {
                "kernel of 1025 x 1025 elements exceeds the limit of 1048576");
   CheckRefused([](Small& s) { s.shape.clip_min = 7; }, "clip_min must not exceed clip_max");
   CheckRefused([](Small& s) { s.shape.clip_max = kNan; }, "clip_max is nan");
+  CheckRefused([](Small& s) { s.shape.hard_swish = true; }, "hard_swish is set, but clip_min is");
   CheckRefused([](Small& s) { s.shape.dictionary_size = 0; }, "outside [0, 0)");
 }
 

@@ -42,6 +42,7 @@ struct LookupConvShape {
   Axis width;
   float clip_min = 0;  // bounds of the result, clip_min <= clip_max
   float clip_max = 0;
+  bool hard_swish = false;  // in place of the clip, whose bounds must be the limits of float then
 };
 
 // The constants of a layer in the form of the operator's inputs. Copied at creation.
@@ -62,7 +63,7 @@ struct ParallelFor {
   void* context = nullptr;
 };
 
-// What is added to Y before clipping: nothing, a tensor of Y's shape, or one number.
+// What is added to Y before the activation: nothing, a tensor of Y's shape, or one number.
 struct Residual {
   const float* tensor = nullptr;
   float constant = 0;

@@ -74,12 +74,13 @@ struct ProjectPixelTask {
 
 // For every filter o in [filter_begin, filter_end) and the n_vectors <= LookupKernel::max_vectors
 // vectors p of a tile:
-//   y[o * plane + pixel] = clip(bias[o] + constant + sum_e coefficients[e] * s[offsets[e] + p] +
+//   y[o * plane + pixel] = a(bias[o] + constant + sum_e coefficients[e] * s[offsets[e] + p] +
 //   residual[same place as y])
-// with e over [entry_begin[o], entry_begin[o + 1]). s must be readable for n_vectors * lanes floats
+// with a(v) = clip(v), or v * max(0, min(1, v / 6 + 1 / 2)) where hard_swish is set,
+// and e over [entry_begin[o], entry_begin[o + 1]). s must be readable for n_vectors * lanes floats
 // from every offset; lanes outside the masks may hold any finite or non-finite value and are not
-// stored. NaN passes the clip. Terms are added in stream order in up to four interleaved partial
-// sums.
+// stored. NaN passes the activation. Terms are added in stream order in up to four interleaved
+// partial sums.
 //
 // The entries of a filter may come in several calls: the first starts from bias, the others from
 // sums[(o - filter_begin) * n_vectors * lanes + p], and all but the last leave their sums there.
@@ -106,6 +107,7 @@ struct LookupTask {
   float constant;
   float clip_min;
   float clip_max;
+  bool hard_swish;  // in place of the clip
   float* y;
   int64_t plane;
 };

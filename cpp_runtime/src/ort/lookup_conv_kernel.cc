@@ -17,6 +17,20 @@ std::string InputText(Input input) {
   return "input " + std::to_string(static_cast<size_t>(input)) + " (" + kInputNames[input] + ")";
 }
 
+// Optional, because files from before it are of the same version of the operator.
+bool ReadHardSwish(const OrtApi* api, const OrtKernelInfo* info) {
+  int64_t value = 0;
+  OrtStatus* const absent = KernelInfoGetAttributeInt64::Of(api)(info, "hard_swish", &value);
+  if (absent != nullptr) {
+    ReleaseStatus::Of(api)(absent);
+    return false;
+  }
+  if (value != 0 && value != 1) {
+    Fail("attribute hard_swish is " + std::to_string(value) + "; it must be 0 or 1");
+  }
+  return value == 1;
+}
+
 LookupConvShape ReadAttributes(const OrtApi* api, const OrtKernelInfo* info) {
   LookupConvShape shape;
   const Window window = ReadWindow(api, info);
@@ -25,6 +39,7 @@ LookupConvShape ReadAttributes(const OrtApi* api, const OrtKernelInfo* info) {
   Call<KernelInfoGetAttributeInt64>(api, info, "group", &shape.group);
   Call<KernelInfoGetAttributeFloat>(api, info, "clip_min", &shape.clip_min);
   Call<KernelInfoGetAttributeFloat>(api, info, "clip_max", &shape.clip_max);
+  shape.hard_swish = ReadHardSwish(api, info);
   return shape;
 }
 

@@ -7,6 +7,7 @@
 
 #include "lcnn/lookup_conv.h"
 #include "ort_handles.h"
+#include "shape_inference.h"
 
 namespace lcnn::ort {
 
@@ -15,6 +16,9 @@ enum Input : size_t { kX, kDictionary, kGaps, kCoefficients, kBias, kResidual, k
 
 class LookupConvKernel {
  public:
+  static constexpr const char* kName = "LookupConv";
+  static constexpr auto InferShape = InferConvShape;
+
   // Reads and checks attributes and constants. Throws std::exception.
   LookupConvKernel(const OrtApi* api, const OrtKernelInfo* info, std::string subject);
 

@@ -12,6 +12,9 @@ namespace {
 
 class MaxPoolKernel {
  public:
+  static constexpr const char* kName = "MaxPool";
+  static constexpr auto InferShape = InferPoolShape;
+
   MaxPoolKernel(const OrtApi* api, const OrtKernelInfo* info, std::string subject)
       : api_(api), subject_(std::move(subject)), isa_(ChooseIsa()) {
     const Window window = ReadWindow(api, info);
@@ -51,42 +54,15 @@ class MaxPoolKernel {
   MaxPoolShape shape_;
 };
 
-const char* LCNN_ORT_CALL GetName(const OrtCustomOp*) { return "MaxPool"; }
 int LCNN_ORT_CALL GetInputType(const OrtCustomOp*, size_t) { return kElementFloat; }
 size_t LCNN_ORT_CALL GetInputTypeCount(const OrtCustomOp*) { return 1; }
 int LCNN_ORT_CALL GetInputCharacteristic(const OrtCustomOp*, size_t) { return kInputRequired; }
 
-OrtStatus* LCNN_ORT_CALL CreateKernel(const OrtCustomOp*, const OrtApi* api,
-                                      const OrtKernelInfo* info, void** kernel) {
-  std::string subject;
-  *kernel = nullptr;
-  OrtStatus* const unnamed =
-      Guard(api, "MaxPool", [&] { subject = NodeSubject(api, info, "MaxPool"); });
-  if (unnamed != nullptr) return unnamed;
-  return Guard(api, subject.c_str(), [&] { *kernel = new MaxPoolKernel(api, info, subject); });
-}
-
-OrtStatus* LCNN_ORT_CALL Compute(void* kernel, OrtKernelContext* context) {
-  const auto& self = *static_cast<const MaxPoolKernel*>(kernel);
-  return Guard(self.api(), self.subject(), [&] { self.Compute(context); });
-}
-
-void LCNN_ORT_CALL Destroy(void* kernel) { delete static_cast<MaxPoolKernel*>(kernel); }
-
-OrtStatus* LCNN_ORT_CALL InferShape(const OrtCustomOp*, OrtShapeInferContext* context) {
-  return Guard(Api(), "MaxPool", [&] { InferPoolShape(Api(), context); });
-}
-
 OrtCustomOp MakeOp() {
-  OrtCustomOp op = CommonOp();
-  op.GetName = GetName;
+  OrtCustomOp op = OpOf<MaxPoolKernel>();
   op.GetInputType = GetInputType;
   op.GetInputTypeCount = GetInputTypeCount;
   op.GetInputCharacteristic = GetInputCharacteristic;
-  op.KernelDestroy = Destroy;
-  op.CreateKernelV2 = CreateKernel;
-  op.KernelComputeV2 = Compute;
-  op.InferOutputShapeFn = InferShape;
   return op;
 }
 

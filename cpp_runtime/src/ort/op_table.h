@@ -2,7 +2,11 @@
 #ifndef LCNN_SRC_ORT_OP_TABLE_H_
 #define LCNN_SRC_ORT_OP_TABLE_H_
 
+#include <string>
+
+#include "node.h"
 #include "ort_abi.h"
+#include "ort_handles.h"
 
 namespace lcnn::ort {
 
@@ -18,6 +22,33 @@ const OrtCustomOp* MaxPoolOp();
 // For callbacks that are not handed the API.
 void SetApi(const OrtApi* api);
 const OrtApi* Api();
+
+// The table of the operator that Kernel computes; its inputs are still to be set. Kernel has kName,
+// InferShape(api, context), a constructor from (api, info, subject), Compute(context), api() and
+// subject(). All but the last two may throw std::exception, and runs may overlap.
+template <class Kernel>
+OrtCustomOp OpOf() {
+  OrtCustomOp op = CommonOp();
+  op.GetName = [](const OrtCustomOp*) { return Kernel::kName; };
+  op.CreateKernelV2 = [](const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo* info,
+                         void** kernel) {
+    std::string subject;
+    *kernel = nullptr;
+    OrtStatus* const unnamed =
+        Guard(api, Kernel::kName, [&] { subject = NodeSubject(api, info, Kernel::kName); });
+    if (unnamed != nullptr) return unnamed;
+    return Guard(api, subject.c_str(), [&] { *kernel = new Kernel(api, info, subject); });
+  };
+  op.KernelComputeV2 = [](void* kernel, OrtKernelContext* context) {
+    const auto& self = *static_cast<const Kernel*>(kernel);
+    return Guard(self.api(), self.subject(), [&] { self.Compute(context); });
+  };
+  op.KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  op.InferOutputShapeFn = [](const OrtCustomOp*, OrtShapeInferContext* context) {
+    return Guard(Api(), Kernel::kName, [&] { Kernel::InferShape(Api(), context); });
+  };
+  return op;
+}
 
 }  // namespace lcnn::ort
 
