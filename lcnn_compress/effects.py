@@ -83,7 +83,7 @@ def estimate(
         known: list[tuple[Candidate, float, float]] = []
         for candidate in tried:
             progress("trying layers", done, total)
-            with replaced(net, layer, coded(layer, candidate), moments):
+            with replaced(net, layer, coded(layer, candidate), moments, candidate.plan.share):
                 known.append((candidate, errors[listed.index(candidate)], judge.error(net)))
             done += 1
         effects.append([_interpolated(c, error, known) for c, error in zip(listed, errors, strict=True)])
@@ -94,28 +94,35 @@ def estimate(
 def choose_probes(options: Sequence[Candidate]) -> list[Candidate]:
     """Return the forms of a layer that are tried: every dictionary size at few and many lookups, some densities and ranks."""
 
+    def listed(kind: str, size: int | None = None) -> list[Candidate]:
+        found = [c for c in options if c.plan.kind == kind and size in (None, c.plan.dictionary_size)]
+        # Common patterns are told from the others by their local errors, where there are others.
+        own = [c for c in found if c.plan.share == 1]
+        return sorted(own or found, key=lambda c: c.nonzeros)
+
     def spread(kind: str, count: int) -> list[Candidate]:
-        listed = sorted((c for c in options if c.plan.kind == kind and c.plan.share == 1), key=lambda c: c.nonzeros)
-        return [listed[i] for i in sorted(set(np.linspace(0, len(listed) - 1, count).round().astype(int)))] if listed else []
+        found = listed(kind)
+        return [found[i] for i in sorted(set(np.linspace(0, len(found) - 1, count).round().astype(int)))] if found else []
 
     lookups: list[Candidate] = []
     for size in sorted({c.plan.dictionary_size for c in options if c.plan.kind == "lookup"}):
-        # Common patterns are told from the others' effects by the error of the filters.
-        of_size = [c for c in options if c.plan.kind == "lookup" and c.plan.dictionary_size == size and c.plan.share == 1]
-        wanted = [c for c in of_size if c.plan.lookups in PROBED_LOOKUPS]
-        lookups += wanted or of_size[:1]
+        of_size = listed("lookup", size)
+        lookups += [c for c in of_size if c.plan.lookups in PROBED_LOOKUPS] or of_size[:1]
     return [*lookups, *spread("sparse", PROBED_SPARSE), *spread("lowrank", PROBED_RANKS)]
 
 
 @contextmanager
-def replaced(net: fx.GraphModule, layer: Layer, coded: tuple[Tensor, Tensor], moments: InputMoments | None) -> Iterator[None]:
+def replaced(
+    net: fx.GraphModule, layer: Layer, coded: tuple[Tensor, Tensor], moments: InputMoments | None, share: int = 1
+) -> Iterator[None]:
     """Give a layer of a dense net the weight and bias of another form for a while: the same function, no new graph.
 
     Args:
         net: the dense net.
         layer: of it.
         coded: dictionary (groups * k, m) and sparse kernel (C_out, k, kH, kW).
-        moments: of the layer's inputs, to solve the coefficients for; None leaves them.
+        moments: of the layer's inputs, to choose the pattern and solve the coefficients for; None leaves them.
+        share: so many neighbouring filters get the same pattern.
     """
     module = net.get_submodule(layer.name)
     weight, bias = module.weight, module.bias
@@ -129,7 +136,7 @@ def replaced(net: fx.GraphModule, layer: Layer, coded: tuple[Tensor, Tensor], mo
             0, 1
         )
     else:
-        rebuilt, shift = moments.solve(dictionary, kernel, layer.weight().detach())
+        rebuilt, shift = moments.solve(dictionary, kernel, layer.weight().detach(), share)
     try:
         with torch.no_grad():
             module.weight = nn.Parameter(rebuilt.reshape(weight.shape))

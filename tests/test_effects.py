@@ -230,6 +230,14 @@ def test_effects_are_exact_where_they_were_measured_and_grow_with_the_error(net,
             assert all(b >= a * (1 - 1e-9) for (_, a), (_, b) in pairwise(of_kind))
 
 
+@pytest.mark.parametrize("kind", ["sparse", "lookup"])
+def test_options_with_common_patterns_only_have_effects_too(net, found, images, kind):
+    layer = found["conv2"]
+    listed = [replace(c, ms=1.0) for c in candidates(layer, 2, 0) if c.plan.kind == kind and c.plan.share == 4]
+    (effects,) = estimate(net, [layer], [listed], [images])
+    assert all(0 < effect < 10 for effect in effects)
+
+
 def test_outputs_of_the_same_net_have_no_error(net, images):
     judge = Outputs(net, [images[:16], images[16:]])
     assert judge.error(net) == 0
