@@ -60,8 +60,8 @@ def candidates(layer: Layer, coefficient_bytes: int, seed: int) -> list[Candidat
     largest = min(m, positions // groups - 1)
     sizes = sorted({size for share in SHARES if 2 <= (size := round(share * m)) <= largest})
     found: list[tuple[LayerPlan, int, float]] = []
-    for size, share in itertools.product(sizes, PATTERNS):
-        for lookups, error in _lookup_errors(layer, weight, size, share, seed).items():
+    for size in sizes:
+        for (share, lookups), error in _lookup_errors(layer, weight, size, seed).items():
             plan = LayerPlan(layer.name, "lookup", "", size, lookups, share=share)
             found.append((plan, lookups * positions, error))
     # What low rank and pruning leave out is known without trying: singular vectors are orthonormal.
@@ -79,13 +79,15 @@ def candidates(layer: Layer, coefficient_bytes: int, seed: int) -> list[Candidat
     return [c for c in made if c.nonzeros > 0 and c.macs < layer.dense_macs]
 
 
-def _lookup_errors(layer: Layer, weight: NDArray[np.float32], size: int, share: int, seed: int) -> dict[int, float]:
-    """Return the error of the filters for each number of lookups below ``size``; between those drafted it is interpolated."""
+def _lookup_errors(layer: Layer, weight: NDArray[np.float32], size: int, seed: int) -> dict[tuple[int, int], float]:
+    """Return the error of the filters by pattern and number of lookups below ``size``; between drafted ones interpolated."""
     drafted = [count for count in DRAFTED_LOOKUPS if count < size]
-    errors = draft_errors(weight, groups=layer.geometry.groups, dictionary_size=size, lookups=drafted, seed=seed, share=share)
-    logs = np.log(np.maximum(errors, 1e-12))
+    errors = draft_errors(
+        weight, groups=layer.geometry.groups, dictionary_size=size, lookups=drafted, seed=seed, shares=PATTERNS
+    )
     wanted = [count for count in LOOKUPS if count <= drafted[-1]]
-    return {count: float(np.exp(np.interp(count, drafted, logs))) for count in wanted}
+    logs = {share: [math.log(max(errors[share, count], 1e-12)) for count in drafted] for share in PATTERNS}
+    return {(s, count): math.exp(np.interp(count, drafted, logs[s])) for s, count in itertools.product(PATTERNS, wanted)}
 
 
 def _candidate(layer: Layer, plan: LayerPlan, nonzeros: int, weight_error: float, coefficient_bytes: int) -> Candidate:

@@ -12,6 +12,7 @@ both from random values; here they start from the slices:
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Sequence
@@ -143,8 +144,8 @@ def _keep_largest(codes: Array, count: float, share: int) -> None:
 
 
 def draft_errors(
-    weight: NDArray[np.float32], *, groups: int, dictionary_size: int, lookups: Sequence[int], seed: int, share: int = 1
-) -> list[float]:
+    weight: NDArray[np.float32], *, groups: int, dictionary_size: int, lookups: Sequence[int], seed: int, shares: Sequence[int]
+) -> dict[tuple[int, int], float]:
     """Return about how far a weight is from its coding by k-means or K-SVD with so many lookups per position.
 
     A few rounds of dictionary and one lookup in turns, then OMP on a sample of slices: seconds where the real thing takes
@@ -154,26 +155,26 @@ def draft_errors(
         weight: (C_out, C_in / groups, kH, kW).
         dictionary_size: k of each group.
         lookups: per position.
-        share: neighbouring filters with the same pattern.
+        shares: neighbouring filters with the same pattern.
 
     Returns:
-        |W - PD|^2 / |W|^2 for each number of lookups.
+        |W - PD|^2 / |W|^2 for each pair of a share and a number of lookups.
     """
     blocks = weight.reshape(groups, -1, weight.shape[1], weight.shape[2] * weight.shape[3]).transpose(0, 1, 3, 2)
-    errors = np.zeros(len(lookups))
-    total = 0.0
+    errors = dict.fromkeys(itertools.product(shares, lookups), 0.0)
+    norms = dict.fromkeys(shares, 0.0)
     for block in blocks.reshape(groups, -1, weight.shape[1]):
-        rng = np.random.default_rng(seed)
-        dictionary = _draft(np.ascontiguousarray(block), dictionary_size, rng)
-        in_blocks = _in_blocks(block.reshape(1, -1, weight.shape[2] * weight.shape[3], weight.shape[1]), share)
-        in_blocks = in_blocks.reshape(-1, share, weight.shape[1])
-        chosen = np.sort(rng.permutation(len(in_blocks))[: max(1, DRAFT_SLICES // share)])
-        sample = in_blocks[chosen].reshape(-1, weight.shape[1]).astype(np.float64)
-        for i, count in enumerate(lookups):
-            codes = code_slices(sample, dictionary, n_lookups=count, share=share)
-            errors[i] += _squared_error(sample, dictionary, codes)
-        total += float((sample**2).sum())
-    return [float(error) / (total or 1.0) for error in errors]
+        dictionary = _draft(np.ascontiguousarray(block), dictionary_size, np.random.default_rng(seed))
+        for share in shares:
+            in_blocks = _in_blocks(block.reshape(1, -1, weight.shape[2] * weight.shape[3], weight.shape[1]), share)
+            in_blocks = in_blocks.reshape(-1, share, weight.shape[1])
+            chosen = np.sort(np.random.default_rng(seed).permutation(len(in_blocks))[: max(1, DRAFT_SLICES // share)])
+            sample = in_blocks[chosen].reshape(-1, weight.shape[1]).astype(np.float64)
+            for count in lookups:
+                codes = code_slices(sample, dictionary, n_lookups=count, share=share)
+                errors[share, count] += _squared_error(sample, dictionary, codes)
+            norms[share] += float((sample**2).sum())
+    return {(share, count): float(error) / (norms[share] or 1.0) for (share, count), error in errors.items()}
 
 
 def draft(
