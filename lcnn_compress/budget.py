@@ -110,6 +110,10 @@ class Problem:
         """Return the choice of least error whose layers take at most ``budget`` in a file; None where there is none."""
         return self._best(lambda candidate: float(candidate.weight_bytes), budget)
 
+    def within_macs(self, budget: float) -> Choice | None:
+        """Return the choice of least error with at most ``budget`` MACs; None where there is none."""
+        return self._best(lambda candidate: float(candidate.macs), budget)
+
     def fastest(self) -> Choice:
         """Return the choice of least time."""
         return self._chosen([int(np.argmin([self.ms(c) for c in listed])) for listed in self.options])
