@@ -25,7 +25,7 @@ from lcnn_compress import runtime
 from lcnn_compress.child import Job, answer_parent, run_child
 from lcnn_compress.errors import ArtefactError, SettingsError
 from lcnn_compress.machine import machine
-from lcnn_compress.op import OP_TYPE
+from lcnn_compress.node_layers import LAYER_OPS, add_inlined, add_layout_changes, layers_of_events
 from lcnn_compress.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -34,11 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OTHER = "(other)"  # everything that belongs to no layer: reorders, pooling, activations of their own
-LAYER_OPS = frozenset({"Conv", "Gemm", "MatMul", OP_TYPE})
-# What ONNX Runtime may fuse into the convolution before it; the fused node then bears the name of a later tensor.
-FOLLOWERS = frozenset(
-    {"Add", "BatchNormalization", "Clip", "HardSigmoid", "HardSwish", "LeakyRelu", "Mul", "Relu", "Sigmoid", "Tanh"}
-)
 RUN_ERRORS: tuple[type[Exception], ...] = (MemoryError, *runtime.ORT_ERRORS)
 Run = Callable[[], list[NDArray[np.float32]]]  # runs a net once
 BOOTSTRAP_SAMPLES = 1000
@@ -438,65 +433,9 @@ class _Profile:
         if [node.op_type for node in nodes] != [op for _, op in titles]:
             log.warning("%s: the profile does not follow the optimised graph; layout changes count as %s", self.name, OTHER)
             return shares
-        _add_inlined(self.graph, nodes, shares)
-        _add_layout_changes(nodes, shares)
+        add_inlined(self.graph, nodes, shares)
+        add_layout_changes(nodes, shares)
         return shares
-
-
-def layers_of_events(graph: onnx.GraphProto) -> dict[str, str]:
-    """Return which layer a profile event of a given name belongs to.
-
-    ONNX Runtime names a node after itself ("conv1", "fused fc", "fc/MatMulAddFusion") or, in the blocked layout, after what is
-    its output once the activation is fused ("relu_1_nchwc"). A tensor that two layers lead to, such as a sum, tells nothing.
-    """
-    claims: dict[str, set[str]] = defaultdict(set)
-    for node, tensors in _layer_tails(graph):
-        own = (node.name, f"{node.name}/MatMulAddFusion")
-        for name in (*own, *(f"fused {n}" for n in own), *tensors, *(f"{t}_nchwc" for t in tensors)):
-            claims[name].add(node.name)
-    return {name: next(iter(layers)) for name, layers in claims.items() if len(layers) == 1}
-
-
-def _layer_tails(graph: onnx.GraphProto) -> Iterable[tuple[onnx.NodeProto, list[str]]]:
-    """Yield each layer's node, with its output and those of the elementwise nodes that alone read it, in order."""
-    readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-    for node in graph.node:
-        for name in node.input:
-            readers[name].append(node)
-    for node in graph.node:
-        if node.op_type in LAYER_OPS and node.name:
-            tensors = [node.output[0]]
-            while len(found := readers[tensors[-1]]) == 1 and found[0].op_type in FOLLOWERS:
-                tensors.append(found[0].output[0])
-            yield node, tensors
-
-
-def _add_inlined(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], shares: list[list[str]]) -> None:
-    """Find layers that run as an inlined function body under a made-up name: walk back from their output to a Conv."""
-    maker = {name: i for i, node in enumerate(nodes) for name in node.output}
-    found = {name for names in shares for name in names}
-    for layer, tensors in _layer_tails(graph):
-        if layer.name in found:
-            continue
-        position = next((maker[t] for t in tensors if t in maker), None)
-        while position is not None and nodes[position].op_type not in LAYER_OPS:
-            position = maker.get(nodes[position].input[0])
-        if position is not None and not shares[position]:
-            shares[position] = [layer.name]
-
-
-def _add_layout_changes(nodes: list[onnx.NodeProto], shares: list[list[str]]) -> None:
-    """Charge a change from the blocked layout to the lookups that read it, one to the blocked layout to the lookup before it.
-
-    A change behind a pooling or an addition of its own, or before the first layer, counts for no layer.
-    """
-    lookups = [node for node in nodes if node.op_type == OP_TYPE]
-    makers = {name: node.name for node in lookups for name in node.output}
-    for node, names in zip(nodes, shares, strict=True):
-        if node.op_type == "ReorderOutput":
-            names += [lookup.name for lookup in lookups if node.output[0] in lookup.input]
-        elif node.op_type == "ReorderInput" and node.input[0] in makers:
-            names.append(makers[node.input[0]])
 
 
 def _medians(runs: list[dict[str, float]]) -> dict[str, float]:

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import io
-import json
 import logging
 import pickle
 import re
@@ -36,6 +34,7 @@ from torch.nn.parameter import is_lazy
 
 from lcnn_compress.errors import FileError, LcnnError, ModelError, SettingsError
 from lcnn_compress.files import sha256_of
+from lcnn_compress.program_risks import program_risks
 
 _log = logging.getLogger(__name__)
 
@@ -406,28 +405,9 @@ def _listed(names: list[str], most: int = 5) -> str:
     return ", ".join(str(name) for name in names[:most]) + more
 
 
-# What each text of a torch.export program may say, by the key it stands under; what is not listed is never run.
-_NAME = re.compile(r"[\w./ -]*")
-_TREE = re.compile(r'((?!__|defaultdict)([\w\s.,:"\[\]{}]|\\(?=[\\"])))*')  # no \u: an escape could hide what is forbidden
-_PT2_TEXTS = {
-    "target": re.compile(
-        r"torch\.ops\.(aten|prims|quantized_decomposed|torchvision|lcnn)\.(?!save\.|from_file\.)((?!__)[\w.])+|torch\.sym_\w+"
-        r"|math\.[a-z]+|_operator\.(getitem|add|sub|mul|truediv|floordiv|mod|pow|neg|and_|or_|not_|eq|ne|lt|le|gt|ge)"
-    ),
-    "expr_str": re.compile(
-        r"([a-z]{1,4}\d+\b|\d+\b|(Symbol|Integer|Rational|Float|Add|Mul|Pow|Max|Min|And|Or|Not|Eq|Ne|Lt|Le|Gt|Ge|Mod|Equality"
-        r"|Unequality|[A-Z]\w*(Div|Mod|Int|Float|Than)|positive|nonnegative|integer|real|True|False|true|false|evaluate)\b"
-        r"|[\s+\-*/%(),<>=&|~'.])*"
-    ),
-    "path_name": re.compile(r"(weight|tensor)_\w+"),
-    "in_spec": _TREE,
-    "out_spec": _TREE,
-}
-
-
 def _read_program(path: Path, trust_pickle: bool) -> LoadedModel:
     try:
-        risks = [] if trust_pickle else list(_pt2_risks(path))
+        risks = [] if trust_pickle else list(program_risks(path))
         program = None if risks else torch.export.load(path)
     except Exception as error:  # torch has classes of its own for programs that contradict themselves
         raise _unreadable(path, error, trust_pickle=True) from error
@@ -437,41 +417,6 @@ def _read_program(path: Path, trust_pickle: bool) -> LoadedModel:
     given = [*positional, *keywords.values()]
     shape = tuple(given[0].shape) if len(given) == 1 and isinstance(given[0], Tensor) else None
     return LoadedModel(program, "pt2", str(path), input_shape=shape)
-
-
-def _pt2_risks(path: Path) -> Iterator[str]:
-    """Name what torch.export.load would unpickle, import or evaluate, beyond tensors, ATen operators and sizes."""
-    if "version" in zipfile.ZipFile(path).namelist():
-        yield "written by torch 2.7 or older"
-        return
-    reader = torch._C.PyTorchFileReader(str(path))  # the one that torch.export.load reads with
-    for record in reader.get_all_records():
-        if record.lower().startswith("data/aotinductor/"):
-            yield f"compiled library {record}"
-        elif record.lower().endswith(".pt"):
-            try:
-                torch.load(io.BytesIO(reader.get_record(record)), weights_only=True)
-            except pickle.UnpicklingError:
-                yield f"pickle {record}"
-        elif record.lower().endswith(".json") or record.lower().startswith("models/"):
-            yield from (f"{record}: {risk}" for risk in _json_risks(json.loads(reader.get_record(record)), ""))
-
-
-def _json_risks(value: object, key: str) -> Iterator[str]:
-    """Check the texts that torch.export.load imports, evaluates or writes into generated code."""
-    if key == "use_pickle" and value is not False:
-        yield "a pickled constant"
-    elif isinstance(value, dict):
-        for inner, held in value.items():
-            yield from _json_risks(held, str(inner))
-    elif isinstance(value, list):
-        for held in value:
-            yield from _json_risks(held, key)
-    elif isinstance(value, str):
-        is_name = key == "name" or key.endswith(("_name", "_names", "fqn"))
-        rule = _PT2_TEXTS.get("target" if key == "as_operator" else key, _NAME if is_name else None)
-        if rule and not rule.fullmatch(value):
-            yield f"{key} {value[:60]!r}"
 
 
 def _check_finite(model: nn.Module | torch.export.ExportedProgram, spec: str) -> None:

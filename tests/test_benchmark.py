@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lcnn_compress import benchmark, op, runtime
+from lcnn_compress import benchmark, node_layers, op, runtime
 from lcnn_compress.benchmark import BenchSettings
 from lcnn_compress.child import run_child
 from lcnn_compress.errors import ArtefactError, ChildError, FileError, SettingsError
@@ -248,7 +248,7 @@ def test_a_sum_of_two_layers_belongs_to_neither() -> None:
         helper.make_node("Conv", ["x", "w"], ["a"], name="left"), helper.make_node("Conv", ["x", "v"], ["b"], name="right"),
         helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Relu", ["sum"], ["relu"]),
     ]  # fmt: skip
-    found = benchmark.layers_of_events(helper.make_graph(nodes, "g", [], []))
+    found = node_layers.layers_of_events(helper.make_graph(nodes, "g", [], []))
     assert (found["a_nchwc"], found["b"], found["fused right"]) == ("left", "right", "right")
     assert not {"sum", "sum_nchwc", "relu", "relu_nchwc"} & set(found)
 
@@ -262,7 +262,7 @@ def test_layout_changes_count_for_the_lookups_beside_them() -> None:
         helper.make_node("ReorderInput", ["b"], ["again"]), helper.make_node("ReorderOutput", ["again"], ["last"]),
     ]  # fmt: skip
     shares: list[list[str]] = [[], ["one"], ["two"], [], []]
-    benchmark._add_layout_changes(nodes, shares)
+    node_layers.add_layout_changes(nodes, shares)
     assert shares == [["one", "two"], ["one"], ["two"], ["two"], []]
 
 
