@@ -13,6 +13,7 @@ hours of one core; the README's figures say what they were run with.
     apt-get install dataset-fashion-mnist
     pip install --no-deps demosaicnet==0.0.14 scikit-image==0.26.0 foolbox==3.3.4 && pip install matplotlib
     python examples/compare_methods.py
+    python examples/compare_methods.py --precision bfloat16 --nets fashion_resnet fashion_alexnet   # a processor with AMX
     python examples/compare_methods.py --images 3000 --search-speeds 6 --nets fashion_resnet
 """
 
@@ -24,7 +25,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ class Comparison:
         searched = [s for s in (options.search_speeds or self.speeds) if s in self.speeds] or self.speeds[:1]
         self.searched: tuple[float, ...] = tuple(searched)
         results.check_settings(case.name, {
-            "images": self.images, "epochs": options.epochs, "rates": self.rates, "searched_speeds": self.searched,
+            "images": self.images, "epochs": options.epochs, "precision": options.precision, "rates": self.rates, "searched_speeds": self.searched,
             "scored_images": options.scored_images, "calibration_images": case.calibration,
         })  # fmt: skip
         self.rewriting = Rewriting(layers(case.source.net, torch.zeros(case.source.input_shape)), case.skip)
@@ -261,10 +262,8 @@ class Comparison:
 
     def _tuning(self, choice: Choice, seed: int, threshold: float | None = None) -> FinetuneSettings:
         epochs, batch = self.options.epochs, self.case.batch_size
-        settings = FinetuneSettings(epochs, batch_size=batch, lr=choice.rate, seed=seed)
-        if threshold is None:
-            return settings
-        return FinetuneSettings(epochs, batch, choice.rate, "threshold", threshold, seed=seed)
+        settings = FinetuneSettings(epochs, batch, choice.rate, seed=seed, precision=self.options.precision)
+        return settings if threshold is None else replace(settings, sparsity="threshold", threshold_c=threshold)
 
     def _compressed(self, task: Task, choice: Choice) -> Made:
         """Compress by a plan, refit and fine-tune."""
@@ -318,7 +317,7 @@ class Comparison:
         if budget is not None:
             images = max(LEAST_BATCHES * self.case.batch_size, int((budget - time.process_time() + started) / per_image))
         part = Part(self.case.train, images, task.seed)
-        settings = FinetuneSettings(round(images / len(part)), self.case.batch_size, choice.rate, seed=task.seed)
+        settings = replace(self._tuning(choice, task.seed), epochs=round(images / len(part)))
         finetune(source.net, self.case.source.net, part, settings)
         rows = api.dense_rows(source.net, shape)
         facts = {
@@ -334,7 +333,7 @@ class Comparison:
         seconds = []
         for _ in range(2):  # the first one pays for what PyTorch sets up
             started = time.process_time()
-            finetune(probe, self.case.source.net, part, FinetuneSettings(1, self.case.batch_size, choice.rate))
+            finetune(probe, self.case.source.net, part, replace(self._tuning(choice, 0), epochs=1))
             seconds.append(time.process_time() - started)
         return seconds[-1] / len(part)
 
@@ -427,6 +426,7 @@ def main() -> None:
         "--images", type=int, default=20_000, help="training images; photos take a share of it as small patches"
     )
     parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--precision", default="float32", help="of products in training: float32 or bfloat16")
     parser.add_argument("--rates", nargs="+", type=float, help="learning rates to choose from [default: two for each net]")
     parser.add_argument("--search-speeds", nargs="+", type=float, help="search only there, the others take the nearest choice")
     parser.add_argument(

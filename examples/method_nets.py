@@ -139,7 +139,7 @@ def demosaicnet_case(scored_images: int | None, work: Path) -> Case:  # noqa: AR
     return Case(
         "demosaicnet", "PSNR, dB", demosaic.open_net(), lambda width: nets.BayerDemosaick(width=max(1, round(64 * width))),
         train, {"validation": lambda run: psnr(validation, run), "test": lambda run: psnr(test, run)}, 8, len(calibration),
-        lambda indices: calibration[indices], ("fullres_processor.*",), (2, 4, 6, 10), (3e-4, 1e-3), share=0.1,
+        lambda indices: calibration[indices], ("fullres_processor.*",), (2, 4, 6, 10), (1e-4, 3e-4), share=0.1,
     )  # fmt: skip
 
 
