@@ -171,7 +171,8 @@ class Comparison:
         searched = [s for s in (options.search_speeds or self.speeds) if s in self.speeds] or self.speeds[:1]
         self.searched: tuple[float, ...] = tuple(searched)
         results.check_settings(case.name, {
-            "images": self.images, "epochs": options.epochs, "precision": options.precision, "rates": self.rates, "searched_speeds": self.searched,
+            "images": self.images, "epochs": options.epochs, "precision": options.precision, "rates": self.rates,
+            "searched_speeds": self.searched,
             "scored_images": options.scored_images, "calibration_images": case.calibration,
         })  # fmt: skip
         self.rewriting = Rewriting(layers(case.source.net, torch.zeros(case.source.input_shape)), case.skip)

@@ -92,7 +92,7 @@ class LookupConv2d(nn.Module):
     @torch.no_grad()
     def restrict_(self, support: Tensor) -> None:
         """Prune every entry of the kernel outside ``support`` for good."""
-        self.support &= support
+        self.support.copy_(self.support & support)  # not in place: support may be another view of it
         self.sparse_kernel.mul_(self.support)
 
     def macs(self, size: tuple[int, int]) -> int:

@@ -69,6 +69,17 @@ def test_dense_layers_make_up_for_lookup_layers_before_them(images: int, enough:
         assert error(net.get_submodule("conv2")) < 0.9 * error(dense.get_submodule("conv2"))
 
 
+def test_layers_in_another_memory_layout_are_solved_too() -> None:
+    """A 1x1 layer whose channels come last in memory has views of one tensor that differ only in strides of no meaning."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 12, 1)).eval()
+    source, x = api.open_model(net, (1, 8, 9, 9)), torch.randn(40, 8, 9, 9)
+    settings = CompressSettings(PlanSettings("4", 2, only=("0",)), measure=False)
+    expected = api.compress_source(source, settings, TrainingData([x])).net(x)
+    source.net.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(api.compress_source(source, settings, TrainingData([x])).net(x), expected, rtol=1e-3, atol=1e-3)
+
+
 @needs_library
 @pytest.mark.parametrize(
     ("net_ms", "kept"),
