@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from lcnn_compress.candidates import Candidate
 from lcnn_compress.graph import Layer
 from lcnn_compress.local_errors import coded, local_errors
-from lcnn_compress.local_fit import InputMoments, gather
+from lcnn_compress.local_fit import gather
 from lcnn_compress.progress import Progress, silent
 
 PROBED_LOOKUPS, PROBED_SPARSE, PROBED_RANKS = (1, 4), 3, 4
@@ -78,14 +78,17 @@ def estimate(
     for layer, listed, tried in zip(layers, options, probes, strict=True):
         moments = gather(net, layer, batches)
         progress("trying layers", done, total)
-        errors = local_errors(layer, listed, moments) or [candidate.weight_error for candidate in listed]
+        errors = local_errors(layer, listed, moments)
         done += 1
         known: list[tuple[Candidate, float, float]] = []
         for candidate in tried:
             progress("trying layers", done, total)
-            with replaced(net, layer, coded(layer, candidate), moments, candidate.plan.share):
-                known.append((candidate, errors[listed.index(candidate)], judge.error(net)))
+            weight, shift = moments.solve(*coded(layer, candidate), layer.weight().detach(), candidate.plan.share)
+            with replaced(net, layer, weight, shift):
+                own = candidate.weight_error if errors is None else moments.error(weight, layer.weight().detach())
+                known.append((candidate, own, judge.error(net)))
             done += 1
+        errors = errors or [candidate.weight_error for candidate in listed]
         effects.append([_interpolated(c, error, known) for c, error in zip(listed, errors, strict=True)])
     progress("trying layers", total, total)
     return effects
@@ -112,38 +115,26 @@ def choose_probes(options: Sequence[Candidate]) -> list[Candidate]:
 
 
 @contextmanager
-def replaced(
-    net: fx.GraphModule, layer: Layer, coded: tuple[Tensor, Tensor], moments: InputMoments | None, share: int = 1
-) -> Iterator[None]:
+def replaced(net: fx.GraphModule, layer: Layer, weight: Tensor, shift: Tensor) -> Iterator[None]:
     """Give a layer of a dense net the weight and bias of another form for a while: the same function, no new graph.
 
     Args:
         net: the dense net.
         layer: of it.
-        coded: dictionary (groups * k, m) and sparse kernel (C_out, k, kH, kW).
-        moments: of the layer's inputs, to choose the pattern and solve the coefficients for; None leaves them.
-        share: so many neighbouring filters get the same pattern.
+        weight: (C_out, m, taps).
+        shift: added to its bias (C_out).
     """
     module = net.get_submodule(layer.name)
-    weight, bias = module.weight, module.bias
-    assert isinstance(weight, Tensor)
+    old, bias = module.weight, module.bias
+    assert isinstance(old, Tensor)
     assert bias is None or isinstance(bias, Tensor)
-    dictionary, kernel = coded
-    shift = torch.zeros(layer.out_channels)
-    if moments is None:
-        blocks = dictionary.unflatten(0, (layer.geometry.groups, -1))
-        rebuilt = torch.einsum("gokt,gkm->gomt", kernel.flatten(2).unflatten(0, (layer.geometry.groups, -1)), blocks).flatten(
-            0, 1
-        )
-    else:
-        rebuilt, shift = moments.solve(dictionary, kernel, layer.weight().detach(), share)
     try:
         with torch.no_grad():
-            module.weight = nn.Parameter(rebuilt.reshape(weight.shape))
+            module.weight = nn.Parameter(weight.reshape(old.shape))
             module.bias = nn.Parameter(shift if bias is None else bias + shift)
         yield
     finally:
-        module.weight, module.bias = weight, bias
+        module.weight, module.bias = old, bias
 
 
 def _interpolated(candidate: Candidate, error: float, known: Sequence[tuple[Candidate, float, float]]) -> float:

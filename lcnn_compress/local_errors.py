@@ -17,11 +17,13 @@ from torch import Tensor
 from lcnn_compress.candidates import Candidate
 from lcnn_compress.dictionary import draft, factorise
 from lcnn_compress.graph import Layer
-from lcnn_compress.local_fit import InputMoments, can_choose
+from lcnn_compress.local_fit import InputMoments
 from lcnn_compress.pattern import Prediction
 from lcnn_compress.plan import SHARES
 
-MOST_FILTERS = 64  # of all groups together, in whole blocks that may share a pattern
+FILTERS = 16, 64  # that are solved, of all groups together, in whole blocks that may share a pattern
+MOST_FEATURES = 5000  # channels times taps of a layer; seconds for each form
+FILTER_MACS = 1e8  # filters times the square of the features: wider layers have fewer filters solved
 SOLVED = 5  # forms of a kind, dictionary and sharing
 LEAST_ERROR = 1e-9
 
@@ -31,9 +33,10 @@ def local_errors(layer: Layer, options: Sequence[Candidate], moments: InputMomen
 
     None for a layer too wide to choose patterns from data while its forms are tried.
     """
-    if not can_choose(layer):
+    features = layer.in_channels // layer.geometry.groups * layer.geometry.taps
+    if features > MOST_FEATURES:
         return None
-    weight = _sampled(layer)  # (groups, O, F)
+    weight = _sampled(layer, features)  # (groups, O, F)
     variance = float(((weight @ moments.covariance) * weight).sum())
     alike: dict[tuple[str, int, int], list[Candidate]] = {}
     for candidate in options:
@@ -56,11 +59,12 @@ def local_errors(layer: Layer, options: Sequence[Candidate], moments: InputMomen
     return [errors[id(candidate)] for candidate in options]
 
 
-def _sampled(layer: Layer) -> Tensor:
+def _sampled(layer: Layer, features: int) -> Tensor:
     """Return the weights of some filters of each group, (groups, O, F)."""
+    most = int(np.clip(FILTER_MACS / features**2, *FILTERS))
     weight = layer.weight().detach().flatten(1).unflatten(0, (layer.geometry.groups, -1))
     filters, block = weight.shape[1], SHARES[-1]
-    wanted = max(1, MOST_FILTERS // block // layer.geometry.groups)
+    wanted = max(1, most // block // layer.geometry.groups)
     first = np.unique(np.linspace(0, max(0, filters - block), wanted).astype(int) // block * block)
     chosen = np.unique(np.concatenate([np.arange(start, min(start + block, filters)) for start in first]))
     return torch.index_select(weight, 1, torch.from_numpy(chosen))

@@ -22,7 +22,7 @@ from lcnn_compress.pattern import choose_pattern
 SAMPLES = 8192  # input patches of a layer
 MOST_MOMENT_MACS = 2e11  # wide layers see fewer patches
 MOST_SOLVE_MACS = 3e10  # of one form; beyond that its coefficients stay as coded
-MOST_FEATURES = 5000  # channels times taps of a layer whose patterns are chosen by its inputs; seconds for each form
+MOST_RESPONSES = 2500  # rows times taps of a form whose pattern is chosen by its inputs: seconds
 BLOCK_NUMBERS = 1 << 24  # of the systems solved at a time
 
 
@@ -37,7 +37,7 @@ class InputMoments:
     def solve(self, dictionary: Tensor, kernel: Tensor, weight: Tensor, share: int = 1) -> tuple[Tensor, Tensor]:
         """Return the weight (C_out, m, taps) of a coding with solved coefficients, and what its bias must add (C_out).
 
-        As in ``calibrate``, a sparse kernel gets the pattern that suits the inputs best, with as many entries.
+        As in ``calibrate``, a sparse kernel gets the pattern that suits the inputs best, with as many entries, if it is small.
 
         Args:
             dictionary: (groups * k, m).
@@ -57,6 +57,14 @@ class InputMoments:
             shift.append((weights[g] - new.flatten(1)) @ self.mean[g])
         return torch.cat(rebuilt), torch.cat(shift)
 
+    def error(self, rebuilt: Tensor, weight: Tensor) -> float:
+        """Return the variance of what a rebuilt weight (C_out, m, taps) gets wrong, relative to that of the outputs."""
+        groups = len(self.mean)
+        whole = weight.flatten(2).unflatten(0, (groups, -1)).flatten(2)  # (groups, O, F)
+        off = rebuilt.unflatten(0, (groups, -1)).flatten(2) - whole
+        wrong, variance = (float(((part @ self.covariance) * part).sum()) for part in (off, whole))
+        return wrong / max(variance, torch.finfo(torch.float32).tiny)
+
     def responses(self, group: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the covariances (k * taps, F) of what rows (k, m) give at each tap with the inputs, and among themselves."""
         m, taps = rows.shape[1], self.taps
@@ -70,7 +78,7 @@ class InputMoments:
         if ridge <= 0:
             return kernel
         count = int((kernel != 0).sum())
-        if count < kernel.numel() and len(responses) <= MOST_FEATURES:
+        if count < kernel.numel() and len(responses) <= MOST_RESPONSES:
             every = torch.ones_like(kernel, dtype=torch.bool).flatten(1)[None]
             kept = choose_pattern(responses[None], (half @ weight.T)[None], every, count, share)[0]
             full = torch.linalg.pinv(rows.double(), rtol=1e-5).to(rows.dtype)
@@ -92,11 +100,6 @@ class InputMoments:
             solved = torch.linalg.solve(systems, gradient[first : first + block].gather(1, places) * used)
             step[first : first + block].scatter_(1, places, solved * used)
         return kernel + step.view_as(kernel)
-
-
-def can_choose(layer: Layer) -> bool:
-    """Tell whether every form of a layer is small enough that its inputs choose its pattern."""
-    return layer.in_channels // layer.geometry.groups * layer.geometry.taps <= MOST_FEATURES
 
 
 @torch.no_grad()

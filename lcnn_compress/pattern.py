@@ -8,6 +8,8 @@ language models", TMLR 2024, arXiv 2401.02938). All filters share one inverse, s
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -78,8 +80,13 @@ class Prediction:
         unit = (ff / self.scale[:, :, None] / self.scale[:, None, :]).float()
         self.unit = unit + DAMPING * torch.eye(unit.shape[1])
         self.wanted = (fy / self.scale[:, :, None]).mT.float()  # (groups, O, F)
-        self.inverse = torch.linalg.inv(self.unit + PENALTY * torch.eye(unit.shape[1]))
         self.full = torch.linalg.solve(self.unit, self.wanted.mT).mT
+
+    @cached_property
+    def inverse(self) -> Tensor:
+        """Of the penalised covariance, which every round of every pattern multiplies by."""
+        inverse: Tensor = torch.linalg.inv(self.unit + PENALTY * torch.eye(self.unit.shape[1]))
+        return inverse
 
     @torch.no_grad()
     def sparse(self, support: Tensor, count: int, share: int = 1) -> tuple[Tensor, Tensor]:

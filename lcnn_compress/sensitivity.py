@@ -77,7 +77,8 @@ def sensitivity(
             progress("trying layers", len(rows) * len(settings.sizes) + len(forms), len(free) * len(settings.sizes))
             plan = _plan(layer, share)
             lookup = make_lookup(layer, plan, settings.init, settings.seed)
-            with replaced(net, layer, (lookup.dictionary.detach(), lookup.sparse_kernel.detach()), moments):
+            factors = lookup.dictionary.detach(), lookup.sparse_kernel.detach()
+            with replaced(net, layer, *moments.solve(*factors, layer.weight().detach())):
                 values: dict[str, Any] = {"error": judge.error(net) ** 0.5}
                 if base is not None and labelled is not None:
                     values["drop"] = base.value - score(torch_runner(net), labelled).value
