@@ -22,7 +22,7 @@ from lcnn_compress.pattern import choose_pattern
 SAMPLES = 8192  # input patches of a layer
 MOST_MOMENT_MACS = 2e11  # wide layers see fewer patches
 MOST_SOLVE_MACS = 3e10  # of one form; beyond that its coefficients stay as coded
-MOST_RESPONSES = 2500  # rows times taps of a form whose pattern is chosen by its inputs: seconds
+MOST_RESPONSES = 1200  # rows times taps of a form whose pattern is chosen by its inputs: within a second
 BLOCK_NUMBERS = 1 << 24  # of the systems solved at a time
 
 
