@@ -155,6 +155,7 @@ def test_a_stopped_comparison_goes_on_where_it_was(compare: Any, tmp_path: Path,
         seeds=2,
         images=64,
         epochs=1,
+        precision="float32",
         rates=[1e-3, 3e-3],
         scored_images=None,
     )
