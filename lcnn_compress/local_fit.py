@@ -73,20 +73,23 @@ class InputMoments:
         return half.flatten(1), torch.einsum("fns,ln->fls", half, rows).flatten(1)
 
     def _solve_group(self, group: int, rows: Tensor, kernel: Tensor, weight: Tensor, share: int) -> Tensor:
+        count = int((kernel != 0).sum())
+        chosen = count < kernel.numel() and kernel[0].numel() <= MOST_RESPONSES
+        if not chosen and not _is_solvable(kernel):
+            return kernel
         half, responses = self.responses(group, rows)
         ridge = RIDGE * float(responses.diagonal().mean())
         if ridge <= 0:
             return kernel
-        count = int((kernel != 0).sum())
-        if count < kernel.numel() and len(responses) <= MOST_RESPONSES:
+        if chosen:
             every = torch.ones_like(kernel, dtype=torch.bool).flatten(1)[None]
             kept = choose_pattern(responses[None], (half @ weight.T)[None], every, count, share)[0]
             full = torch.linalg.pinv(rows.double(), rtol=1e-5).to(rows.dtype)
             kernel = torch.einsum("omt,mk->okt", weight.unflatten(1, (-1, self.taps)), full) * kept.view_as(kernel)
-        support = kernel.flatten(1) != 0  # (O, k * taps)
-        most = int(support.sum(1).max()) if support.numel() else 0
-        if most == 0 or len(kernel) * most**3 / 3 > MOST_SOLVE_MACS:
+        if not _is_solvable(kernel):
             return kernel
+        support = kernel.flatten(1) != 0  # (O, k * taps)
+        most = int(support.sum(1).max())
         missing = weight - torch.einsum("okt,km->omt", kernel, rows).flatten(1)
         gradient = missing @ half.T  # (O, k * taps)
         step = torch.zeros_like(gradient)
@@ -100,6 +103,12 @@ class InputMoments:
             solved = torch.linalg.solve(systems, gradient[first : first + block].gather(1, places) * used)
             step[first : first + block].scatter_(1, places, solved * used)
         return kernel + step.view_as(kernel)
+
+
+def _is_solvable(kernel: Tensor) -> bool:
+    """Tell whether a kernel (O, k, taps) has coefficients, and few enough to solve them for every filter."""
+    most = int((kernel.flatten(1) != 0).sum(1).max()) if kernel.numel() else 0
+    return most > 0 and len(kernel) * most**3 / 3 <= MOST_SOLVE_MACS
 
 
 @torch.no_grad()

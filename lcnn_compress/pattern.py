@@ -75,11 +75,11 @@ class Prediction:
     @torch.no_grad()
     def __init__(self, ff: Tensor, fy: Tensor) -> None:
         variances = ff.diagonal(dim1=1, dim2=2)
-        self.scale = (variances + DAMPING * variances.mean().clamp(min=torch.finfo(ff.dtype).tiny)).sqrt()
+        scale = (variances + DAMPING * variances.mean().clamp(min=torch.finfo(ff.dtype).tiny)).sqrt()
         # Correlations, so single precision holds them well.
-        unit = (ff / self.scale[:, :, None] / self.scale[:, None, :]).float()
+        unit = (ff / scale[:, :, None] / scale[:, None, :]).float()
         self.unit = unit + DAMPING * torch.eye(unit.shape[1])
-        self.wanted = (fy / self.scale[:, :, None]).mT.float()  # (groups, O, F)
+        self.wanted = (fy / scale[:, :, None]).mT.float()  # (groups, O, F)
         self.full = torch.linalg.solve(self.unit, self.wanted.mT).mT
 
     @cached_property

@@ -74,14 +74,19 @@ def expected(case: LookupConvCase, residual: Tensor | None = None) -> tuple[Tens
     return (y if residual is None else y + residual.double()), tolerance(layer, x, extra)
 
 
+@pytest.fixture(params=ISAS)
+def isa(request, monkeypatch):
+    """Run with the kernels of each instruction set that this machine has."""
+    if ISAS.index(request.param) > ISAS.index(runtime.isa()):
+        pytest.skip(f"this machine has no {request.param}")
+    monkeypatch.setenv("LCNN_ISA", request.param)
+    assert runtime.isa() == request.param
+
+
 @needs_library
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_native_kernel_agrees_with_torch(case, isa, monkeypatch):
-    if ISAS.index(isa) > ISAS.index(runtime.isa()):
-        pytest.skip(f"this machine has no {isa}")
-    monkeypatch.setenv("LCNN_ISA", isa)
-    assert runtime.isa() == isa
+def test_native_kernel_agrees_with_torch(case):
     y, bound = expected(case)
     for threads in (1, 2):
         got = runtime.session(node_model(case), threads=threads).run(None, {"X": case.input().numpy()})[0]
@@ -90,12 +95,9 @@ def test_native_kernel_agrees_with_torch(case, isa, monkeypatch):
 
 
 @needs_library
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("case", CASES[:14], ids=str)
-def test_residual_clip_and_float16_factors(case, isa, monkeypatch):
-    if ISAS.index(isa) > ISAS.index(runtime.isa()):
-        pytest.skip(f"this machine has no {isa}")
-    monkeypatch.setenv("LCNN_ISA", isa)
+def test_residual_clip_and_float16_factors(case):
     shape = expected(case)[0].shape
     residual = torch.randn(shape, generator=torch.Generator().manual_seed(2))
     y, bound = expected(case, residual)
@@ -105,12 +107,9 @@ def test_residual_clip_and_float16_factors(case, isa, monkeypatch):
 
 
 @needs_library
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("case", CASES[:14], ids=str)
-def test_residual_and_hard_swish(case, isa, monkeypatch):
-    if ISAS.index(isa) > ISAS.index(runtime.isa()):
-        pytest.skip(f"this machine has no {isa}")
-    monkeypatch.setenv("LCNN_ISA", isa)
+def test_residual_and_hard_swish(case):
     residual = 3 * torch.randn(expected(case)[0].shape, generator=torch.Generator().manual_seed(2))
     y, bound = expected(case, residual)
     want = torch.nn.functional.hardswish(y)
