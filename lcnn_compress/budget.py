@@ -26,7 +26,8 @@ from lcnn_compress.export import ExportSettings, to_onnx, with_factors
 from lcnn_compress.files import write_atomically
 from lcnn_compress.graph import Layer, fold_batch_norms, layers
 from lcnn_compress.modules import LookupConv2d
-from lcnn_compress.pipeline import CompressSettings, build_net, make_lookup, round_factors
+from lcnn_compress.parallel import in_parallel
+from lcnn_compress.pipeline import CompressSettings, build_net, make_lookups, round_factors
 from lcnn_compress.plan import LayerPlan, reasons_against
 from lcnn_compress.progress import Progress, silent
 
@@ -136,13 +137,10 @@ class Problem:
         ms = None if self.dense_ms is None else self.other_ms + sum(map(self.ms, picked))
         return Choice(picked, ms, sum(c.weight_bytes for c in picked), error**0.5)
 
-    def model(self, choice: Choice) -> onnx.ModelProto:
+    def model(self, choice: Choice, progress: Progress = silent) -> onnx.ModelProto:
         """Return the net of a choice as ONNX; only layers that were never built before are factorised."""
-        chosen = [(layer, plan) for layer, plan in zip(self.found, choice.plans, strict=True) if plan.kind != "dense"]
-        for layer, plan in chosen:
-            if plan not in self.built:
-                self.built[plan] = make_lookup(layer, plan, self.settings.init, self.settings.seed)
-        net = build_net(self.dense, self.input_shape, {plan.name: self.built[plan] for _, plan in chosen})
+        lookups = make_lookups(self.found, choice.plans, self.settings, self.built, progress)
+        net = build_net(self.dense, self.input_shape, lookups)
         fold_batch_norms(net)
         round_factors(net, self.settings.coefficients)
         assert self.template is not None
@@ -207,10 +205,7 @@ def prepare(
         listed = "; ".join(dict.fromkeys(reason for reason in reasons if reason))
         raise SettingsError(f"no layer can be compressed: {listed}; name layers with --only")
     coefficient_bytes = 2 if settings.coefficients == "float16" else 4
-    options = []
-    for done, layer in enumerate(free):
-        progress("listing options", done, len(free))
-        options.append(candidates(layer, coefficient_bytes, settings.seed))
+    options = in_parallel(lambda layer: candidates(layer, coefficient_bytes, settings.seed), free, "listing options", progress)
     if with_times:
         options = timed(free, options, threads=settings.threads, cache=cache, progress=progress)
         # What takes longer than dense is never worth an error.

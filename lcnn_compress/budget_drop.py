@@ -101,7 +101,13 @@ def fastest_within(problem: Problem, limit: float, data: TrainingData, progress:
         if any(choice.plans == known.plans for known, _, _ in trials):
             break
         net = compress_net(
-            problem.dense, problem.input_shape, replace(settings, finetune=None), untrained, choice.plans, progress
+            problem.dense,
+            problem.input_shape,
+            replace(settings, finetune=None),
+            untrained,
+            choice.plans,
+            progress,
+            problem.built,
         )
         trials.append((choice, judge.drop(net.net), net))
         assert choice.ms is not None
@@ -140,7 +146,13 @@ def _trained_within(
     tried: list[dict[str, Any]] = []
     while True:
         net = compress_net(
-            problem.dense, problem.input_shape, settings, replace(data, enough=judge.within(limit)), choice.plans, progress
+            problem.dense,
+            problem.input_shape,
+            settings,
+            replace(data, enough=judge.within(limit)),
+            choice.plans,
+            progress,
+            problem.built,
         )
         drop = judge.drop(net.net)
         tried.append({"predicted_ms": choice.ms, "trained": True, **asdict(drop)})

@@ -109,7 +109,7 @@ def _fit_time(problem: Problem, target: Target, progress: Progress) -> Fit:
 def _measure(problem: Problem, choice: Choice, dense: Path, progress: Progress) -> benchmark.Gain:
     assert problem.dense_ms is not None
     lookup = dense.with_name("lookup.onnx")
-    write_atomically(lookup, problem.model(choice).SerializeToString())
+    write_atomically(lookup, problem.model(choice, progress).SerializeToString())
     runs = runs_for(2 * problem.dense_ms)
     return benchmark.measure_gain(
         dense, lookup, threads=problem.settings.threads, rounds=TIMING_ROUNDS, runs=runs, progress=progress

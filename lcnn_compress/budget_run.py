@@ -91,12 +91,12 @@ def compress_to_target(
     else:
         result: Fit = fit(problem, target, progress)
         choice = result.choice
-        artefact = compress_net(dense, input_shape, settings, data, choice.plans, progress)
+        artefact = compress_net(dense, input_shape, settings, data, choice.plans, progress, problem.built)
         if target.kind != "size_mb" and data.calibration and settings.finetune is None:
             part = part_of_target(problem, target, artefact.report)
             second = corrected(problem, target, part)
             if second is not None and second.plans != choice.plans:
-                other = compress_net(dense, input_shape, settings, data, second.plans, progress)
+                other = compress_net(dense, input_shape, settings, data, second.plans, progress, problem.built)
                 if abs(math.log(part_of_target(problem, target, other.report))) < abs(math.log(part)):
                     artefact, choice = other, second
         more = {"rounds": result.rounds}

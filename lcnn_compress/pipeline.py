@@ -28,6 +28,7 @@ from lcnn_compress.finetune import FinetuneSettings, finetune
 from lcnn_compress.graph import Layer, calls, fold_batch_norms, layers
 from lcnn_compress.graph import replace as replace_layer
 from lcnn_compress.modules import LookupConv2d
+from lcnn_compress.parallel import in_parallel
 from lcnn_compress.plan import LayerPlan, PlanSettings, check_plan, lookups_per_position, plan_layers
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.summary import add_times, layer_rows, make_report
@@ -104,6 +105,7 @@ def compress_net(
     data: TrainingData = TrainingData(),
     plans: Sequence[LayerPlan] | None = None,
     progress: Progress = silent,
+    built: dict[LayerPlan, LookupConv2d] | None = None,
 ) -> Artefact:
     """Compress a captured net; ``dense`` itself is not changed.
 
@@ -114,6 +116,7 @@ def compress_net(
         data: calibration and training data; none of it is required.
         plans: decisions of an earlier run (its ``config["layers"]``); nothing is planned or measured then.
         progress: called as work goes on.
+        built: lookup convolutions that earlier calls with this net and these settings made; this call adds its own.
 
     Raises:
         ModelError: the net cannot be compressed or does not run on ``input_shape``.
@@ -121,9 +124,10 @@ def compress_net(
     """
     if settings.finetune is not None and data.examples is None:
         raise SettingsError("--epochs asks for fine-tuning, but there is no training data; add --data")
+    built = {} if built is None else built
     found = layers(dense, torch.zeros(input_shape))
     decided = plan_layers(found, settings.plan) if plans is None else _check_plans(plans, found)
-    lookups = _factorise(found, decided, settings, progress)
+    lookups = make_lookups(found, decided, settings, built, progress)
     timing = _Timing(input_shape, settings) if settings.measure and runtime.library_path() is not None and lookups else None
     if timing is not None and plans is None:
         timing.export(build_net(dense, input_shape, lookups), progress)
@@ -133,7 +137,7 @@ def compress_net(
         data.on_plan(decided)
     targets = {name: lookup.n_nonzeros for name, lookup in lookups.items()}
     if _prunes(settings.finetune, data.examples):
-        lookups = _factorise(found, _twice_the_lookups(decided), settings, progress)
+        lookups = make_lookups(found, _twice_the_lookups(decided), settings, built, progress)
     net = build_net(dense, input_shape, lookups)
     training = _improve(net, dense, input_shape, targets, settings, data, progress)
     rows = layer_rows(net, found, decided, settings.coefficients)
@@ -163,17 +167,21 @@ def _check_plans(plans: Sequence[LayerPlan], found: Sequence[Layer]) -> list[Lay
     return list(plans)
 
 
-def _factorise(
-    found: Sequence[Layer], plans: Sequence[LayerPlan], settings: CompressSettings, progress: Progress
+def make_lookups(
+    found: Sequence[Layer],
+    plans: Sequence[LayerPlan],
+    settings: CompressSettings,
+    built: dict[LayerPlan, LookupConv2d],
+    progress: Progress = silent,
 ) -> dict[str, LookupConv2d]:
-    """Return the lookup convolution of every layer planned to become one."""
-    chosen = [(layer, plan) for layer, plan in zip(found, plans, strict=True) if plan.kind != "dense"]
-    lookups = {}
-    for done, (layer, plan) in enumerate(chosen):
-        progress("dictionaries", done, len(chosen))
-        lookups[layer.name] = make_lookup(layer, plan, settings.init, settings.seed)
-    progress("dictionaries", len(chosen), len(chosen))
-    return lookups
+    """Return the lookup convolution of every layer planned to become one, by name; those not in ``built`` are added to it."""
+    chosen = {plan: layer for layer, plan in zip(found, plans, strict=True) if plan.kind != "dense"}
+    missing = [plan for plan in chosen if plan not in built]
+    made = in_parallel(
+        lambda plan: make_lookup(chosen[plan], plan, settings.init, settings.seed), missing, "dictionaries", progress
+    )
+    built.update(zip(missing, made, strict=True))
+    return {plan.name: built[plan] for plan in chosen}
 
 
 def make_lookup(layer: Layer, plan: LayerPlan, init: str, seed: int) -> LookupConv2d:

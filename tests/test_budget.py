@@ -110,7 +110,7 @@ def test_a_target_is_met_although_layers_take_longer_in_the_net(
 
     built: list[Any] = []
     model = Problem.model
-    monkeypatch.setattr(Problem, "model", lambda self, choice: built.append(choice) or model(self, choice))
+    monkeypatch.setattr(Problem, "model", lambda self, choice, *_: built.append(choice) or model(self, choice))
     monkeypatch.setattr(budget_fit.benchmark, "measure_gain", gain)
     result = fit(made, Target(kind, value))
     key = "measured_ms" if kind == "latency_ms" else "measured_speedup"

@@ -130,3 +130,16 @@ def test_training_starts_with_more_lookups_only_where_it_prunes(
     targets = {"conv1": 2 * 32 * 9, "conv2": 2 * 32 * 9}
     assert starts == {name: factor * count for name, count in targets.items()}
     assert artefact.report["training"]["nonzeros"] == targets
+
+
+def test_what_an_earlier_call_built_is_not_built_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (1, 3, 16, 16)
+    dense = api.open_model(small_net(), shape).net
+    settings = CompressSettings(PlanSettings("6"), measure=False)
+    built: dict[LayerPlan, LookupConv2d] = {}
+    first = pipeline.compress_net(dense, shape, settings, built=built)
+    assert {plan.name for plan in built} == {row["name"] for row in first.report["layers"] if row["kind"] != "dense"} != set()
+    monkeypatch.setattr(pipeline, "make_lookup", None)  # calling it would raise
+    second = pipeline.compress_net(dense, shape, settings, built=built)
+    x = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(second.net(x), first.net(x), rtol=0, atol=0)
