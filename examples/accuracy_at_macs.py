@@ -2,8 +2,8 @@
 
 Each layer becomes dense, sparse, lookups or low rank, so that the sum of the measured effects on the outputs is least within
 the MACs; every filter has a pattern of its own. Calibration sees the images of compare_methods.py (512, or 56 patches), and
-training those that are not held out for validation; learning rates and epochs were chosen on the latter. Test images are scored
-once. Seeds are of calibration images and of the order of training. Writes results/macs.json after each result; a rerun goes on.
+training those that are not held out for validation; learning rates and epochs were chosen on the latter. At 1x the dense net is
+trained likewise: what training alone gives. Test images are scored once. Seeds are of calibration images and of the order of training. Writes results/macs.json after each result; a rerun goes on.
 
     apt-get install dataset-fashion-mnist
     pip install --no-deps demosaicnet==0.0.14 scikit-image==0.26.0 foolbox==3.3.4
@@ -45,8 +45,8 @@ class Recipe:
 
 
 RECIPES = {
-    "fashion_resnet": Recipe((6, 10, 16), 50_000, FinetuneSettings(3, 128, 3e-3)),
-    "demosaicnet": Recipe((4,), 5_600, FinetuneSettings(6, 8, 3e-4)),
+    "fashion_resnet": Recipe((1, 6, 10, 16), 50_000, FinetuneSettings(3, 128, 3e-3)),
+    "demosaicnet": Recipe((1, 4), 5_600, FinetuneSettings(6, 8, 3e-4)),
 }
 
 
@@ -103,7 +103,7 @@ def table(content: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", nargs="+", choices=list(RECIPES), default=list(RECIPES))
-    parser.add_argument("--cuts", nargs="+", type=float, help="times fewer MACs [default: 6, 10 and 16; demosaicnet: 4]")
+    parser.add_argument("--cuts", nargs="+", type=float, help="times fewer MACs [default: 1, 6, 10 and 16; demosaicnet: 1 and 4]")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, help="of training; 0 only calibrates [default: 3; demosaicnet: 6]")
     parser.add_argument("--lr", type=float)
@@ -129,7 +129,7 @@ def main() -> None:
         case.source.net.to(memory_format=torch.channels_last)
         for cut in options.cuts or recipe.cuts:
             choice = plan(case, cut)
-            for variant in ("calibrated", *(["fine-tuned"] if options.epochs != 0 else [])):
+            for variant in (*(["calibrated"] if cut > 1 else []), *(["fine-tuned"] if options.epochs != 0 else [])):
                 for seed in range(options.seeds):
                     key = f"{name}/{cut:g}/{variant}/{seed}"
                     run = results.get(

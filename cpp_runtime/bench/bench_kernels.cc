@@ -4,16 +4,25 @@
 //   bench_kernels [repeats] [part of an instruction set's or layer's name]
 //
 // Prints the minimum over the repeats. GMAC/s: "done" counts what the stage executes, "dense" the
-// convolution it replaces.
+// convolution it replaces. "peak" is the share of the multiply-adds that registers allow, "bound"
+// what takes a stage the longest if it ran at the machine's limits, and how near to that it is:
+//   arith   its multiply-adds in registers
+//   loads   its multiply-adds with an aligned load from the first-level cache for each (stage 2,
+//           lists of one filter)
+//   memory  copying as many bytes as it reads and writes, again and again, so from the same cache
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <limits>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "lcnn/lookup_conv.h"
+#include "peak.h"
 
 namespace {
 
@@ -28,6 +37,7 @@ struct Layer {
 
 constexpr Layer kLayers[] = {
     {"stem 3>64 224 7x7/2", 3, 64, 224, 3, 7, 2, 0.33, 1},
+    {"3>64 224 11x11/4", 3, 64, 224, 3, 11, 4, 0.083, 1},
     {"64>64 56 k30 s1", 64, 64, 56, 30, 3, 1, 1.0 / 30, 1},
     {"64>64 56 k16 d.25", 64, 64, 56, 16, 3, 1, 0.25, 1},
     {"64>128 56/2 k30 s1", 64, 128, 56, 30, 3, 2, 1.0 / 30, 1},
@@ -54,6 +64,7 @@ constexpr Layer kLayers[] = {
     {"512>512 7 k128 d.25 of 2", 512, 512, 7, 128, 3, 1, 0.25, 1, 2},
     {"512>512 7 k128 d.25 of 4", 512, 512, 7, 128, 3, 1, 0.25, 1, 4},
     {"512>512 7 k128 d.25 of 8", 512, 512, 7, 128, 3, 1, 0.25, 1, 8},
+    {"stem 3>64 224 7x7/2 of 8", 3, 64, 224, 3, 7, 2, 0.33, 1, 8},
     {"64>64 56 k30 s1 of 2", 64, 64, 56, 30, 3, 1, 1.0 / 30, 1, 2},
     {"64>64 56 k30 s1 of 8", 64, 64, 56, 30, 3, 1, 1.0 / 30, 1, 8},
     {"64>64 56 k14 d1", 64, 64, 56, 14, 3, 1, 1, 1},
@@ -89,7 +100,71 @@ lcnn::LookupConvConstants RandomEntries(const Layer& layer, int64_t places, std:
   return constants;
 }
 
-void Bench(const Layer& layer, lcnn::Isa isa, int repeats) {
+// The least time of some calls, in ms.
+template <class Call>
+double LeastMs(int repeats, const Call& call) {
+  double least = 1e9;
+  for (int i = 0; i < repeats; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    call();
+    const std::chrono::duration<double, std::milli> passed =
+        std::chrono::steady_clock::now() - start;
+    least = std::min(least, passed.count());
+  }
+  return least;
+}
+
+// GMAC/s of one thread.
+struct Roofs {
+  double registers;
+  double loads;    // aligned
+  double crossed;  // loads across cache lines
+};
+
+Roofs MeasureRoofs(lcnn::Isa isa) {
+  const lcnn::PeakKernels* kernels = nullptr;
+#define LCNN_KERNELS(suffix, name) \
+  if (isa == lcnn::Isa::k##suffix) kernels = &lcnn::kPeak##suffix;
+#include "kernels/kernels.inc"
+#undef LCNN_KERNELS
+  constexpr int64_t kSteps = 100000;
+  constexpr int kRepeats = 30;
+  constexpr size_t kLine = 64;
+  const auto floats = static_cast<size_t>(8 * kernels->macs);
+  std::vector<float> buffer(floats + 2 * kLine);
+  void* start = buffer.data();
+  size_t room = buffer.size() * sizeof(float);
+  const auto* const aligned =
+      static_cast<const float*>(std::align(kLine, floats * sizeof(float), start, room));
+  volatile float sink = 0;  // the sums are used
+  const double macs = 1e-6 * static_cast<double>(kSteps * kernels->macs);
+  return {macs / LeastMs(kRepeats, [&] { sink = kernels->registers(kSteps); }),
+          macs / LeastMs(kRepeats, [&] { sink = kernels->loads(aligned, kSteps); }),
+          macs / LeastMs(kRepeats, [&] { sink = kernels->loads(aligned + 1, kSteps); })};
+}
+
+double CopyMs(int64_t floats) {
+  const auto half = static_cast<size_t>(std::max<int64_t>(2, floats) / 2);
+  std::vector<float> from(half);
+  std::vector<float> to(half);
+  volatile float sink = 0;
+  return LeastMs(30, [&] {
+    std::memcpy(to.data(), from.data(), half * sizeof(float));
+    sink = to[half / 2];
+  });
+}
+
+struct Bound {
+  const char* name;
+  double ms;
+};
+
+Bound Longest(const std::vector<Bound>& bounds) {
+  return *std::max_element(bounds.begin(), bounds.end(),
+                           [](const Bound& a, const Bound& b) { return a.ms < b.ms; });
+}
+
+void Bench(const Layer& layer, lcnn::Isa isa, const Roofs& roofs, int repeats) {
   std::mt19937 random(1);
   const lcnn::Axis axis = {layer.kernel, layer.stride, 1, layer.kernel / 2, layer.kernel / 2};
   const lcnn::LookupConvShape shape = {
@@ -120,9 +195,26 @@ void Bench(const Layer& layer, lcnn::Isa isa, int repeats) {
       static_cast<double>(layer.batch * layer.filters * out * out * layer.channels * taps);
   const auto project = static_cast<double>(lcnn::ProjectMacs(*plan));
   const auto lookup = static_cast<double>(lcnn::LookupMacs(*plan));
-  std::printf("%-7s %-24s %8.4f %8.4f %8.4f  %6.1f %6.1f %7.1f  %5.1fx\n", lcnn::IsaName(isa),
-              layer.name, best.project_ms, best.lookup_ms, total, project * 1e-6 / best.project_ms,
-              lookup * 1e-6 / best.lookup_ms, dense * 1e-6 / total, dense / (project + lookup));
+  const auto x_floats = static_cast<int64_t>(x.size());
+  const auto y_floats = static_cast<int64_t>(y.size());
+  const auto s_floats = static_cast<int64_t>(scratch.size() / sizeof(float));
+  const auto entries = static_cast<int64_t>(constants.coefficients.size());
+  const Bound bound1 =
+      Longest({{"arith", project * 1e-6 / roofs.registers},
+               {"memory", CopyMs(x_floats + s_floats + layer.dictionary * layer.channels)}});
+  const Bound bound2 =
+      Longest({{"arith", lookup * 1e-6 / roofs.registers},
+               {"loads", layer.share == 1 && layer.density < 1 ? lookup * 1e-6 / roofs.loads : 0.0},
+               {"memory", CopyMs(s_floats + y_floats + entries * 2)}});
+  const double done1 = project * 1e-6 / best.project_ms;
+  const double done2 = lookup * 1e-6 / best.lookup_ms;
+  std::printf(
+      "%-7s %-24s %8.4f %8.4f %8.4f  %6.1f %4.0f %% %-6s %3.0f %%  %6.1f %4.0f %% %-6s %3.0f %% "
+      "%7.1f  %5.1fx\n",
+      lcnn::IsaName(isa), layer.name, best.project_ms, best.lookup_ms, total, done1,
+      100 * done1 / roofs.registers, bound1.name, 100 * bound1.ms / best.project_ms, done2,
+      100 * done2 / roofs.registers, bound2.name, 100 * bound2.ms / best.lookup_ms,
+      dense * 1e-6 / total, dense / (project + lookup));
 }
 
 }  // namespace
@@ -130,17 +222,26 @@ void Bench(const Layer& layer, lcnn::Isa isa, int repeats) {
 int main(int argc, char** argv) {
   const int repeats = argc > 1 ? std::atoi(argv[1]) : 50;
   const std::string wanted = argc > 2 ? argv[2] : "";
-  std::printf("%-7s %-24s %8s %8s %8s  %6s %6s %7s  %6s\n", "isa", "layer", "project", "lookup",
-              "ms", "done 1", "done 2", "dense", "fewer");
   for (const lcnn::Isa isa : lcnn::BuiltIsas()) {
     if (!lcnn::IsaSupported(isa)) {
       std::printf("%-7s skipped: not supported by this machine\n", lcnn::IsaName(isa));
       continue;
     }
+    std::vector<Layer> chosen;
     for (const Layer& layer : kLayers) {
       const std::string name = std::string(lcnn::IsaName(isa)) + " " + layer.name;
-      if (name.find(wanted) != std::string::npos) Bench(layer, isa, repeats);
+      if (name.find(wanted) != std::string::npos) chosen.push_back(layer);
     }
+    if (chosen.empty()) continue;
+    const Roofs roofs = MeasureRoofs(isa);
+    std::printf(
+        "%s, GMAC/s: %.1f in registers, %.1f with an aligned load each, %.1f with one across "
+        "cache lines\n",
+        lcnn::IsaName(isa), roofs.registers, roofs.loads, roofs.crossed);
+    std::printf("%-7s %-24s %8s %8s %8s  %6s %6s %-12s  %6s %6s %-12s %7s  %6s\n", "isa", "layer",
+                "project", "lookup", "ms", "done 1", "peak", "bound", "done 2", "peak", "bound",
+                "dense", "fewer");
+    for (const Layer& layer : chosen) Bench(layer, isa, roofs, repeats);
   }
   return 0;
 }

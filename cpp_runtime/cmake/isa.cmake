@@ -30,21 +30,28 @@ check_cxx_source_compiles("
 #endif
 int main() { return 0; }" LCNN_TARGET_AARCH64)
 
+set(LCNN_ISAS scalar)
+if(LCNN_TARGET_X86_64)
+  list(APPEND LCNN_ISAS avx2 avx512)
+endif()
+if(LCNN_TARGET_AARCH64)
+  list(APPEND LCNN_ISAS neon)  # no flags: NEON is part of the baseline
+endif()
+
+# Adds one file per instruction set for each of the patterns given, in which ISA stands for it.
 function(lcnn_add_kernels target)
-  set(isas scalar)
   if(LCNN_TARGET_X86_64)
-    list(APPEND isas avx2 avx512)
     target_compile_definitions(${target} PRIVATE LCNN_HAVE_X86_KERNELS)
   endif()
   if(LCNN_TARGET_AARCH64)
-    list(APPEND isas neon)  # no flags: NEON is part of the baseline
     target_compile_definitions(${target} PRIVATE LCNN_HAVE_AARCH64_KERNELS)
   endif()
-  foreach(isa IN LISTS isas)
+  foreach(isa IN LISTS LCNN_ISAS)
     string(TOUPPER ${isa} upper)
-    set(files src/kernels/f32_project_${isa}.cc src/kernels/f32_lookup_${isa}.cc
-      src/kernels/f32_pool_${isa}.cc)
-    target_sources(${target} PRIVATE ${files})
-    set_source_files_properties(${files} PROPERTIES COMPILE_OPTIONS "${LCNN_${upper}_FLAGS}")
+    foreach(pattern IN LISTS ARGN)
+      string(REPLACE ISA ${isa} file ${pattern})
+      target_sources(${target} PRIVATE ${file})
+      set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS "${LCNN_${upper}_FLAGS}")
+    endforeach()
   endforeach()
 endfunction()

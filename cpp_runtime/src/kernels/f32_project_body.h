@@ -14,28 +14,57 @@ namespace {
 using lcnn::kPanelRows;
 using lcnn::LaneMap;
 
-Vec PackedVector(const float* x, const LaneMap& map, const int32_t* indices) {
-  if (map.indexed == lcnn::kAlternatePixels) {
-    const int32_t* const triples = indices + map.base;
-    Vec all = Vec::Set(0);
-    for (int i = 0; i < triples[0]; ++i) {
-      const int32_t* const t = triples + 1 + 3 * i;
-      all = all + Vec::LoadAlternate(x + t[0], t[1]).Expand(static_cast<uint32_t>(t[2]));
-    }
-    return all;
+// Channels that are packed vector by vector: few enough that lines of X read by two vectors stay in
+// the first-level cache, many enough that what depends on the map alone is done rarely.
+constexpr int kPackChannels = 32;
+
+// Writes one vector of `channels` channels: load(x) of each.
+template <class Load>
+inline void PackVector(const lcnn::PackTask& task, int channels, const float* x, float* packed,
+                       const Load& load) {
+  const int64_t plane = task.plane;
+  const int64_t pitch = task.pitch;
+  for (int i = 0; i < channels; ++i, x += plane, packed += pitch) {
+    load(x, packed).Store(packed);
   }
-  if (map.indexed) return Vec::Gather(x, indices + map.base, map.mask);
-  if (map.count == Vec::kLanes) return Vec::Load(x + map.base);
-  return Vec::LoadFirst(x + map.base, map.count).Expand(map.mask);
 }
 
-void Pack(const lcnn::PackTask& t) {
-  float* packed = t.packed;
-  const float* x = t.x;
-  for (int i = 0; i < t.depth; ++i, x += t.plane, packed += t.pitch) {
+inline void PackMap(const lcnn::PackTask& t, const LaneMap& map, int channels, const float* x,
+                    float* packed) {
+  const int count = map.count;
+  const uint32_t mask = map.mask;
+  if (map.indexed == lcnn::kAlternatePixels) {
+    const int32_t* const triples = t.indices + map.base;
+    PackVector(t, channels, x, packed, [](const float*, const float*) { return Vec::Set(0); });
+    for (int i = 0; i < triples[0]; ++i) {
+      const int32_t* const run = triples + 1 + 3 * i;
+      const int run_count = run[1];
+      const auto run_mask = static_cast<uint32_t>(run[2]);
+      PackVector(t, channels, x + run[0], packed, [&](const float* p, const float* sum) {
+        return Vec::Load(sum) + Vec::LoadAlternate(p, run_count).Expand(run_mask);
+      });
+    }
+  } else if (map.indexed) {
+    const int32_t* const indices = t.indices + map.base;
+    PackVector(t, channels, x, packed,
+               [&](const float* p, const float*) { return Vec::Gather(p, indices, mask); });
+  } else if (count == Vec::kLanes) {
+    PackVector(t, channels, x + map.base, packed,
+               [](const float* p, const float*) { return Vec::Load(p); });
+  } else {
+    PackVector(t, channels, x + map.base, packed,
+               [&](const float* p, const float*) { return Vec::LoadFirst(p, count).Expand(mask); });
+  }
+}
+
+void Pack(const lcnn::PackTask& task) {
+  const lcnn::PackTask t = task;
+  for (int begin = 0; begin < t.depth; begin += kPackChannels) {
+    const int channels = t.depth - begin < kPackChannels ? t.depth - begin : kPackChannels;
+    const float* const x = t.x + begin * t.plane;
+    float* const packed = t.packed + begin * t.pitch;
     for (int v = 0; v < t.n_vectors; ++v) {
-      PackedVector(x, t.maps[v], t.indices).Store(packed + v * Vec::kLanes);
-      if (!t.maps[v].indexed) __builtin_prefetch(x + t.maps[v].base + t.n_vectors * Vec::kLanes);
+      PackMap(t, t.maps[v], channels, x, packed + v * Vec::kLanes);
     }
   }
 }
