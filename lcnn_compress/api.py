@@ -168,8 +168,15 @@ def export_onnx(artefact: Artefact, path: str | Path, settings: ExportSettings |
 
     Raises:
         ModelError: the check failed; nothing was written.
+        SettingsError: 8 bits are asked for, and the artefact was not rounded to them.
     """
-    settings = settings or ExportSettings(coefficients=artefact.config["coefficients"])
+    made = artefact.config["coefficients"]
+    settings = settings or ExportSettings(coefficients=made)
+    if settings.coefficients == "int8" != made:
+        raise SettingsError(
+            f"--coefficients is 'int8', but the artefact was made with --coefficients {made}, and dictionaries are rounded to "
+            "8 bits when it is made: compress it with --coefficients int8"
+        )
     return export_net(artefact.net, Path(path), artefact.input_shape, settings, {"layers": layer_rows(artefact.report)})
 
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import fx
@@ -50,8 +49,7 @@ def save_artefact(artefact: Artefact, path: Path) -> None:
     Raises:
         FileError: it cannot be written.
     """
-    dtype = {"float16": torch.float16, "float32": torch.float32}[artefact.config["coefficients"]]
-    graph, tensors = to_json(artefact.net, dtype)
+    graph, tensors = to_json(artefact.net, artefact.config["coefficients"])
     content = {
         "lcnn.json": _json({"input_shape": list(artefact.input_shape), "graph": graph}),
         "model.safetensors": save(tensors),

@@ -27,9 +27,10 @@ from lcnn_compress.files import write_atomically
 from lcnn_compress.graph import Layer, fold_batch_norms, layers
 from lcnn_compress.modules import LookupConv2d
 from lcnn_compress.parallel import in_parallel
-from lcnn_compress.pipeline import CompressSettings, build_net, make_lookups, round_factors
+from lcnn_compress.pipeline import CompressSettings, build_net, make_lookups
 from lcnn_compress.plan import LayerPlan, reasons_against
 from lcnn_compress.progress import Progress, silent
+from lcnn_compress.stored import round_factors
 
 TARGETS = ("speedup", "latency_ms", "size_mb", "max_drop")
 TIMING_ROUNDS, TIMING_RUNS = 5, (4, 40)
@@ -204,8 +205,9 @@ def prepare(
     if not free:
         listed = "; ".join(dict.fromkeys(reason for reason in reasons if reason))
         raise SettingsError(f"no layer can be compressed: {listed}; name layers with --only")
-    coefficient_bytes = 2 if settings.coefficients == "float16" else 4
-    options = in_parallel(lambda layer: candidates(layer, coefficient_bytes, settings.seed), free, "listing options", progress)
+    options = in_parallel(
+        lambda layer: candidates(layer, settings.coefficients, settings.seed), free, "listing options", progress
+    )
     if with_times:
         options = timed(free, options, threads=settings.threads, cache=cache, progress=progress)
         # What takes longer than dense is never worth an error.

@@ -22,6 +22,7 @@ from lcnn_compress.graph import Layer
 from lcnn_compress.layer_times import Form, Shape, time_forms
 from lcnn_compress.plan import LayerPlan
 from lcnn_compress.progress import Progress, silent
+from lcnn_compress.stored import coefficient_type, dictionary_bytes
 
 # Rows as shares of m, the channels of a group. Time is close to linear in the non-zeros, so three numbers of them tell it.
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
@@ -52,8 +53,11 @@ def dense_candidate(layer: Layer, reason: str, ms: float) -> Candidate:
     return Candidate(LayerPlan(layer.name, "dense", reason), 0, layer.dense_macs, n_bytes, 0.0, ms)
 
 
-def candidates(layer: Layer, coefficient_bytes: int, seed: int) -> list[Candidate]:
-    """Return every form of a layer on the grid with fewer MACs than dense; their times are not known yet."""
+def candidates(layer: Layer, stored: str, seed: int) -> list[Candidate]:
+    """Return every form of a layer on the grid with fewer MACs than dense; their times are not known yet.
+
+    ``stored`` is the type of its factors, one of ``stored.TYPES``.
+    """
     weight = layer.weight().detach().numpy()
     m, groups, taps = weight.shape[1], layer.geometry.groups, layer.geometry.taps
     positions = layer.out_channels * taps
@@ -75,7 +79,7 @@ def candidates(layer: Layer, coefficient_bytes: int, seed: int) -> list[Candidat
         for density in DENSITIES:
             count = round(density * m * positions)
             found.append((LayerPlan(layer.name, "sparse", "", m, density, share=share), count, 1 - float(kept[count])))
-    made = [_candidate(layer, plan, count, error, coefficient_bytes) for plan, count, error in found]
+    made = [_candidate(layer, plan, count, error, stored) for plan, count, error in found]
     return [c for c in made if c.nonzeros > 0 and c.macs < layer.dense_macs]
 
 
@@ -90,13 +94,13 @@ def _lookup_errors(layer: Layer, weight: NDArray[np.float32], size: int, seed: i
     return {(s, count): math.exp(np.interp(count, drafted, logs[s])) for s, count in itertools.product(PATTERNS, wanted)}
 
 
-def _candidate(layer: Layer, plan: LayerPlan, nonzeros: int, weight_error: float, coefficient_bytes: int) -> Candidate:
+def _candidate(layer: Layer, plan: LayerPlan, nonzeros: int, weight_error: float, stored: str) -> Candidate:
     rows = 0 if plan.kind == "sparse" else plan.dictionary_size
     macs = sum(lookup_macs(layer.in_channels, rows, nonzeros, layer.geometry, size) for size in layer.sizes)
     slots = layer.out_channels * layer.geometry.taps * plan.dictionary_size
     n_bytes = (
-        coefficient_bytes * plan.dictionary_size * layer.in_channels + 4 * layer.out_channels
-        + list_bytes(nonzeros, slots, coefficient_bytes) + NODE_BYTES
+        dictionary_bytes(stored, plan.dictionary_size * layer.in_channels) + 4 * layer.out_channels
+        + list_bytes(nonzeros, slots, coefficient_type(stored).itemsize) + NODE_BYTES
     )  # fmt: skip
     return Candidate(plan, nonzeros, macs, n_bytes, weight_error)
 

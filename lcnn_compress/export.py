@@ -41,6 +41,7 @@ from lcnn_compress.op import (
     node_attributes,
     pool_body,
 )
+from lcnn_compress.stored import check_type, coefficient_type, dictionary_type
 
 log = logging.getLogger(__name__)
 IR_VERSION = 10
@@ -51,10 +52,13 @@ LARGEST_POOL = 256  # of the runtime, in one direction
 class ExportSettings:
     """How to write an ONNX file."""
 
-    coefficients: str = "float16"  # or "float32"; of dictionaries too
+    coefficients: str = "float16"  # one of stored.TYPES; of dictionaries too
     fallback: bool = True  # write the function body
     dense: bool = False  # write ordinary Conv nodes instead of LookupConv
     tolerance: float = 1e-3  # largest difference to torch, relative to the largest output (at least 1)
+
+    def __post_init__(self) -> None:
+        check_type(self.coefficients)
 
 
 class _LookupConvNode(nn.Module):
@@ -66,13 +70,13 @@ class _LookupConvNode(nn.Module):
     bias: Tensor
     residual: Tensor
 
-    def __init__(self, lookup: LookupConv2d, dtype: torch.dtype) -> None:
+    def __init__(self, lookup: LookupConv2d, stored: str) -> None:
         super().__init__()
         self.geometry, self.out_channels = lookup.geometry, lookup.out_channels
         gaps, coefficients = encode_positions((lookup.sparse_kernel * lookup.support).detach().numpy())
-        self.register_buffer("dictionary", lookup.dictionary.detach().to(dtype))
+        self.register_buffer("dictionary", lookup.dictionary.detach().to(dictionary_type(stored, lookup.dictionary)))
         self.register_buffer("gaps", torch.from_numpy(gaps))
-        self.register_buffer("coefficients", torch.from_numpy(coefficients).to(dtype))
+        self.register_buffer("coefficients", torch.from_numpy(coefficients).to(coefficient_type(stored)))
         self.register_buffer("bias", lookup.bias.detach())
         self.register_buffer("residual", torch.zeros(1))  # adds nothing until fusion finds a residual
 
@@ -94,10 +98,9 @@ def to_onnx(
     Raises:
         ModelError: torch's exporter fails on the net.
     """
-    dtype = {"float16": torch.float16, "float32": torch.float32}[settings.coefficients]
     stand_in = fx.GraphModule(net, copy.deepcopy(net.graph))
     for node, lookup in list(calls(net, LookupConv2d)):
-        stand_in.add_submodule(str(node.target), _LookupConvNode(lookup, dtype))
+        stand_in.add_submodule(str(node.target), _LookupConvNode(lookup, settings.coefficients))
     model = _trace(net, stand_in, torch.zeros(2, *input_shape[1:]))
     model = dense_form(model) if settings.dense else model
     _choose_pools(model)
@@ -180,9 +183,8 @@ def with_factors(model: onnx.ModelProto, net: fx.GraphModule, coefficients: str)
     Args:
         model: the net with some lookup convolution in each of these layers.
         net: of the same layers, batch norms folded.
-        coefficients: "float16" or "float32".
+        coefficients: one of ``stored.TYPES``.
     """
-    dtype = {"float16": np.float16, "float32": np.float32}[coefficients]
     modules = {node.name: net.get_submodule(node.name) for node in model.graph.node if node.op_type == OP_TYPE}
     model = dense_form(model, {name for name, module in modules.items() if not isinstance(module, LookupConv2d)})
     graph = model.graph
@@ -190,7 +192,8 @@ def with_factors(model: onnx.ModelProto, net: fx.GraphModule, coefficients: str)
         module = modules.get(node.name)
         if isinstance(module, LookupConv2d):
             gaps, listed = encode_positions((module.sparse_kernel * module.support).detach().numpy())
-            values = (module.dictionary.detach().numpy().astype(dtype), gaps, listed.astype(dtype))
+            rows = module.dictionary.detach().to(dictionary_type(coefficients, module.dictionary)).numpy()
+            values = (rows, gaps, torch.from_numpy(listed).to(coefficient_type(coefficients)).numpy())
             # The exporter lets layers share equal lists: each gets its own.
             names = [f"{node.name}.own_{leaf}" for leaf in ("dictionary", "gaps", "coefficients")]
             graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in zip(names, values, strict=True))

@@ -17,6 +17,7 @@ from lcnn_compress.errors import ArtefactError, ModelError
 from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.modules import LookupConv2d
 from lcnn_compress.op import decode_positions, encode_positions
+from lcnn_compress.stored import coefficient_type, dictionary_type
 
 _CONV_FIELDS = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
 _MODULES: dict[str, tuple[Any, tuple[str, ...]]] = {
@@ -34,7 +35,7 @@ _SIZE_ARITHMETIC = {
 _TORCH_CONSTANTS = (torch.dtype, torch.memory_format, torch.layout)
 
 
-def to_json(net: fx.GraphModule, coefficient_dtype: torch.dtype = torch.float32) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def to_json(net: fx.GraphModule, stored: str = "float32") -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the graph and its modules as JSON values, and every tensor by name.
 
     Raises:
@@ -43,7 +44,7 @@ def to_json(net: fx.GraphModule, coefficient_dtype: torch.dtype = torch.float32)
     modules: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
     for name in sorted({str(n.target) for n in net.graph.nodes if n.op == "call_module"}):
-        modules[name] = _module_to_json(name, net.get_submodule(name), tensors, coefficient_dtype)
+        modules[name] = _module_to_json(name, net.get_submodule(name), tensors, stored)
     for node in net.graph.nodes:
         if node.op == "get_attr":
             owner, _, leaf = str(node.target).rpartition(".")
@@ -75,12 +76,12 @@ def from_json(graph: dict[str, Any], tensors: dict[str, Tensor], source: str) ->
     return net.eval()
 
 
-def _module_to_json(name: str, module: nn.Module, tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Any]:
+def _module_to_json(name: str, module: nn.Module, tensors: dict[str, Tensor], stored: str) -> dict[str, Any]:
     if isinstance(module, LookupConv2d):
         gaps, coefficients = encode_positions((module.sparse_kernel * module.support).detach().numpy())
-        tensors[f"{name}.dictionary"] = module.dictionary.detach().to(dtype, copy=True)
+        tensors[f"{name}.dictionary"] = module.dictionary.detach().to(dictionary_type(stored, module.dictionary), copy=True)
         tensors[f"{name}.gaps"] = torch.from_numpy(gaps)
-        tensors[f"{name}.coefficients"] = torch.from_numpy(coefficients).to(dtype)
+        tensors[f"{name}.coefficients"] = torch.from_numpy(coefficients).to(coefficient_type(stored))
         tensors[f"{name}.bias"] = module.bias.detach().clone()
         shape = {"out_channels": module.out_channels, "dictionary_size": module.dictionary_size}
         return {"type": "LookupConv2d", **shape, "geometry": module.geometry.to_json()}

@@ -25,12 +25,13 @@ from lcnn_compress.errors import SettingsError
 from lcnn_compress.export import ExportSettings, dense_form, to_onnx
 from lcnn_compress.files import write_atomically
 from lcnn_compress.finetune import FinetuneSettings, finetune
-from lcnn_compress.graph import Layer, calls, fold_batch_norms, layers
+from lcnn_compress.graph import Layer, fold_batch_norms, layers
 from lcnn_compress.graph import replace as replace_layer
 from lcnn_compress.modules import LookupConv2d
 from lcnn_compress.parallel import in_parallel
 from lcnn_compress.plan import LayerPlan, PlanSettings, check_plan, lookups_per_position, plan_layers
 from lcnn_compress.progress import Progress, silent
+from lcnn_compress.stored import check_type, round_factors
 from lcnn_compress.summary import add_times, layer_rows, make_report
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,6 @@ CALIBRATION_IMAGES = 512  # of the training data, where no calibration data is g
 CALIBRATION_BATCH = 64
 LEAST_GAIN = 0.95  # of the dense time: the medians of one layer differ by a few per cent between two measurements
 FIXED_INITS = {"sparse": IDENTITY, "lowrank": "svd"}  # what kind of layer leaves no choice of start
-LEAST_SCALE = 2.0**-5  # of a dictionary with rows of unit length
-IDENTITY_RANGE = 2.0**-9, 2.0**15  # of a layer's largest coefficient
 MOST_DENSE_FEATURES = 1200  # of a dense layer that is solved anew: its cost grows with their square
 SAMPLES_PER_FEATURE = 8
 PRUNING_STEPS = 1000  # a net that prunes while it trains needs time to recover; shorter trainings start from the final lookups
@@ -61,8 +60,7 @@ class CompressSettings:
     def __post_init__(self) -> None:
         if self.init not in INITS:
             raise SettingsError(f"--init is '{self.init}'; it must be one of {', '.join(INITS)}")
-        if self.coefficients not in ("float16", "float32"):
-            raise SettingsError(f"--coefficients is '{self.coefficients}'; it must be float16 or float32")
+        check_type(self.coefficients)
         if self.threads < 1:
             raise SettingsError(f"--threads is {self.threads}; it must be at least 1")
 
@@ -365,22 +363,3 @@ def _fill(lookup: Any, weight: Any) -> None:
     kernel = torch.einsum("gomrc,gmk->gokrc", slices, inverse).flatten(0, 1)
     lookup.sparse_kernel.copy_(kernel.to(lookup.sparse_kernel.dtype))
     lookup.support.fill_(True)
-
-
-@torch.no_grad()
-def round_factors(net: fx.GraphModule, dtype: str) -> None:
-    """Round dictionaries and coefficients to the stored type, so that torch, artefact and ONNX file hold the same net.
-
-    The scale of the coefficients moves into the dictionary first, as far as its values stay normal in float16: what is left
-    below 6e-5 loses precision. An identity stays one where float16 holds the coefficients as they are.
-    """
-    stored = getattr(torch, dtype)
-    for _, lookup in calls(net, LookupConv2d):
-        lookup.restrict_(lookup.sparse_kernel != 0)
-        largest = float(lookup.sparse_kernel.abs().max())
-        lookup.is_identity &= IDENTITY_RANGE[0] <= largest <= IDENTITY_RANGE[1]
-        scale = 1.0 if lookup.is_identity else max(largest, LEAST_SCALE)
-        lookup.dictionary.copy_((lookup.dictionary * scale).to(stored))
-        rounded = (lookup.sparse_kernel / scale).to(stored).float()
-        lookup.sparse_kernel.copy_(rounded)
-        lookup.restrict_(rounded != 0)

@@ -37,6 +37,7 @@ from lcnn_compress.modules import LookupConv2d
 from lcnn_compress.pipeline import build_net
 from lcnn_compress.plan import parse_dictionary
 from lcnn_compress.progress import Progress, silent
+from lcnn_compress.stored import round_factors
 
 log = logging.getLogger(__name__)
 LABEL = "synthetic patterns: speed and memory only, no accuracy"
@@ -65,6 +66,7 @@ class Setting:
     densities: tuple[float, ...] = ()  # non-zeros as a share of k * C_out * kH * kW: for each layer named, or one for all
     macs_ratio: float | None = None  # instead: the same density everywhere, so that the whole net has so many times fewer MACs
     share: int = 1  # neighbouring filters with the same pattern
+    stored: str = "float16"  # type of the factors
     published_ratio: float | None = None  # the paper's speed-up, an operation count
     note: str = ""
 
@@ -75,6 +77,7 @@ RESNET18 = Net("resnet18", zoo.resnet18)
 VGG16 = Net("vgg16", zoo.vgg16)
 LAST = "classifier.6 was not published: given the dictionary and density of classifier.4 (FC7)"
 SHARED = "eight neighbouring filters look the same places up, unlike those published"
+BYTES = "dictionaries of 2^18 entries and more as int8, the others as float16"
 UNPUBLISHED = "densities were not published: one lookup per position on average"
 PAPER = (
     Setting(
@@ -84,6 +87,14 @@ PAPER = (
     Setting(
         ALEXNET, "LCNN-fast, shared", "features.0=3,features.*=30,classifier.*=512",
         (0.083, 0.034, 0.008, 0.013, 0.027, 0.001, 0.002, 0.002), share=8, note=SHARED,
+    ),
+    Setting(
+        ALEXNET, "LCNN-fast, 8 bits", "features.0=3,features.*=30,classifier.*=512",
+        (0.083, 0.034, 0.008, 0.013, 0.027, 0.001, 0.002, 0.002), stored="int8", note=BYTES,
+    ),
+    Setting(
+        ALEXNET, "LCNN-fast, shared, 8 bits", "features.0=3,features.*=30,classifier.*=512",
+        (0.083, 0.034, 0.008, 0.013, 0.027, 0.001, 0.002, 0.002), share=8, stored="int8", note=f"{SHARED}; {BYTES}",
     ),
     Setting(
         ALEXNET, "LCNN-accurate", "features.0=3,features.*=500,classifier.*=1024",
@@ -293,7 +304,8 @@ class _NetFiles:
         rng = np.random.default_rng(self.settings.seed)
         lookups = {c.layer.name: synthetic_lookup(c, rng, case.share) for c in self.codings[case.name] if c.size}
         net = build_net(dense, self.net.input_shape, lookups)
-        export_onnx(net, self.forms[case.name].path, self.net.input_shape)
+        round_factors(net, case.stored)
+        export_onnx(net, self.forms[case.name].path, self.net.input_shape, ExportSettings(case.stored))
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each form, batch size and number of threads."""

@@ -14,6 +14,7 @@ from lcnn_compress.machine import machine
 from lcnn_compress.modules import LookupConv2d
 from lcnn_compress.op import encode_positions
 from lcnn_compress.plan import LayerPlan
+from lcnn_compress.stored import coefficient_type, dictionary_bytes
 
 if TYPE_CHECKING:
     from lcnn_compress.benchmark import Gain
@@ -40,17 +41,17 @@ def _row(module: nn.Module, layer: Layer, plan: LayerPlan, coefficients: str) ->
         "weight_bytes_dense": dense_bytes, "weight_bytes": dense_bytes,
     }  # fmt: skip
     if isinstance(module, LookupConv2d) and plan.kind != "dense":
-        row |= _lookup_row(module, layer, weight, 2 if coefficients == "float16" else 4)
+        row |= _lookup_row(module, layer, weight, coefficients)
     return row
 
 
-def _lookup_row(lookup: LookupConv2d, layer: Layer, weight: torch.Tensor, coefficient_bytes: int) -> dict[str, Any]:
+def _lookup_row(lookup: LookupConv2d, layer: Layer, weight: torch.Tensor, stored: str) -> dict[str, Any]:
     nonzeros, size = lookup.n_nonzeros, lookup.dictionary_size
     channels = lookup.in_channels
     stage1 = sum(lookup_macs(channels, lookup.projected_rows, 0, layer.geometry, s) for s in layer.sizes)
     macs = sum(lookup.macs(s) for s in layer.sizes)
     gaps, _ = encode_positions((lookup.sparse_kernel * lookup.support).detach().numpy())
-    entry_bytes = len(gaps) * (gaps.itemsize + coefficient_bytes)
+    entry_bytes = len(gaps) * (gaps.itemsize + coefficient_type(stored).itemsize)
     norm = float(weight.norm()) or 1.0
     return {
         "dictionary_size": size,
@@ -59,7 +60,7 @@ def _lookup_row(lookup: LookupConv2d, layer: Layer, weight: torch.Tensor, coeffi
         "macs_stage1": stage1,
         "macs_stage2": macs - stage1,
         "macs": macs,
-        "weight_bytes": coefficient_bytes * lookup.dictionary.numel() + 4 * lookup.out_channels + entry_bytes,
+        "weight_bytes": dictionary_bytes(stored, lookup.dictionary.numel()) + 4 * lookup.out_channels + entry_bytes,
         "relative_error": float((lookup.weight().detach() - weight).norm()) / norm,
         "rows_used": int(_rows_used(lookup)),
     }

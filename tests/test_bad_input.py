@@ -122,7 +122,7 @@ def test_no_such_model(here: Path) -> None:
         (("--dict", "conv*=8"), "'conv*' matches no layer; the layers are 0, 2, 7"),
         (("--lookups", "1.5"), "--lookups is '1.5'; it must be a whole number of lookups per position, at least 1"),
         (("--init", "pca"), "--init is 'pca'; it must be one of "),
-        (("--coefficients", "int8"), "--coefficients is 'int8'; it must be float16 or float32"),
+        (("--coefficients", "int4"), "--coefficients is 'int4'; it must be one of float16, float32, int8"),
         (("--input-shape", "3,32,32"), "--input-shape is '3,32,32'; it must be batch,channels,height,width"),
         (("--input-shape", "1,3,0,32"), "--input-shape is '1,3,0,32'; it must be whole numbers of at least 1"),
         (("--input-shape", "1,4,32,32"), "the model cannot be captured for an input of (2, 4, 32, 32)"),

@@ -20,6 +20,7 @@ template <class T>
 class AlignedBuffer {
  public:
   explicit AlignedBuffer(size_t count) : storage_(count + kCacheLine / sizeof(T)) {}
+  size_t size() const { return storage_.size() - kCacheLine / sizeof(T); }
   T* data() { return AlignToCacheLine(storage_.data()); }
   const T* data() const { return AlignToCacheLine(storage_.data()); }
 

@@ -52,12 +52,13 @@ struct Job {
   int64_t first_image;
 };
 
-// Values [begin, begin + depth) x kPanelRows of a panel, widened into `buffer` if they are float16.
+// Values [begin, begin + depth) x kPanelRows of a panel, widened into `buffer` if they are not
+// float32.
 const float* PanelBlock(const Job& job, int64_t group, int64_t panel, int64_t begin, int64_t depth,
                         float* buffer) {
-  const uint16_t* const halves = job.weights.half_panel(group, panel);
-  if (halves == nullptr) return job.weights.panel(group, panel) + begin * kPanelRows;
-  job.kernels.project->widen(halves + begin * kPanelRows, depth * kPanelRows, buffer);
+  const PanelValues values = job.weights.panel(group, panel, begin);
+  if (values.floats != nullptr) return values.floats;
+  job.kernels.project->widen(values, depth * kPanelRows, buffer);
   return buffer;
 }
 
@@ -149,9 +150,8 @@ void ProjectPixelUnit(void* argument, size_t unit) {
   const int64_t depth = job.weights.channels_per_group();
   const int64_t size = job.weights.shape().dictionary_size;
   float sums[kPanelRows];
-  job.kernels.project->project_pixel({job.weights.panel(group, panel),
-                                      job.weights.half_panel(group, panel), job.x + group * depth,
-                                      depth, sums});
+  job.kernels.project->project_pixel(
+      {job.weights.panel(group, panel, 0), job.x + group * depth, depth, sums});
   const int64_t rows = std::min<int64_t>(kPanelRows, size - panel * kPanelRows);
   for (int64_t r = 0; r < rows; ++r) {
     float* const run = job.s + (group * size + panel * kPanelRows + r) * job.plan.run_length;
@@ -267,6 +267,12 @@ void RunGroup(const ParallelFor& parallel_for, StageTimes* times, Job* job) {
   if (times != nullptr) times->lookup_ms += Milliseconds(start);
 }
 
+std::vector<float> WidenedValues(const PanelValues& values, size_t count) {
+  std::vector<float> floats(count);
+  KernelsFor(Isa::kScalar).project->widen(values, static_cast<int64_t>(count), floats.data());
+  return floats;
+}
+
 }  // namespace
 
 LookupConv::LookupConv(const LookupConvShape& shape, const LookupConvConstants& constants, Isa isa)
@@ -307,9 +313,11 @@ void LookupConv::Run(const Plan& plan, const float* x, const Residual& residual,
 }
 
 std::vector<float> Widened(const uint16_t* halves, size_t count) {
-  std::vector<float> floats(count);
-  KernelsFor(Isa::kScalar).project->widen(halves, static_cast<int64_t>(count), floats.data());
-  return floats;
+  return WidenedValues({nullptr, halves, nullptr}, count);
+}
+
+std::vector<float> Widened(const int8_t* bytes, size_t count) {
+  return WidenedValues({nullptr, nullptr, bytes}, count);
 }
 
 size_t ScratchBytes(const Plan& plan) {

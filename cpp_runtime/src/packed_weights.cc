@@ -19,7 +19,7 @@ constexpr float kMaxFloat = std::numeric_limits<float>::max();
 constexpr int64_t kMaxKernel = 65535;
 // A dictionary that large is read from memory, where half the bytes take half the time; widening it
 // costs more than that in a smaller one.
-constexpr size_t kMinHalves = 1 << 18;
+constexpr size_t kMinNarrow = 1 << 18;
 constexpr int64_t kMaxTaps = 1 << 20;
 // Copying pays where a copied vector is read by so many filters, and starting on a part where a
 // filter has so many entries in it.
@@ -104,7 +104,8 @@ PackedWeights::PackedWeights(const LookupConvShape& shape, const LookupConvConst
     : shape_(Checked(shape)),
       panels_per_group_(CeilDiv(shape.dictionary_size, kPanelRows)),
       panels_(0),
-      half_panels_(0) {
+      half_panels_(0),
+      byte_panels_(0) {
   const size_t panel_size = PanelSize(shape_);
   const auto size =
       static_cast<size_t>(shape_.group * shape_.dictionary_size * channels_per_group());
@@ -112,9 +113,10 @@ PackedWeights::PackedWeights(const LookupConvShape& shape, const LookupConvConst
   const float* dictionary = constants.dictionary;
   if (constants.half_dictionary != nullptr) {
     widened = Widened(constants.half_dictionary, size);
-    dictionary = widened.data();
-    half_ = size >= kMinHalves;
+  } else if (constants.byte_dictionary != nullptr) {
+    widened = Widened(constants.byte_dictionary, size);
   }
+  if (dictionary == nullptr) dictionary = widened.data();
   RequireFinite("dictionary", dictionary, size);
   RequireFinite("bias", constants.bias, static_cast<size_t>(shape_.out_channels));
   RequireFinite("coefficients", constants.coefficients.data(), constants.coefficients.size());
@@ -122,28 +124,28 @@ PackedWeights::PackedWeights(const LookupConvShape& shape, const LookupConvConst
   identity_ = IsIdentity(shape_, dictionary);
   if (identity_) {
     panels_per_group_ = 0;
-  } else if (half_) {
-    half_panels_ = AlignedBuffer<uint16_t>(panel_size);
-    PackDictionary(constants.half_dictionary, half_panels_.data());
+  } else if (constants.half_dictionary != nullptr && size >= kMinNarrow) {
+    half_panels_ = PackDictionary(constants.half_dictionary, panel_size);
+  } else if (constants.byte_dictionary != nullptr && size >= kMinNarrow) {
+    byte_panels_ = PackDictionary(constants.byte_dictionary, panel_size);
   } else {
-    panels_ = AlignedBuffer<float>(panel_size);
-    PackDictionary(dictionary, panels_.data());
+    panels_ = PackDictionary(dictionary, panel_size);
   }
   PackEntries(constants);
 }
 
-const float* PackedWeights::panel(int64_t group, int64_t p) const {
-  const int64_t before = (group * panels_per_group_ + p) * channels_per_group() * kPanelRows;
-  return half_ ? nullptr : panels_.data() + before;
-}
-
-const uint16_t* PackedWeights::half_panel(int64_t group, int64_t p) const {
-  const int64_t before = (group * panels_per_group_ + p) * channels_per_group() * kPanelRows;
-  return half_ ? half_panels_.data() + before : nullptr;
+PanelValues PackedWeights::panel(int64_t group, int64_t p, int64_t channel) const {
+  const int64_t before =
+      ((group * panels_per_group_ + p) * channels_per_group() + channel) * kPanelRows;
+  if (half_panels_.size() > 0) return {nullptr, half_panels_.data() + before, nullptr};
+  if (byte_panels_.size() > 0) return {nullptr, nullptr, byte_panels_.data() + before};
+  return {panels_.data() + before, nullptr, nullptr};
 }
 
 template <class T>
-void PackedWeights::PackDictionary(const T* dictionary, T* panels) const {
+AlignedBuffer<T> PackedWeights::PackDictionary(const T* dictionary, size_t panel_size) const {
+  AlignedBuffer<T> buffer(panel_size);
+  T* panels = buffer.data();
   const int64_t depth = channels_per_group();
   for (int64_t g = 0; g < shape_.group; ++g) {
     for (int64_t p = 0; p < panels_per_group_; ++p) {
@@ -156,6 +158,7 @@ void PackedWeights::PackDictionary(const T* dictionary, T* panels) const {
       }
     }
   }
+  return buffer;
 }
 
 void PackedWeights::PackEntries(const LookupConvConstants& constants) {

@@ -27,10 +27,9 @@ class PackedWeights {
   // panels.
   bool identity() const { return identity_; }
   int64_t panels_per_group() const { return panels_per_group_; }
-  // Panel `p` of a group, as described at kPanelRows in kernels/kernels.h. Large dictionaries that
-  // came as float16 stay so: panel() is null and half_panel() is not.
-  const float* panel(int64_t group, int64_t p) const;
-  const uint16_t* half_panel(int64_t group, int64_t p) const;
+  // Panel `p` of a group, as described at kPanelRows in kernels/kernels.h, from channel `channel`
+  // on. Large dictionaries stay as narrow as they came, the others are float32.
+  PanelValues panel(int64_t group, int64_t p, int64_t channel) const;
   const float* bias() const { return bias_.data(); }
 
   // Dense lists are cut into parts of so few dictionary rows that what a tile of stage 2 reads of S
@@ -58,7 +57,7 @@ class PackedWeights {
 
  private:
   template <class T>
-  void PackDictionary(const T* dictionary, T* panels) const;
+  AlignedBuffer<T> PackDictionary(const T* dictionary, size_t panel_size) const;
   void PackEntries(const LookupConvConstants& constants);
   struct Entry {
     int64_t filter;
@@ -74,7 +73,7 @@ class PackedWeights {
   int64_t panels_per_group_;
   AlignedBuffer<float> panels_;
   AlignedBuffer<uint16_t> half_panels_;
-  bool half_ = false;
+  AlignedBuffer<int8_t> byte_panels_;
   bool identity_ = false;
   std::vector<float> bias_;
   int64_t list_filters_ = 1;

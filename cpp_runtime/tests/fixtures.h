@@ -25,6 +25,9 @@
 #include <sanitizer/asan_interface.h>
 #endif
 
+// The type a dictionary comes in.
+enum class Stored { kFloat, kHalf, kByte };
+
 // Floats between two walls of NaN: using what was read from a wall spoils the result, writing one
 // is found by WallsIntact, and with AddressSanitizer any access to one stops the test. `misalign`
 // floats off a cache line, so that nothing works by luck.

@@ -114,7 +114,8 @@ struct Input {
   size_t misalign;
   std::mt19937 random;
   std::vector<float> dictionary, bias;
-  std::vector<uint16_t> halves;  // the dictionary as float16, or empty
+  std::vector<uint16_t> halves;       // the dictionary as float16, or empty
+  std::vector<int8_t> bytes_of_rows;  // the same as int8
   bool identity = false;
   lcnn::LookupConvConstants constants;
   bool constants_fit = true;  // false: too many to make here
@@ -262,7 +263,7 @@ void Input::ChooseList(const Style& style, FuzzedDataProvider* bytes) {
   if (damage == 3) constants.coefficients.pop_back();
 }
 
-// Random float32, perhaps the identity, perhaps float16.
+// Random float32, perhaps the identity, perhaps float16 or int8.
 void Input::ChooseDictionary(FuzzedDataProvider* bytes) {
   const auto size = static_cast<size_t>(shape.dictionary_size);
   const bool square = !dictionary.empty() && shape.dictionary_size == shape.channels / shape.group;
@@ -275,9 +276,15 @@ void Input::ChooseDictionary(FuzzedDataProvider* bytes) {
   for (size_t i = 0; i < dictionary.size(); ++i) {
     halves.push_back(static_cast<uint16_t>(random() & 0xbbff));  // below 1
   }
-  dictionary = lcnn::Widened(halves.data(), halves.size());
+  bytes_of_rows.assign(halves.begin(), halves.end());
   constants.dictionary = nullptr;
-  constants.half_dictionary = halves.data();
+  if (bytes->ConsumeBool()) {
+    dictionary = lcnn::Widened(bytes_of_rows.data(), bytes_of_rows.size());
+    constants.byte_dictionary = bytes_of_rows.data();
+  } else {
+    dictionary = lcnn::Widened(halves.data(), halves.size());
+    constants.half_dictionary = halves.data();
+  }
 }
 
 std::string Input::Text() const {

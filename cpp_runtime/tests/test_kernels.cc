@@ -115,20 +115,27 @@ void TestProject(const lcnn::KernelSet& kernels, int rows, int vectors, int dept
   CHECK(s.WallsIntact());
 }
 
-void TestProjectPixel(const lcnn::KernelSet& kernels, int depth, bool half) {
+void TestProjectPixel(const lcnn::KernelSet& kernels, int depth, Stored stored) {
   std::mt19937 random(static_cast<uint32_t>(depth));
   Guarded panel(static_cast<size_t>(depth * kPanelRows)), x(static_cast<size_t>(depth)),
       out(kPanelRows);
   Fill(&panel, &random);
   Fill(&x, &random);
   std::vector<uint16_t> halves;
-  if (half) {
-    std::uniform_int_distribution<uint32_t> bits(0, 0x3bff);  // below 1
-    while (halves.size() < panel.size()) halves.push_back(static_cast<uint16_t>(bits(random)));
-    kernels.project->widen(halves.data(), static_cast<int64_t>(halves.size()), panel.data());
+  std::vector<int8_t> bytes;
+  lcnn::PanelValues values = {panel.data(), nullptr, nullptr};
+  std::uniform_int_distribution<int> number(stored == Stored::kHalf ? 0 : -128,
+                                            stored == Stored::kHalf ? 0x3bff : 127);
+  for (size_t i = 0; i < panel.size(); ++i) {
+    halves.push_back(static_cast<uint16_t>(number(random)));  // from 0 to 1
+    bytes.push_back(static_cast<int8_t>(halves.back()));
   }
-  kernels.project->project_pixel(
-      {half ? nullptr : panel.data(), half ? halves.data() : nullptr, x.data(), depth, out.data()});
+  if (stored != Stored::kFloat) {
+    values = {nullptr, halves.data(), nullptr};
+    if (stored == Stored::kByte) values = {nullptr, nullptr, bytes.data()};
+    kernels.project->widen(values, static_cast<int64_t>(panel.size()), panel.data());
+  }
+  kernels.project->project_pixel({values, x.data(), depth, out.data()});
   for (size_t r = 0; r < kPanelRows; ++r) {
     double want = 0, magnitude = 0;
     for (size_t i = 0; i < x.size(); ++i) {
@@ -149,7 +156,7 @@ void TestProjectPixelInfinity(const lcnn::KernelSet& kernels, int depth) {
   for (int channel = 0; channel < depth; ++channel) {
     std::fill(x.data(), x.data() + x.size(), 1.0f);
     x[static_cast<size_t>(channel)] = std::numeric_limits<float>::infinity();
-    kernels.project->project_pixel({panel.data(), nullptr, x.data(), depth, out.data()});
+    kernels.project->project_pixel({{panel.data(), nullptr, nullptr}, x.data(), depth, out.data()});
     for (size_t r = 0; r < kPanelRows; ++r) CHECK(std::isinf(out[r]));
   }
 }
@@ -163,9 +170,12 @@ void TestWiden(const lcnn::KernelSet& kernels, int count) {
     if ((bits >> 10 & 0x1f) != 31) halves.push_back(static_cast<uint16_t>(bits));  // finite
   }
   Guarded floats(static_cast<size_t>(count));
-  kernels.project->widen(halves.data(), count, floats.data());
+  kernels.project->widen({nullptr, halves.data(), nullptr}, count, floats.data());
   const std::vector<float> want = lcnn::Widened(halves.data(), halves.size());
   CHECK(std::equal(want.begin(), want.end(), floats.data()));
+  const std::vector<int8_t> bytes(halves.begin(), halves.end());  // their lower halves
+  kernels.project->widen({nullptr, nullptr, bytes.data()}, count, floats.data());
+  CHECK(std::equal(bytes.begin(), bytes.end(), floats.data()));
   CHECK(floats.WallsIntact());
 }
 
@@ -346,8 +356,9 @@ int main() {
     }
     for (const int count : {0, 1, 3, 4, 7, 8, 15, 16, 17, 100}) TestWiden(kernels, count);
     for (const int depth : {1, 2, 7, 15, 16, 17, 33}) {
-      TestProjectPixel(kernels, depth, false);
-      TestProjectPixel(kernels, depth, true);
+      for (const Stored stored : {Stored::kFloat, Stored::kHalf, Stored::kByte}) {
+        TestProjectPixel(kernels, depth, stored);
+      }
       TestProjectPixelInfinity(kernels, depth);
     }
     for (const int entries : {16, 17, 31, 32, 33, 64, 67}) {

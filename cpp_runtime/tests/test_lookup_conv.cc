@@ -17,9 +17,10 @@ struct Layer {
   std::vector<float> kernel;  // dense P
   Guarded dictionary, bias;
   std::vector<uint16_t> halves;
+  std::vector<int8_t> bytes;
   lcnn::LookupConvConstants constants;
 
-  Layer(const Case& c, std::mt19937* random, bool half = false)
+  Layer(const Case& c, std::mt19937* random, Stored stored = Stored::kFloat)
       : shape(ShapeOf(c)),
         kernel(static_cast<size_t>(c.filters * c.rows.kernel * c.columns.kernel * c.dictionary)),
         dictionary(static_cast<size_t>(c.group * c.dictionary * (c.channels / c.group))),
@@ -39,7 +40,8 @@ struct Layer {
     Encode(kernel, 255, &constants);
     constants.dictionary = dictionary.data();
     constants.bias = bias.data();
-    if (half && !c.identity) MakeHalf(random);
+    if (stored == Stored::kHalf && !c.identity) MakeHalf(random);
+    if (stored == Stored::kByte && !c.identity) MakeBytes(random);
   }
 
   void MakeIdentity(size_t size) {
@@ -57,6 +59,16 @@ struct Layer {
     std::copy(widened.begin(), widened.end(), dictionary.data());
     constants.dictionary = nullptr;
     constants.half_dictionary = halves.data();
+  }
+
+  void MakeBytes(std::mt19937* random) {
+    std::uniform_int_distribution<int> number(-128, 127);
+    for (size_t i = 0; i < dictionary.size(); ++i) {
+      bytes.push_back(static_cast<int8_t>(number(*random)));
+      dictionary[i] = bytes.back();
+    }
+    constants.dictionary = nullptr;
+    constants.byte_dictionary = bytes.data();
   }
 };
 
@@ -113,7 +125,10 @@ enum class Activation { kNone, kClip, kHardSwish };
 void RunCase(const Case& c, lcnn::Isa isa, int threads, ResidualKind kind, Activation activation,
              uint32_t seed) {
   std::mt19937 random(seed);
-  Layer layer(c, &random, kind != ResidualKind::kNone);
+  Layer layer(c, &random,
+              kind == ResidualKind::kNone       ? Stored::kFloat
+              : kind == ResidualKind::kConstant ? Stored::kByte
+                                                : Stored::kHalf);
   if (activation == Activation::kClip) {
     layer.shape.clip_min = -0.5f;
     layer.shape.clip_max = 0.7f;

@@ -102,10 +102,37 @@ void TestIdentity() {
 void TestPanels() {
   const lcnn::PackedWeights packed = Small().Pack();
   CHECK(packed.panels_per_group() == 1);
-  const float* const panel = packed.panel(1, 0);
+  const float* const panel = packed.panel(1, 0, 0).floats;
   CHECK(panel[0] == 5 && panel[1] == 7 && panel[2] == 0);   // channel 0 of the group
   CHECK(panel[8] == 6 && panel[9] == 8 && panel[15] == 0);  // channel 1
-  CHECK(reinterpret_cast<uintptr_t>(packed.panel(0, 0)) % lcnn::kCacheLine == 0);
+  CHECK(reinterpret_cast<uintptr_t>(packed.panel(0, 0, 0).floats) % lcnn::kCacheLine == 0);
+}
+
+// A large dictionary stays as narrow as it came, a small one does not.
+void TestNarrowPanels() {
+  const std::vector<float> bias(1, 0.0f);
+  for (const int64_t channels : {512, 511}) {
+    lcnn::LookupConvShape shape;
+    shape.channels = channels;
+    shape.out_channels = 1;
+    shape.dictionary_size = 512;
+    const std::vector<int8_t> bytes(static_cast<size_t>(512 * channels), -3);
+    const std::vector<uint16_t> halves(bytes.size(), 0xc200);  // -3
+    lcnn::LookupConvConstants constants;
+    constants.bias = bias.data();
+    constants.byte_dictionary = bytes.data();
+    const lcnn::PackedWeights from_bytes(shape, constants);
+    constants.byte_dictionary = nullptr;
+    constants.half_dictionary = halves.data();
+    const lcnn::PackedWeights from_halves(shape, constants);
+    if (channels == 512) {
+      CHECK(from_bytes.panel(0, 63, 5).bytes[7] == -3);
+      CHECK(from_halves.panel(0, 63, 5).halves[7] == 0xc200);
+    } else {
+      CHECK(from_bytes.panel(0, 63, 5).floats[7] == -3);
+      CHECK(from_halves.panel(0, 63, 5).floats[7] == -3);
+    }
+  }
 }
 
 template <class Change>
@@ -152,6 +179,7 @@ int main() {
   TestSharedLists();
   TestIdentity();
   TestPanels();
+  TestNarrowPanels();
   TestRefused();
   return TestResult();
 }

@@ -84,7 +84,9 @@ Init = Annotated[str, Option(help="Start of the dictionaries: kmeans, svd or ksv
 Only = Annotated[list[str] | None, Option(help="Compress only layers that match (may be repeated)", metavar="GLOB")]
 Skip = Annotated[list[str] | None, Option(help="Keep layers that match dense (may be repeated)", metavar="GLOB")]
 KeepSlow = Annotated[bool, Option("--keep-slow", help="Compress layers even where lookup does not pay")]
-Coefficients = Annotated[str, Option(help="Stored coefficients and dictionaries: float16 or float32", metavar="TYPE")]
+Coefficients = Annotated[
+    str, Option(help="Stored factors: float16, float32, or int8 (float16, and large dictionaries in 8 bits)", metavar="TYPE")
+]
 Seed = Annotated[int, Option(min=0, help="Seed of everything random", metavar="N")]
 Measure = Annotated[bool, Option(help="Time every layer and keep those dense that are not faster")]
 Share = Annotated[
@@ -127,7 +129,7 @@ Dense = Annotated[bool, Option("--dense", help="Write ordinary convolutions, for
 Fallback = Annotated[bool, Option(help="Add the body that runs the operator where our library is missing")]
 FileCoefficients = Annotated[
     str | None,
-    Option("--coefficients", help="float16 or float32", metavar="TYPE", show_default="as in the artefact"),
+    Option("--coefficients", help="float16, float32 or int8", metavar="TYPE", show_default="as in the artefact"),
 ]
 Tolerance = Annotated[float, Option(help="Largest difference to torch, relative to the largest output", metavar="NUMBER")]
 Measured = Annotated[

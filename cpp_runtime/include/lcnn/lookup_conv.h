@@ -53,6 +53,7 @@ struct LookupConvConstants {
   const float* bias = nullptr;        // (out_channels)
   // In place of `dictionary`, which is null then: the same as the bits of float16.
   const uint16_t* half_dictionary = nullptr;
+  const int8_t* byte_dictionary = nullptr;  // likewise, as integers
 };
 
 // Calls task(argument, i) once for every i in [0, count), in any order, on any threads, and returns
@@ -113,8 +114,9 @@ class LookupConv {
 // the kernel, or the input outside [0, 2^31).
 int64_t OutputExtent(const Axis& axis, int64_t input, const char* axis_name);
 
-// float16, as bits, to float32.
+// float16, as bits, or integers to float32.
 std::vector<float> Widened(const uint16_t* halves, size_t count);
+std::vector<float> Widened(const int8_t* bytes, size_t count);
 
 size_t ScratchBytes(const Plan& plan);
 // Multiply-adds that matter to the result: border positions and unused lanes are not counted.

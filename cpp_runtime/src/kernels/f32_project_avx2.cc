@@ -7,28 +7,24 @@ namespace {
 
 // One register holds a panel's 8 rows; eight sums because a multiply-add takes 4-5 cycles and two
 // start per cycle.
-template <bool HALF>
-void ProjectPixelOf(const lcnn::ProjectPixelTask& t) {
+template <class T>
+void ProjectPixelOf(const T* panel, const lcnn::ProjectPixelTask& t) {
   constexpr int kSums = 8;
   Vec acc[kSums];
   LCNN_UNROLL for (int u = 0; u < kSums; ++u) acc[u] = Vec::Set(0);
   int64_t i = 0;
   for (; i + kSums <= t.depth; i += kSums) {
     LCNN_UNROLL for (int u = 0; u < kSums; ++u) {
-      acc[u] = MultiplyAdd(Vec::Set(t.x[i + u]), PanelVector<HALF>(t, i + u), acc[u]);
+      acc[u] = MultiplyAdd(Vec::Set(t.x[i + u]), PanelVector(panel, i + u), acc[u]);
     }
   }
   float rest[kSums * kPanelRows];
-  const float* tail = PanelTail<HALF, kSums>(t, i, rest);
+  const float* tail = PanelTail<kSums>(panel, i, t.depth, rest);
   for (; i < t.depth; ++i, tail += kPanelRows) {
     acc[0] = MultiplyAdd(Vec::Set(t.x[i]), Vec::Load(tail), acc[0]);
   }
   LCNN_UNROLL for (int u = 1; u < kSums; ++u) acc[0] = acc[0] + acc[u];
   acc[0].Store(t.out);
-}
-
-void ProjectPixel(const lcnn::ProjectPixelTask& t) {
-  t.half_panel != nullptr ? ProjectPixelOf<true>(t) : ProjectPixelOf<false>(t);
 }
 
 }  // namespace

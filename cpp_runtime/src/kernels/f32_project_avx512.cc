@@ -7,8 +7,8 @@
 namespace {
 
 // One register holds the 8 rows of two channels.
-template <bool HALF>
-void ProjectPixelOf(const lcnn::ProjectPixelTask& t) {
+template <class T>
+void ProjectPixelOf(const T* panel, const lcnn::ProjectPixelTask& t) {
   constexpr int kSums = 8;
   const __m512i upper = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
   Vec acc[kSums];
@@ -19,11 +19,11 @@ void ProjectPixelOf(const lcnn::ProjectPixelTask& t) {
     LCNN_UNROLL for (int u = 0; u < kSums; ++u) {
       const __m512i lanes = _mm512_add_epi32(upper, _mm512_set1_epi32(2 * u));
       const Vec x = {_mm512_permutexvar_ps(lanes, x_f32x16)};
-      acc[u] = MultiplyAdd(x, PanelVector<HALF>(t, i / 2 + u), acc[u]);
+      acc[u] = MultiplyAdd(x, PanelVector(panel, i / 2 + u), acc[u]);
     }
   }
   float rest[2 * kSums * kPanelRows];
-  const float* tail = PanelTail<HALF, 2 * kSums>(t, i, rest);
+  const float* tail = PanelTail<2 * kSums>(panel, i, t.depth, rest);
   for (; i < t.depth; ++i, tail += kPanelRows) {
     // Not in the other lanes, where the panel is 0: infinity times 0 would spoil the sum.
     const Vec x = {_mm512_maskz_mov_ps(Vec::First(kPanelRows), Vec::Set(t.x[i]).f32x16)};
@@ -33,10 +33,6 @@ void ProjectPixelOf(const lcnn::ProjectPixelTask& t) {
   const __m256 even_f32x8 = _mm512_castps512_ps256(acc[0].f32x16);
   const __m256 odd_f32x8 = _mm512_extractf32x8_ps(acc[0].f32x16, 1);
   _mm256_storeu_ps(t.out, _mm256_add_ps(even_f32x8, odd_f32x8));
-}
-
-void ProjectPixel(const lcnn::ProjectPixelTask& t) {
-  t.half_panel != nullptr ? ProjectPixelOf<true>(t) : ProjectPixelOf<false>(t);
 }
 
 }  // namespace

@@ -69,37 +69,45 @@ void Pack(const lcnn::PackTask& task) {
   }
 }
 
-void Widen(const uint16_t* halves, int64_t count, float* floats) {
+inline Vec LoadWide(const float* p) { return Vec::Load(p); }
+inline Vec LoadWide(const uint16_t* p) { return Vec::LoadHalves(p); }
+inline Vec LoadWide(const int8_t* p) { return Vec::LoadBytes(p); }
+
+template <class T>
+void WidenAll(const T* values, int64_t count, float* floats) {
   int64_t i = 0;
-  for (; i + Vec::kLanes <= count; i += Vec::kLanes) Vec::LoadHalves(halves + i).Store(floats + i);
+  for (; i + Vec::kLanes <= count; i += Vec::kLanes) LoadWide(values + i).Store(floats + i);
   if (i == count) return;
-  uint16_t rest[Vec::kLanes] = {};
-  for (int l = 0; i + l < count; ++l) rest[l] = halves[i + l];
-  Vec::LoadHalves(rest).StoreFirst(floats + i, static_cast<int>(count - i));
+  T rest[Vec::kLanes] = {};
+  for (int l = 0; i + l < count; ++l) rest[l] = values[i + l];
+  LoadWide(rest).StoreFirst(floats + i, static_cast<int>(count - i));
+}
+
+void Widen(const lcnn::PanelValues& values, int64_t count, float* floats) {
+  values.halves != nullptr ? WidenAll(values.halves, count, floats)
+                           : WidenAll(values.bytes, count, floats);
 }
 
 // Vector `index` of a panel of one pixel, and asks for what follows: this loop waits for memory.
-template <bool HALF>
-inline Vec PanelVector(const lcnn::ProjectPixelTask& t, int64_t index) {
+template <class T>
+inline Vec PanelVector(const T* panel, int64_t index) {
   constexpr int64_t kAhead = 2048;  // bytes
-  const int64_t first = index * Vec::kLanes;
-  if constexpr (HALF) {
-    __builtin_prefetch(t.half_panel + first + kAhead / 2);
-    return Vec::LoadHalves(t.half_panel + first);
-  } else {
-    __builtin_prefetch(t.panel + first + kAhead / 4);
-    return Vec::Load(t.panel + first);
-  }
+  const T* const p = panel + index * Vec::kLanes;
+  __builtin_prefetch(p + kAhead / static_cast<int64_t>(sizeof(T)));
+  return LoadWide(p);
 }
 
-// The channels from `begin` on, fewer than MAX.
-template <bool HALF, int MAX>
-inline const float* PanelTail(const lcnn::ProjectPixelTask& t, int64_t begin,
+// The channels from `begin` to `depth`, fewer than MAX.
+template <int MAX, class T>
+inline const float* PanelTail(const T* panel, int64_t begin, int64_t depth,
                               float (&buffer)[MAX * kPanelRows]) {
-  const int64_t first = begin * kPanelRows;
-  if constexpr (!HALF) return t.panel + first;
-  Widen(t.half_panel + first, t.depth * kPanelRows - first, buffer);
-  return buffer;
+  const T* const tail = panel + begin * kPanelRows;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return tail;
+  } else {
+    WidenAll(tail, (depth - begin) * kPanelRows, buffer);
+    return buffer;
+  }
 }
 
 template <int ROWS, int VECTORS>
@@ -154,6 +162,20 @@ void ProjectVectors(const lcnn::ProjectTask& t, int vector) {
 template <int ROWS, int VECTORS>
 void Project(const lcnn::ProjectTask& t) {
   ProjectVectors<ROWS, VECTORS>(t, 0);
+}
+
+// Each instruction set has its own, because a panel is narrower than most vectors.
+template <class T>
+void ProjectPixelOf(const T* panel, const lcnn::ProjectPixelTask& t);
+
+void ProjectPixel(const lcnn::ProjectPixelTask& t) {
+  if (t.panel.floats != nullptr) {
+    ProjectPixelOf(t.panel.floats, t);
+  } else if (t.panel.halves != nullptr) {
+    ProjectPixelOf(t.panel.halves, t);
+  } else {
+    ProjectPixelOf(t.panel.bytes, t);
+  }
 }
 
 }  // namespace

@@ -8,8 +8,8 @@
 namespace {
 
 // Two registers hold a panel's 8 rows; four channels at a time make eight sums.
-template <bool HALF>
-void ProjectPixelOf(const lcnn::ProjectPixelTask& t) {
+template <class T>
+void ProjectPixelOf(const T* panel, const lcnn::ProjectPixelTask& t) {
   constexpr int kSums = 4;
   constexpr int kHalves = kPanelRows / Vec::kLanes;
   Vec acc[kSums][kHalves];
@@ -21,12 +21,12 @@ void ProjectPixelOf(const lcnn::ProjectPixelTask& t) {
     LCNN_UNROLL for (int u = 0; u < kSums; ++u) {
       const Vec x = Vec::Set(t.x[i + u]);
       LCNN_UNROLL for (int h = 0; h < kHalves; ++h) {
-        acc[u][h] = MultiplyAdd(x, PanelVector<HALF>(t, (i + u) * kHalves + h), acc[u][h]);
+        acc[u][h] = MultiplyAdd(x, PanelVector(panel, (i + u) * kHalves + h), acc[u][h]);
       }
     }
   }
   float rest[kSums * kPanelRows];
-  const float* tail = PanelTail<HALF, kSums>(t, i, rest);
+  const float* tail = PanelTail<kSums>(panel, i, t.depth, rest);
   for (; i < t.depth; ++i) {
     LCNN_UNROLL for (int h = 0; h < kHalves; ++h, tail += Vec::kLanes) {
       acc[0][h] = MultiplyAdd(Vec::Set(t.x[i]), Vec::Load(tail), acc[0][h]);
@@ -36,10 +36,6 @@ void ProjectPixelOf(const lcnn::ProjectPixelTask& t) {
     LCNN_UNROLL for (int u = 1; u < kSums; ++u) acc[0][h] = acc[0][h] + acc[u][h];
     acc[0][h].Store(t.out + h * Vec::kLanes);
   }
-}
-
-void ProjectPixel(const lcnn::ProjectPixelTask& t) {
-  t.half_panel != nullptr ? ProjectPixelOf<true>(t) : ProjectPixelOf<false>(t);
 }
 
 }  // namespace

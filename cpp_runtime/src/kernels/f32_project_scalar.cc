@@ -5,20 +5,20 @@
 
 namespace {
 
-template <bool HALF>
-void ProjectPixelOf(const lcnn::ProjectPixelTask& t) {
+inline float Number(float value) { return value; }
+inline float Number(uint16_t half) { return FromHalf(half); }
+inline float Number(int8_t byte) { return byte; }
+
+template <class T>
+void ProjectPixelOf(const T* panel, const lcnn::ProjectPixelTask& t) {
   float acc[kPanelRows] = {};
   for (int64_t i = 0; i < t.depth; ++i) {
     for (int row = 0; row < kPanelRows; ++row) {
       const int64_t at = i * kPanelRows + row;
-      acc[row] += (HALF ? FromHalf(t.half_panel[at]) : t.panel[at]) * t.x[i];
+      acc[row] += Number(panel[at]) * t.x[i];
     }
   }
   for (int row = 0; row < kPanelRows; ++row) t.out[row] = acc[row];
-}
-
-void ProjectPixel(const lcnn::ProjectPixelTask& t) {
-  t.half_panel != nullptr ? ProjectPixelOf<true>(t) : ProjectPixelOf<false>(t);
 }
 
 }  // namespace

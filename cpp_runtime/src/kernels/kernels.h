@@ -61,12 +61,18 @@ struct ProjectTask {
   int64_t s_pitch;
 };
 
-// One pixel: out[row] = sum_i panel[i * kPanelRows + row] * x[i] for all kPanelRows rows, where the
-// panel is float32 or the bits of float16; the other is null. The order of summation is the
-// kernel's own.
+// Values of a panel as float32, the bits of float16, or int8: one of the three, the others are
+// null.
+struct PanelValues {
+  const float* floats;
+  const uint16_t* halves;
+  const int8_t* bytes;
+};
+
+// One pixel: out[row] = sum_i panel[i * kPanelRows + row] * x[i] for all kPanelRows rows. The order
+// of summation is the kernel's own.
 struct ProjectPixelTask {
-  const float* panel;
-  const uint16_t* half_panel;
+  PanelValues panel;
   const float* x;
   int64_t depth;
   float* out;
@@ -119,8 +125,8 @@ struct ProjectKernels {
   void (*pack)(const PackTask&);
   void (*project)(const ProjectTask&);
   void (*project_pixel)(const ProjectPixelTask&);
-  // float16, as bits, to float32.
-  void (*widen)(const uint16_t* halves, int64_t count, float* floats);
+  // Halves or bytes to float32.
+  void (*widen)(const PanelValues& values, int64_t count, float* floats);
 };
 
 struct LookupKernel {

@@ -48,6 +48,10 @@ struct Vec {
   static Vec LoadHalves(const uint16_t* p) {
     return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
   }
+  static Vec LoadBytes(const int8_t* p) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))};
+  }
   static Vec LoadFirst(const float* p, int count) { return {_mm256_maskload_ps(p, First(count))}; }
   static Vec LoadAlternate(const float* p, int count) {
     const int first = count < 4 ? count : 4;

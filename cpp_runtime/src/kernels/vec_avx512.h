@@ -20,6 +20,10 @@ struct Vec {
   static Vec LoadHalves(const uint16_t* p) {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
   }
+  static Vec LoadBytes(const int8_t* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))};
+  }
   static Vec LoadFirst(const float* p, int count) {
     return {_mm512_maskz_loadu_ps(First(count), p)};
   }

@@ -44,6 +44,12 @@ struct Vec {
   static Vec LoadHalves(const uint16_t* p) {
     return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))};
   }
+  static Vec LoadBytes(const int8_t* p) {
+    int32_t four;
+    __builtin_memcpy(&four, p, sizeof(four));
+    const int8x8_t bytes = vreinterpret_s8_s32(vdup_n_s32(four));
+    return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))))};
+  }
   // Lane numbers of the three functions below are constants: instructions name their lane.
   template <int STEP>
   static Vec LoadSteps(const float* p, int count) {

@@ -32,6 +32,10 @@ struct Vec {
   static Vec LoadHalves(const uint16_t* p) {
     return {{FromHalf(p[0]), FromHalf(p[1]), FromHalf(p[2]), FromHalf(p[3])}};
   }
+  static Vec LoadBytes(const int8_t* p) {
+    return {{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]),
+             static_cast<float>(p[3])}};
+  }
   // The first `count` floats at p, then zeros.
   static Vec LoadFirst(const float* p, int count) {
     Vec r = Set(0);

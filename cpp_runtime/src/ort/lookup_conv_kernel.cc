@@ -150,8 +150,10 @@ LookupConvKernel::LookupConvKernel(const OrtApi* api, const OrtKernelInfo* info,
     constants.dictionary = dictionary.floats();
   } else if (dictionary.element_type == kElementFloat16) {
     constants.half_dictionary = static_cast<const uint16_t*>(dictionary.data);
+  } else if (dictionary.element_type == kElementInt8) {
+    constants.byte_dictionary = static_cast<const int8_t*>(dictionary.data);
   } else {
-    FailType(kDictionary, dictionary.element_type, "float32 (1) or float16 (10)");
+    FailType(kDictionary, dictionary.element_type, "float32 (1), int8 (3) or float16 (10)");
   }
   constants.bias = bias.floats();
   conv_ = std::make_unique<const LookupConv>(shape, constants, isa);

@@ -86,6 +86,7 @@ constexpr int kErrorInvalidArgument = 2;
 constexpr int kElementUndefined = 0;  // of an op's input: any type
 constexpr int kElementFloat = 1;
 constexpr int kElementUint8 = 2;
+constexpr int kElementInt8 = 3;
 constexpr int kElementUint16 = 4;
 constexpr int kElementFloat16 = 10;
 constexpr int kInputRequired = 0;
