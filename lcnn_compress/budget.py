@@ -209,7 +209,7 @@ def prepare(
         lambda layer: candidates(layer, settings.coefficients, settings.seed), free, "listing options", progress
     )
     if with_times:
-        options = timed(free, options, threads=settings.threads, cache=cache, progress=progress)
+        options = timed(free, options, times, threads=settings.threads, cache=cache, progress=progress)
         # What takes longer than dense is never worth an error.
         options = [[c for c in o if c.ms < times[layer.name]] for layer, o in zip(free, options, strict=True)]
     if calibration:

@@ -132,10 +132,15 @@ def learn(problem: Problem, choice: Choice, gain: benchmark.Gain, taken: float) 
     """
     expected = choice.ms or 0.0
     known = 0.0
+    # The machine may be faster or slower now than when the dense net was measured for the plan.
+    dense_ms = {listed[0].plan.name: listed[0].ms for listed in problem.options}
+    both = [(dense_ms[name], gain.layers[name][0]) for name in dense_ms if name in gain.layers]
+    pace = sum(then for then, _ in both) / max(sum(now for _, now in both), 1e-9) if both else 1.0
     for candidate in choice.picked:
         name = candidate.plan.name
         before = problem.ms(candidate)
-        believed = math.sqrt(max(before, 1e-9) * max(gain.layers.get(name, (0.0, before))[1], 1e-9))
+        measured = pace * gain.layers[name][1] if name in gain.layers else before
+        believed = math.sqrt(max(before, 1e-9) * max(measured, 1e-9))
         known += believed
         if candidate.plan.kind == "dense":
             problem.dense_again[name] = believed

@@ -9,17 +9,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from lcnn_compress.dictionary import draft_errors
 from lcnn_compress.geometry import lookup_macs
 from lcnn_compress.graph import Layer
-from lcnn_compress.layer_times import Form, Shape, time_forms
+from lcnn_compress.layer_times import DENSE, Form, Shape, time_forms
 from lcnn_compress.plan import LayerPlan
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.stored import coefficient_type, dictionary_bytes
@@ -32,6 +33,7 @@ TIMED_LOOKUPS = (1, 4, 16)
 TIMED_DENSITIES = (0.02, 0.07, 0.2, 0.6)
 DENSITIES = tuple(float(d) for d in np.geomspace(TIMED_DENSITIES[0], TIMED_DENSITIES[-1], 24))
 PATTERNS = (1, 4)  # neighbouring filters with the same lookups: fewer loads for the runtime, coarser filters
+MOST_PACE = 3.0  # of a layer in the net against its convolution alone; beyond that something was disturbed
 NODE_BYTES = 400  # names and attributes of one node in a file
 
 
@@ -138,12 +140,15 @@ def list_bytes(nonzeros: int, slots: int, coefficient_bytes: int) -> int:
 def timed(
     layers: Sequence[Layer],
     options: Sequence[Sequence[Candidate]],
+    dense_ms: Mapping[str, float],
     *,
     threads: int,
     cache: Path | None = None,
     progress: Progress = silent,
 ) -> list[list[Candidate]]:
-    """Return the options of each layer with their times on this machine.
+    """Return the options of each layer with their times on this machine, at the speed it had when ``dense_ms`` was measured.
+
+    ``dense_ms`` are the times of the layers in the dense net.
 
     Raises:
         MissingError: the native library is not there.
@@ -155,7 +160,26 @@ def timed(
     times = time_forms(
         {shape: forms for shape, forms in points.items() if forms}, threads=threads, cache=cache, progress=progress
     )
-    return [[replace(c, ms=_time(layer, c, times)) for c in listed] for layer, listed in zip(layers, options, strict=True)]
+    paces = _paces(layers, dense_ms, times)
+    return [
+        [replace(c, ms=pace * _time(layer, c, times)) for c in listed]
+        for layer, pace, listed in zip(layers, paces, options, strict=True)
+    ]
+
+
+def _paces(layers: Sequence[Layer], dense_ms: Mapping[str, float], times: Mapping[Shape, Mapping[Form, float]]) -> list[float]:
+    """Return for each layer how much longer it takes in the dense net than its ordinary convolution beside the forms.
+
+    ONNX Runtime runs a Linear in another way: it gets the median of the convolutions, as does what is out of all proportion.
+    """
+    found = []
+    for layer in layers:
+        alone = sum(count * times.get(shape, {}).get(DENSE, math.nan) for shape, count in _shapes(layer).items())
+        comparable = isinstance(layer.module, nn.Conv2d) and alone > 0
+        found.append(dense_ms[layer.name] / alone if comparable else math.nan)
+    sound = [pace for pace in found if 1 / MOST_PACE <= pace <= MOST_PACE]
+    usual = float(np.median(sound)) if sound else 1.0
+    return [pace if 1 / MOST_PACE <= pace <= MOST_PACE else usual for pace in found]
 
 
 def _shapes(layer: Layer) -> Counter[Shape]:

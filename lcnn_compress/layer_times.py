@@ -2,7 +2,8 @@
 
 What a lookup convolution costs depends on how many rows and lookups it has and not on their values, so factors are random and
 a time holds for every layer of that shape. All forms of one shape are nodes of one model and run in turn: each finds its input
-warm and its own factors cold, as in a net.
+warm and its own factors cold, as in a net. The ordinary convolution is one of them: other work on the machine, and its clock,
+change all times by a third within minutes, and what was measured at different times is compared by that one.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 ROUNDS = 5
 RUNS = (3, 30)  # of a round
 ROUND_MS = 80.0  # about how long a round of all forms of a shape may take
-METHOD = 2  # of timing; times taken by another one are not used
+METHOD = 3  # of timing; times taken by another one are not used
 MACS_PER_MS = 1e7  # of one slow core: only sets how often a shape is run
 
 
@@ -47,6 +48,11 @@ class Shape:
     geometry: ConvGeometry
     size: tuple[int, int]
     batch: int = 1
+
+    @property
+    def weights(self) -> int:
+        """Values of the ordinary convolution's weight."""
+        return self.out_channels * self.in_channels // self.geometry.groups * self.geometry.taps
 
     @property
     def key(self) -> str:
@@ -78,6 +84,9 @@ class Form:
     share: int = 1
 
 
+DENSE = Form(-1, 0)  # the ordinary convolution
+
+
 def default_cache() -> Path:
     """Return this user's cache folder: ``$XDG_CACHE_HOME/lcnn``, by default ``~/.cache/lcnn``."""
     chosen = os.environ.get("XDG_CACHE_HOME", "")
@@ -88,6 +97,8 @@ def time_forms(
     wanted: Mapping[Shape, Iterable[Form]], *, threads: int = 1, cache: Path | None = None, progress: Progress = silent
 ) -> dict[Shape, dict[Form, float]]:
     """Return the ms of every form of every shape; what was measured before on this machine is not measured again.
+
+    Those of a shape, ``DENSE`` among them, are as if measured together.
 
     Args:
         wanted: forms of each shape.
@@ -102,11 +113,13 @@ def time_forms(
     answer: dict[Shape, dict[Form, float]] = {}
     for done, (shape, listed) in enumerate(wanted.items()):
         progress("timing layers", done, len(wanted))
-        forms = sorted(set(listed))
+        forms = sorted({DENSE, *listed})
         known = store.read(shape)
         missing = [form for form in forms if form not in known]
         if missing:
-            known |= _measure(shape, missing, threads)
+            new = _measure(shape, sorted({DENSE, *missing}), threads)
+            then = known.get(DENSE, new[DENSE]) / new[DENSE]
+            known |= {form: ms * then for form, ms in new.items()}
             store.add(shape, known)
         answer[shape] = {form: known[form] for form in forms}
     progress("timing layers", len(wanted), len(wanted))
@@ -159,13 +172,19 @@ class _Store:
 
 
 def _measure(shape: Shape, forms: Sequence[Form], threads: int) -> dict[Form, float]:
-    macs = sum(lookup_macs(shape.in_channels, f.rows, f.nonzeros, shape.geometry, shape.size) for f in forms) * shape.batch
+    macs = shape.batch * sum(_macs(shape, form) for form in forms)
     runs = int(np.clip(ROUND_MS * MACS_PER_MS / max(1, macs), *RUNS))
     with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
         path = Path(folder) / "forms.onnx"
         write_atomically(path, forms_model(shape, forms).SerializeToString())
         times = layer_times(path, threads=threads, runs=runs, rounds=ROUNDS)
     return {form: times[str(i)] for i, form in enumerate(forms)}
+
+
+def _macs(shape: Shape, form: Form) -> int:
+    if form == DENSE:
+        return lookup_macs(shape.in_channels, 0, shape.weights, shape.geometry, shape.size)
+    return lookup_macs(shape.in_channels, form.rows, form.nonzeros, shape.geometry, shape.size)
 
 
 def forms_model(shape: Shape, forms: Sequence[Form]) -> onnx.ModelProto:
@@ -177,12 +196,20 @@ def forms_model(shape: Shape, forms: Sequence[Form]) -> onnx.ModelProto:
     constants += [numpy_helper.from_array(np.full(4, value, np.int64), name) for value, name in ((0, "start"), (1, "end"))]
     constants.append(numpy_helper.from_array(np.zeros(shape.out_channels, np.float32), "bias"))
     for i, form in enumerate(forms):
-        dictionary, gaps, coefficients = _random_factors(shape, form)
-        for name, values in (("D", dictionary), ("gaps", gaps), ("coefficients", coefficients)):
-            constants.append(numpy_helper.from_array(values, f"{i}.{name}"))
-        inputs = ["X", f"{i}.D", f"{i}.gaps", f"{i}.coefficients", "bias", "residual"]
         attributes = node_attributes(shape.geometry)
-        nodes.append(helper.make_node(OP_TYPE, inputs, [f"Y{i}"], name=str(i), domain=DOMAIN, **attributes))
+        if form == DENSE:
+            weight = np.random.default_rng(0).standard_normal(
+                (shape.out_channels, shape.in_channels // shape.geometry.groups, *shape.geometry.kernel), np.float32
+            )
+            constants.append(numpy_helper.from_array(weight, f"{i}.weight"))
+            plain = {key: attributes[key] for key in ("kernel_shape", "strides", "pads", "dilations", "group")}
+            nodes.append(helper.make_node("Conv", ["X", f"{i}.weight", "bias"], [f"Y{i}"], name=str(i), **plain))
+        else:
+            dictionary, gaps, coefficients = _random_factors(shape, form)
+            for name, values in (("D", dictionary), ("gaps", gaps), ("coefficients", coefficients)):
+                constants.append(numpy_helper.from_array(values, f"{i}.{name}"))
+            inputs = ["X", f"{i}.D", f"{i}.gaps", f"{i}.coefficients", "bias", "residual"]
+            nodes.append(helper.make_node(OP_TYPE, inputs, [f"Y{i}"], name=str(i), domain=DOMAIN, **attributes))
         nodes.append(helper.make_node("Slice", [f"Y{i}", "start", "end"], [f"first{i}"], name=f"first{i}"))
         outputs.append(helper.make_tensor_value_info(f"first{i}", TensorProto.FLOAT, (1, 1, 1, 1)))
     entry = helper.make_tensor_value_info("X", TensorProto.FLOAT, (shape.batch, shape.in_channels, *shape.size))

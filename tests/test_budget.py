@@ -18,7 +18,7 @@ from lcnn_compress import budget as module
 from lcnn_compress.benchmark import OTHER, Gain
 from lcnn_compress.budget import Problem, Target, prepare
 from lcnn_compress.budget_drop import Drop, drop_of
-from lcnn_compress.budget_fit import CLOSE, corrected, fit, foresee, part_of_target
+from lcnn_compress.budget_fit import CLOSE, corrected, fit, foresee, learn, part_of_target
 from lcnn_compress.cli.app import _note_missed
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export import ExportSettings, to_onnx
@@ -116,6 +116,20 @@ def test_a_target_is_met_although_layers_take_longer_in_the_net(
     key = "measured_ms" if kind == "latency_ms" else "measured_speedup"
     assert min(abs(r[key] / value - 1) for r in result.rounds) <= 2 * CLOSE
     assert (len(result.rounds) == 1) == (scale == 1.0)
+
+
+@pytest.mark.usefixtures("fake_times")
+@pytest.mark.parametrize("slower", [0.7, 1.0, 1.5])
+def test_what_is_learnt_does_not_depend_on_how_fast_the_machine_is_by_then(slower: float) -> None:
+    made = problem()
+    choice = made.within_ms(2.2)
+    assert choice is not None
+    names = [c.plan.name for c in choice.picked]
+    layers_ms = {c.plan.name: (slower * DENSE_MS[c.plan.name], slower * 1.2 * c.ms) for c in choice.picked}
+    learn(made, choice, Gain(layers_ms, 3.5 * slower, 2.5 * slower), taken=2.5)
+    # Half of each difference is believed.
+    found = {name: made.ms(c) / c.ms for name, c in zip(names, choice.picked, strict=True)}
+    assert found == pytest.approx(dict.fromkeys(names, 1.2**0.5))
 
 
 @pytest.mark.usefixtures("fake_times")

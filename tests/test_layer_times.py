@@ -14,7 +14,7 @@ from command_line import needs_library
 from lcnn_compress import layer_times as module
 from lcnn_compress import runtime
 from lcnn_compress.geometry import ConvGeometry
-from lcnn_compress.layer_times import Form, Shape, default_cache, forms_model, time_forms
+from lcnn_compress.layer_times import DENSE, Form, Shape, default_cache, forms_model, time_forms
 
 SHAPE = Shape(8, 6, ConvGeometry((3, 3), padding=(1, 1, 1, 1)), (7, 5))
 FORMS = [Form(4, 30), Form(0, 100), Form(2, 108)]
@@ -29,14 +29,17 @@ def test_a_model_holds_every_form_with_the_lookups_it_names() -> None:
     assert [constants[f"{i}.D"].shape for i in range(3)] == [(4, 8), (8, 8), (2, 8)]
     np.testing.assert_array_equal(constants["1.D"], np.eye(8))
     assert [int(np.count_nonzero(constants[f"{i}.coefficients"])) for i in range(3)] == [30, 100, 108]
+    with_dense = forms_model(SHAPE, [DENSE, *FORMS])
+    onnx.checker.check_model(with_dense)
+    assert [node.op_type for node in with_dense.graph.node if node.op_type != "Slice"] == ["Conv", *["LookupConv"] * 3]
 
 
 @needs_library
 def test_grouped_and_batched_shapes_run() -> None:
     shape = Shape(8, 6, ConvGeometry((1, 1), groups=2), (1, 1), batch=5)
-    session = runtime.session(forms_model(shape, [Form(3, 7), Form(0, 9)]).SerializeToString())
+    session = runtime.session(forms_model(shape, [DENSE, Form(3, 7), Form(0, 9)]).SerializeToString())
     outputs = session.run(None, {"X": np.ones((5, 8, 1, 1), np.float32)})
-    assert [y.shape for y in outputs] == [(1, 1, 1, 1)] * 2
+    assert [y.shape for y in outputs] == [(1, 1, 1, 1)] * 3
 
 
 @needs_library
@@ -47,20 +50,22 @@ def test_what_is_known_is_not_measured_again(tmp_path: Path, monkeypatch: pytest
 
     def fake(shape: Shape, forms: list[Form], threads: int) -> dict[Form, float]:
         asked.append(forms)
-        return dict.fromkeys(forms, 1.5)
+        return dict.fromkeys(forms, 1.5) | {DENSE: 3.0}
 
     monkeypatch.setattr(module, "_measure", fake)
-    assert time_forms({SHAPE: FORMS[:2]}, cache=tmp_path) == {SHAPE: {form: first[SHAPE][form] for form in FORMS[:2]}}
+    assert time_forms({SHAPE: FORMS[:2]}, cache=tmp_path) == {SHAPE: {form: first[SHAPE][form] for form in [DENSE, *FORMS[:2]]}}
     assert asked == []
     more = time_forms({SHAPE: [FORMS[0], Form(1, 5)]}, cache=tmp_path)[SHAPE]
-    assert asked == [[Form(1, 5)]]
-    assert more == {FORMS[0]: first[SHAPE][FORMS[0]], Form(1, 5): 1.5}
+    assert asked == [[DENSE, Form(1, 5)]]
+    # Half as long as the ordinary convolution, whatever the machine's speed was before and is now.
+    dense_ms = first[SHAPE][DENSE]
+    assert more == {DENSE: dense_ms, FORMS[0]: first[SHAPE][FORMS[0]], Form(1, 5): pytest.approx(dense_ms / 2)}
     time_forms({SHAPE: FORMS[:1]}, threads=2, cache=tmp_path)  # another number of threads is another machine
-    assert asked[1:] == [FORMS[:1]]
+    assert asked[1:] == [[DENSE, FORMS[0]]]
     assert len(list(tmp_path.glob("layer-times-*.json"))) == 2
     other = Shape(8, 6, ConvGeometry((3, 3), padding=(1, 1, 1, 1)), (7, 6))
     time_forms({other: FORMS[:1]}, cache=tmp_path)
-    assert asked[2:] == [FORMS[:1]]
+    assert asked[2:] == [[DENSE, FORMS[0]]]
 
 
 @needs_library
