@@ -157,6 +157,8 @@ def timed(
     for layer, listed in zip(layers, options, strict=True):
         for shape in _shapes(layer):
             points.setdefault(shape, set()).update(f for c in listed for f in _measured_forms(layer, c.plan))
+            if listed and isinstance(layer.module, nn.Conv2d):
+                points[shape].add(DENSE)
     times = time_forms(
         {shape: forms for shape, forms in points.items() if forms}, threads=threads, cache=cache, progress=progress
     )
@@ -175,8 +177,7 @@ def _paces(layers: Sequence[Layer], dense_ms: Mapping[str, float], times: Mappin
     found = []
     for layer in layers:
         alone = sum(count * times.get(shape, {}).get(DENSE, math.nan) for shape, count in _shapes(layer).items())
-        comparable = isinstance(layer.module, nn.Conv2d) and alone > 0
-        found.append(dense_ms[layer.name] / alone if comparable else math.nan)
+        found.append(dense_ms[layer.name] / alone if alone > 0 else math.nan)
     sound = [pace for pace in found if 1 / MOST_PACE <= pace <= MOST_PACE]
     usual = float(np.median(sound)) if sound else 1.0
     return [pace if 1 / MOST_PACE <= pace <= MOST_PACE else usual for pace in found]

@@ -98,7 +98,7 @@ def time_forms(
 ) -> dict[Shape, dict[Form, float]]:
     """Return the ms of every form of every shape; what was measured before on this machine is not measured again.
 
-    Those of a shape, ``DENSE`` among them, are as if measured together.
+    Those of a shape are as if measured together where ``DENSE`` is among them.
 
     Args:
         wanted: forms of each shape.
@@ -113,12 +113,12 @@ def time_forms(
     answer: dict[Shape, dict[Form, float]] = {}
     for done, (shape, listed) in enumerate(wanted.items()):
         progress("timing layers", done, len(wanted))
-        forms = sorted({DENSE, *listed})
+        forms = sorted(set(listed))
         known = store.read(shape)
         missing = [form for form in forms if form not in known]
         if missing:
-            new = _measure(shape, sorted({DENSE, *missing}), threads)
-            then = known.get(DENSE, new[DENSE]) / new[DENSE]
+            new = _measure(shape, sorted({*missing, *({DENSE} & set(forms))}), threads)
+            then = known[DENSE] / new[DENSE] if DENSE in known and DENSE in new else 1.0
             known |= {form: ms * then for form, ms in new.items()}
             store.add(shape, known)
         answer[shape] = {form: known[form] for form in forms}
