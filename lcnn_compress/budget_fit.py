@@ -88,7 +88,8 @@ def _fit_time(problem: Problem, target: Target, progress: Progress) -> Fit:
             assert problem.dense_ms is not None
             # A busier machine slows the dense net too: a ratio stays what it is, a latency does not.
             problem.pace = problem.dense_ms / gain.dense_ms
-            faster = _speedup(gain)
+            # Runs in turn are disturbed alike; the least times of two profiles are of two moments of the machine.
+            faster = gain.dense_ms / gain.lookup_ms
             taken = problem.dense_ms / faster
             ratio = taken / wanted_ms(problem, target)
             rounds.append((ratio, choice))
@@ -116,15 +117,6 @@ def _measure(problem: Problem, choice: Choice, dense: Path, progress: Progress) 
     )
 
 
-def _speedup(gain: benchmark.Gain) -> float:
-    """Return the ratio of the nets' times: of the sums over their nodes, the least of several medians each, if they are there.
-
-    The medians of whole runs say the same on a quiet machine, and scatter by a fifth on a busy one.
-    """
-    dense_ms, lookup_ms = (sum(pair[i] for pair in gain.layers.values()) for i in (0, 1))
-    return dense_ms / lookup_ms if benchmark.OTHER in gain.layers and lookup_ms > 0 else gain.dense_ms / gain.lookup_ms
-
-
 def learn(problem: Problem, choice: Choice, gain: benchmark.Gain, taken: float) -> None:
     """Let what was measured of a built net, ``taken`` ms in all, correct the times of its layers and of the rest.
 
@@ -132,10 +124,8 @@ def learn(problem: Problem, choice: Choice, gain: benchmark.Gain, taken: float) 
     """
     expected = choice.ms or 0.0
     known = 0.0
-    # The machine may be faster or slower now than when the dense net was measured for the plan.
-    dense_ms = {listed[0].plan.name: listed[0].ms for listed in problem.options}
-    both = [(dense_ms[name], gain.layers[name][0]) for name in dense_ms if name in gain.layers]
-    pace = sum(then for then, _ in both) / max(sum(now for _, now in both), 1e-9) if both else 1.0
+    # A profile shares the time of the net out among its layers; how long the net takes is known from runs in turn.
+    pace = taken / max(sum(ms for _, ms in gain.layers.values()), 1e-9) if benchmark.OTHER in gain.layers else 1.0
     for candidate in choice.picked:
         name = candidate.plan.name
         before = problem.ms(candidate)
@@ -150,12 +140,11 @@ def learn(problem: Problem, choice: Choice, gain: benchmark.Gain, taken: float) 
 
 
 def part_of_target(problem: Problem, target: Target, report: dict[str, Any]) -> float:
-    """Return the speed of a finished net over the one asked for, from the sums of its layers' times; 1 where there are none."""
-    timed = [row for row in report["layers"] if "lookup_ms" in row]
-    if not timed or problem.dense_ms is None:
+    """Return the speed of a finished net over the one asked for; 1 where it was not measured."""
+    faster = report["totals"].get("speedup")
+    if faster is None or problem.dense_ms is None:
         return 1.0
-    dense_ms, lookup_ms = (sum(row[key] for row in timed) for key in ("dense_ms", "lookup_ms"))
-    return float(dense_ms / max(lookup_ms, 1e-9) * wanted_ms(problem, target) / problem.dense_ms)
+    return float(faster * wanted_ms(problem, target) / problem.dense_ms)
 
 
 def corrected(problem: Problem, target: Target, part: float) -> Choice | None:

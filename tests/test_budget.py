@@ -125,8 +125,11 @@ def test_what_is_learnt_does_not_depend_on_how_fast_the_machine_is_by_then(slowe
     choice = made.within_ms(2.2)
     assert choice is not None
     names = [c.plan.name for c in choice.picked]
+    # In the net all layers take a fifth longer than foreseen; the profile is of a moment when the machine is so much slower.
     layers_ms = {c.plan.name: (slower * DENSE_MS[c.plan.name], slower * 1.2 * c.ms) for c in choice.picked}
-    learn(made, choice, Gain(layers_ms, 3.5 * slower, 2.5 * slower), taken=2.5)
+    layers_ms[OTHER] = slower * DENSE_MS[OTHER], slower * 1.2 * DENSE_MS[OTHER]
+    assert choice.ms is not None
+    learn(made, choice, Gain(layers_ms, 3.5, 1.2 * choice.ms), taken=1.2 * choice.ms)
     # Half of each difference is believed.
     found = {name: made.ms(c) / c.ms for name, c in zip(names, choice.picked, strict=True)}
     assert found == pytest.approx(dict.fromkeys(names, 1.2**0.5))
@@ -135,8 +138,7 @@ def test_what_is_learnt_does_not_depend_on_how_fast_the_machine_is_by_then(slowe
 @pytest.mark.usefixtures("fake_times")
 def test_a_finished_net_that_is_faster_than_foreseen_gives_the_plan_more_time() -> None:
     made, target = problem(), Target("speedup", 1.6)
-    rows = [{"dense_ms": 2.0, "lookup_ms": 1.0}, {"name": "not timed"}, {"dense_ms": 1.6, "lookup_ms": 1.0}]
-    part = part_of_target(made, target, {"layers": rows})
+    part = part_of_target(made, target, {"totals": {"speedup": 1.8}})
     assert part == pytest.approx(1.8 / 1.6)
     first, second = made.within_ms(3.5 / 1.6), corrected(made, target, part)
     assert first is not None
@@ -144,7 +146,7 @@ def test_a_finished_net_that_is_faster_than_foreseen_gives_the_plan_more_time() 
     assert second is not None
     assert second.error < first.error
     assert corrected(made, target, 1 + CLOSE / 2) is None
-    assert part_of_target(made, target, {"layers": []}) == 1.0
+    assert part_of_target(made, target, {"totals": {}}) == 1.0
 
 
 @pytest.mark.usefixtures("fake_times")
