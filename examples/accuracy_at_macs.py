@@ -3,7 +3,8 @@
 Each layer becomes dense, sparse, lookups or low rank, so that the sum of the measured effects on the outputs is least within
 the MACs; every filter has a pattern of its own. Calibration sees the images of compare_methods.py (512, or 56 patches), and
 training those that are not held out for validation; learning rates and epochs were chosen on the latter. At 1x the dense net is
-trained likewise: what training alone gives. Test images are scored once. Seeds are of calibration images and of the order of training. Writes results/macs.json after each result; a rerun goes on.
+trained likewise, which tells what training alone gives (not in results/macs.json). Test images are scored once. Seeds are of
+calibration images and of the order of training. Writes results/macs.json after each result; a rerun goes on.
 
     apt-get install dataset-fashion-mnist
     pip install --no-deps demosaicnet==0.0.14 scikit-image==0.26.0 foolbox==3.3.4
@@ -103,7 +104,7 @@ def table(content: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", nargs="+", choices=list(RECIPES), default=list(RECIPES))
-    parser.add_argument("--cuts", nargs="+", type=float, help="times fewer MACs [default: 1, 6, 10 and 16; demosaicnet: 1 and 4]")
+    parser.add_argument("--cuts", nargs="+", type=float, help="times fewer MACs [default: 1, 6, 10, 16; demosaicnet: 1, 4]")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, help="of training; 0 only calibrates [default: 3; demosaicnet: 6]")
     parser.add_argument("--lr", type=float)

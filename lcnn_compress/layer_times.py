@@ -119,7 +119,7 @@ def time_forms(
         if missing:
             new = _measure(shape, sorted({*missing, *({DENSE} & set(forms))}), threads)
             then = known[DENSE] / new[DENSE] if DENSE in known and DENSE in new else 1.0
-            known |= {form: ms * then for form, ms in new.items()}
+            known |= {form: then * new[form] for form in missing}
             store.add(shape, known)
         answer[shape] = {form: known[form] for form in forms}
     progress("timing layers", len(wanted), len(wanted))

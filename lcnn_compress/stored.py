@@ -36,7 +36,8 @@ def coefficient_type(stored: str) -> torch.dtype:
 def dictionary_type(stored: str, dictionary: Tensor) -> torch.dtype:
     """Return the type that holds a rounded dictionary: int8 for large ones of integers, otherwise that of coefficients."""
     if stored == "int8" and dictionary.numel() >= LARGE:
-        whole = bool((dictionary == dictionary.round()).all()) and float(dictionary.abs().max()) <= LARGEST
+        values = dictionary.detach()
+        whole = bool((values == values.round()).all()) and float(values.abs().max()) <= LARGEST
         return torch.int8 if whole else torch.float16
     return coefficient_type(stored)
 

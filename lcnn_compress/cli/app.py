@@ -121,10 +121,6 @@ def compress(
         run = request.repeat(config, given, run)
     if run.settings.finetune is not None:
         request.require(run.feed.data is not None, "--epochs asks for fine-tuning, but there is no training data; add --data")
-        import torch
-
-        # Gradients of a squared error are small enough to slow training down fivefold. Threads to come inherit the mode.
-        torch.set_flush_denormal(True)
     bars = not (quiet or as_json)
     if dry_run:
         report = _forecast(model, run, trust_pickle=trust_pickle, quiet=quiet, bars=bars)
