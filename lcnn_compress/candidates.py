@@ -174,13 +174,13 @@ def _paces(layers: Sequence[Layer], dense_ms: Mapping[str, float], times: Mappin
 
     ONNX Runtime runs a Linear in another way: it gets the median of the convolutions, as does what is out of all proportion.
     """
-    found = []
+    found: list[float | None] = []
     for layer in layers:
         alone = sum(count * times.get(shape, {}).get(DENSE, math.nan) for shape, count in _shapes(layer).items())
-        found.append(dense_ms[layer.name] / alone if alone > 0 else math.nan)
-    sound = [pace for pace in found if 1 / MOST_PACE <= pace <= MOST_PACE]
-    usual = float(np.median(sound)) if sound else 1.0
-    return [pace if 1 / MOST_PACE <= pace <= MOST_PACE else usual for pace in found]
+        pace = dense_ms[layer.name] / alone if alone > 0 else math.nan
+        found.append(pace if 1 / MOST_PACE <= pace <= MOST_PACE else None)
+    usual = float(np.median([pace for pace in found if pace is not None] or [1.0]))
+    return [usual if pace is None else pace for pace in found]
 
 
 def _shapes(layer: Layer) -> Counter[Shape]:

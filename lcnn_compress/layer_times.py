@@ -3,7 +3,7 @@
 What a lookup convolution costs depends on how many rows and lookups it has and not on their values, so factors are random and
 a time holds for every layer of that shape. All forms of one shape are nodes of one model and run in turn: each finds its input
 warm and its own factors cold, as in a net. The ordinary convolution is one of them: other work on the machine, and its clock,
-change all times by a third within minutes, and what was measured at different times is compared by that one.
+change all times within minutes, and what was measured at different times is compared by that one.
 """
 
 from __future__ import annotations

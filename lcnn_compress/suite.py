@@ -13,7 +13,7 @@ import logging
 import math
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -79,23 +79,15 @@ LAST = "classifier.6 was not published: given the dictionary and density of clas
 SHARED = "eight neighbouring filters look the same places up, unlike those published"
 BYTES = "dictionaries of 2^18 entries and more as int8, the others as float16"
 UNPUBLISHED = "densities were not published: one lookup per position on average"
+FAST = Setting(
+    ALEXNET, "LCNN-fast", "features.0=3,features.*=30,classifier.*=512",
+    (0.083, 0.034, 0.008, 0.013, 0.027, 0.001, 0.002, 0.002),
+)  # fmt: skip
 PAPER = (
-    Setting(
-        ALEXNET, "LCNN-fast", "features.0=3,features.*=30,classifier.*=512",
-        (0.083, 0.034, 0.008, 0.013, 0.027, 0.001, 0.002, 0.002), published_ratio=37.6, note=LAST,
-    ),
-    Setting(
-        ALEXNET, "LCNN-fast, shared", "features.0=3,features.*=30,classifier.*=512",
-        (0.083, 0.034, 0.008, 0.013, 0.027, 0.001, 0.002, 0.002), share=8, note=SHARED,
-    ),
-    Setting(
-        ALEXNET, "LCNN-fast, 8 bits", "features.0=3,features.*=30,classifier.*=512",
-        (0.083, 0.034, 0.008, 0.013, 0.027, 0.001, 0.002, 0.002), stored="int8", note=BYTES,
-    ),
-    Setting(
-        ALEXNET, "LCNN-fast, shared, 8 bits", "features.0=3,features.*=30,classifier.*=512",
-        (0.083, 0.034, 0.008, 0.013, 0.027, 0.001, 0.002, 0.002), share=8, stored="int8", note=f"{SHARED}; {BYTES}",
-    ),
+    replace(FAST, published_ratio=37.6, note=LAST),
+    replace(FAST, name="LCNN-fast, shared", share=8, note=SHARED),
+    replace(FAST, name="LCNN-fast, 8 bits", stored="int8", note=BYTES),
+    replace(FAST, name="LCNN-fast, shared, 8 bits", share=8, stored="int8", note=f"{SHARED}; {BYTES}"),
     Setting(
         ALEXNET, "LCNN-accurate", "features.0=3,features.*=500,classifier.*=1024",
         (0.129, 0.040, 0.029, 0.034, 0.071, 0.006, 0.007, 0.007), published_ratio=3.2, note=LAST,
