@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from joblib import cpu_count  # type: ignore[import-untyped]
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from lcnn_compress.progress import Progress, silent
@@ -35,7 +35,7 @@ def in_parallel(work: Callable[[T], R], items: Sequence[T], stage: str, progress
     results: list[R] = []
     progress(stage, 0, len(items))
     # BLAS keeps one limit for all threads, so it must not be lifted by the item that ends first.
-    with threadpool_limits(1), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(cpu_count()) as pool:
         try:
             for result in pool.map(limited, items):
                 results.append(result)
