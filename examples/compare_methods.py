@@ -30,14 +30,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from method_nets import CASES, Case
 from method_report import draw, table
 from methods import (
     CANDIDATES,
     INT8,
-    LOW_RANK,
     METHODS,
     NARROWER,
     OURS,
@@ -46,7 +44,6 @@ from methods import (
     quantise,
     solve,
     start_from_slices,
-    two_convolutions,
 )
 from torch import Tensor, fx, nn
 
@@ -281,8 +278,6 @@ class Comparison:
 
         def write(path: Path) -> None:
             api.export_onnx(artefact, path)
-            if task.method == LOW_RANK:
-                write_atomically(path, two_convolutions(onnx.load(path)).SerializeToString())
 
         return Made(torch_runner(artefact.net), write, facts)
 

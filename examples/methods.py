@@ -28,15 +28,12 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from lcnn_compress.dictionary import factorise
 from lcnn_compress.errors import SettingsError
-from lcnn_compress.export import dense_form
 from lcnn_compress.geometry import lookup_macs
 from lcnn_compress.graph import Layer
-from lcnn_compress.op import OP_TYPE
 from lcnn_compress.plan import LayerPlan, PlanSettings, plan_layers
 
 OURS, UNIFORM, PAPER, SPARSE, LOW_RANK, NARROWER, INT8 = (
@@ -242,31 +239,6 @@ def start_from_slices(narrow: nn.Module, dense: dict[str, Tensor]) -> None:
             source = torch.cat([source[:width], source[half : half + width]])
         weights[name] = source[tuple(slice(length) for length in tensor.shape)].clone()
     narrow.load_state_dict(weights)
-
-
-def two_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy in which every lookup convolution is two ordinary ones: the dictionary's 1x1, and the coefficients."""
-    model = onnx.ModelProto.FromString(model.SerializeToString())
-    constants = {t.name: t for t in model.graph.initializer}
-    nodes: list[onnx.NodeProto] = []
-    for node in model.graph.node:
-        if node.op_type == OP_TYPE:
-            groups = next(a.i for a in node.attribute if a.name == "group")
-            dictionary = numpy_helper.to_array(constants[node.input[1]]).astype(np.float32)[:, :, None, None]
-            k = len(dictionary) // groups
-            rows, unit, projected = (f"{node.name}.{part}" for part in ("rows", "unit", "projected"))
-            model.graph.initializer.extend([
-                numpy_helper.from_array(dictionary, rows),
-                numpy_helper.from_array(np.tile(np.eye(k, dtype=np.float32), (groups, 1)), unit),
-            ])  # fmt: skip
-            nodes.append(
-                helper.make_node("Conv", [node.input[0], rows], [projected], name=f"{node.name}.dictionary", group=groups)
-            )
-            node.input[0], node.input[1] = projected, unit
-        nodes.append(node)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    return dense_form(model)
 
 
 def quantise(dense: Path, path: Path, batches: Sequence[Tensor], candidate: str) -> None:

@@ -22,11 +22,12 @@ from lcnn_compress.budget import Target
 from lcnn_compress.data import Examples
 from lcnn_compress.errors import LcnnError, SettingsError
 from lcnn_compress.evaluation import Score, onnx_runner, score, torch_runner
-from lcnn_compress.export import ExportSettings, dense_form, to_onnx
+from lcnn_compress.export import ExportSettings, to_onnx
 from lcnn_compress.export import export_onnx as export_net
 from lcnn_compress.files import write_atomically
 from lcnn_compress.graph import capture, fold_batch_norms, from_program, layers
 from lcnn_compress.loading import LoadedModel, infer_input_shape, load_model
+from lcnn_compress.ordinary import dense_form
 from lcnn_compress.pipeline import CompressSettings, TrainingData, compress_net
 from lcnn_compress.plan import LayerPlan
 from lcnn_compress.progress import Progress, silent

@@ -26,6 +26,7 @@ from lcnn_compress.child import Job, answer_parent, run_child
 from lcnn_compress.errors import ArtefactError, SettingsError
 from lcnn_compress.machine import machine
 from lcnn_compress.node_layers import LAYER_OPS, add_inlined, add_layout_changes, layers_of_events
+from lcnn_compress.op import layer_name
 from lcnn_compress.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -410,7 +411,8 @@ class _Profile:
         n_nodes, rest = divmod(len(events), self.n_runs)
         assert rest == 0, (len(events), self.n_runs)
         shares = self._shares(events[-n_nodes:])
-        missing = {n.name for n in self.graph.node if n.op_type in LAYER_OPS and n.name} - {name for s in shares for name in s}
+        expected = {layer_name(node) for node in self.graph.node if node.op_type in LAYER_OPS and node.name}
+        missing = expected - {name for names in shares for name in names}
         if missing:
             log.warning("%s: no time found for %s", self.name, ", ".join(sorted(missing)))
         runs = []

@@ -27,6 +27,7 @@ from lcnn_compress.stored import coefficient_type, dictionary_bytes
 
 # Rows as shares of m, the channels of a group. Time is close to linear in the non-zeros, so three numbers of them tell it.
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
+RANKS = (1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4)  # likewise; what they leave out is cheap to know
 LOOKUPS = (1, 2, 3, 4, 6, 8, 12, 16)
 DRAFTED_LOOKUPS = (1, 2, 4, 8, 16)
 TIMED_LOOKUPS = (1, 4, 16)
@@ -64,7 +65,7 @@ def candidates(layer: Layer, stored: str, seed: int) -> list[Candidate]:
     m, groups, taps = weight.shape[1], layer.geometry.groups, layer.geometry.taps
     positions = layer.out_channels * taps
     largest = min(m, positions // groups - 1)
-    sizes = sorted({size for share in SHARES if 2 <= (size := round(share * m)) <= largest})
+    sizes, ranks = (sorted({n for share in shares if 2 <= (n := round(share * m)) <= largest}) for shares in (SHARES, RANKS))
     found: list[tuple[LayerPlan, int, float]] = []
     for size in sizes:
         for (share, lookups), error in _lookup_errors(layer, weight, size, seed).items():
@@ -73,7 +74,7 @@ def candidates(layer: Layer, stored: str, seed: int) -> list[Candidate]:
     # What low rank and pruning leave out is known without trying: singular vectors are orthonormal.
     slices = weight.reshape(groups, -1, m, taps).transpose(0, 1, 3, 2).reshape(groups, -1, m)
     spectrum = np.linalg.eigvalsh(np.einsum("gnm,gnl->gml", slices, slices, optimize=True).astype(np.float64))
-    for size in (size for size in sizes if size < m):
+    for size in ranks:
         error = float(np.maximum(0.0, spectrum[:, : m - size]).sum() / max(spectrum.sum(), 1e-300))
         found.append((LayerPlan(layer.name, "lowrank", "", size, size), size * positions, error))
     for share in PATTERNS:
@@ -100,10 +101,11 @@ def _candidate(layer: Layer, plan: LayerPlan, nonzeros: int, weight_error: float
     rows = 0 if plan.kind == "sparse" else plan.dictionary_size
     macs = sum(lookup_macs(layer.in_channels, rows, nonzeros, layer.geometry, size) for size in layer.sizes)
     slots = layer.out_channels * layer.geometry.taps * plan.dictionary_size
+    itemsize = coefficient_type(stored).itemsize
+    coefficients = slots * itemsize if plan.kind == "lowrank" else list_bytes(nonzeros, slots, itemsize)
     n_bytes = (
-        dictionary_bytes(stored, plan.dictionary_size * layer.in_channels) + 4 * layer.out_channels
-        + list_bytes(nonzeros, slots, coefficient_type(stored).itemsize) + NODE_BYTES
-    )  # fmt: skip
+        dictionary_bytes(stored, plan.dictionary_size * layer.in_channels) + 4 * layer.out_channels + coefficients + NODE_BYTES
+    )
     return Candidate(plan, nonzeros, macs, n_bytes, weight_error)
 
 

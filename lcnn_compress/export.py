@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 from torch import Tensor, fx, nn
 
 from lcnn_compress import runtime
@@ -34,18 +34,15 @@ from lcnn_compress.op import (
     OP_TYPE,
     OP_VERSION,
     OPSET,
-    POOL_TYPE,
-    decode_positions,
     encode_positions,
     function_body,
     node_attributes,
-    pool_body,
 )
+from lcnn_compress.ordinary import dense_form, drop_domain, drop_unread, low_rank_form
 from lcnn_compress.stored import check_type, coefficient_type, dictionary_type
 
 log = logging.getLogger(__name__)
 IR_VERSION = 10
-LARGEST_POOL = 256  # of the runtime, in one direction
 
 
 @dataclass(frozen=True)
@@ -102,8 +99,7 @@ def to_onnx(
     for node, lookup in list(calls(net, LookupConv2d)):
         stand_in.add_submodule(str(node.target), _LookupConvNode(lookup, settings.coefficients))
     model = _trace(net, stand_in, torch.zeros(2, *input_shape[1:]))
-    model = dense_form(model) if settings.dense else model
-    _choose_pools(model)
+    model = dense_form(model) if settings.dense else low_rank_form(model)
     for key, value in {**metadata, "input_shape": list(input_shape)}.items():
         model.metadata_props.append(onnx.StringStringEntryProto(key=f"lcnn.{key}", value=json.dumps(value)))
     if not settings.fallback:
@@ -204,66 +200,8 @@ def with_factors(model: onnx.ModelProto, net: fx.GraphModule, coefficients: str)
             assert isinstance(weight, Tensor)
             values_of = weight.detach().numpy().reshape(tuple(tensor.dims))
             tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values_of), tensor.name))
-    _drop_unread(graph)
-    return model
-
-
-def dense_form(model: onnx.ModelProto, names: set[str] | None = None) -> onnx.ModelProto:
-    """Return a copy in which LookupConv nodes (all, or those named) are ordinary Convs with the rebuilt weight."""
-    model = onnx.ModelProto.FromString(model.SerializeToString())
-    constants = {t.name: t for t in model.graph.initializer}
-    nodes: list[onnx.NodeProto] = []
-    for node in model.graph.node:
-        if node.op_type != OP_TYPE or (names is not None and node.name not in names):
-            nodes.append(node)
-            continue
-        values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        weight = numpy_helper.from_array(lookup_weight(node, constants), f"{node.name}.weight")
-        model.graph.initializer.append(weight)
-        nodes += _dense_nodes(node, values, weight.name, constants)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    _drop_unread(model.graph)
-    _choose_pools(model)
-    if not any(node.domain == DOMAIN for node in model.graph.node):
-        _drop_domain(model)
-    return model
-
-
-def lookup_weight(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return the dense weight (C_out, C_in / groups, kH, kW) a LookupConv node stands for."""
-    dictionary, gaps, coefficients, bias = (numpy_helper.to_array(constants[name]) for name in node.input[1:5])
-    values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    groups = values["group"]
-    shape = (len(bias), len(dictionary) // groups, *values["kernel_shape"])
-    kernel = decode_positions(gaps, coefficients, shape).reshape(groups, -1, *shape[1:])
-    blocks = dictionary.astype(np.float32).reshape(groups, shape[1], -1)
-    weight = np.einsum("gokrc,gkm->gomrc", kernel, blocks, optimize=True)
-    return np.asarray(weight.reshape(len(bias), -1, *shape[2:]), np.float32)
-
-
-def _dense_nodes(
-    node: onnx.NodeProto, values: dict[str, Any], weight: str, constants: dict[str, onnx.TensorProto]
-) -> list[onnx.NodeProto]:
-    bounds = values.pop("clip_min"), values.pop("clip_max")
-    hard_swish = values.pop("hard_swish", 0)
-    residual = node.input[5] if node.input[5] not in constants else None
-    names = [f"{node.output[0]}/convolved", f"{node.output[0]}/added", f"{node.output[0]}/activated"]
-    nodes = [helper.make_node("Conv", [node.input[0], weight, node.input[4]], [names[0]], name=node.name, **values)]
-    if residual is not None:
-        nodes.append(helper.make_node("Add", [names[0], residual], [names[1]], name=f"{node.name}/add"))
-    if hard_swish:
-        nodes.append(helper.make_node("HardSwish", [nodes[-1].output[0]], [names[2]], name=f"{node.name}/hardswish"))
-    elif bounds == (0, np.float32(NO_BOUND)):
-        nodes.append(helper.make_node("Relu", [nodes[-1].output[0]], [names[2]], name=f"{node.name}/relu"))
-    elif bounds != (-np.float32(NO_BOUND), np.float32(NO_BOUND)):
-        limits = [f"{names[2]}/{which}" for which in ("min", "max")]
-        for limit, value in zip(limits, bounds, strict=True):
-            constant = numpy_helper.from_array(np.array(value, np.float32))
-            nodes.insert(0, helper.make_node("Constant", [], [limit], value=constant))
-        nodes.append(helper.make_node("Clip", [nodes[-1].output[0], *limits], [names[2]], name=f"{node.name}/clip"))
-    nodes[-1].output[0] = node.output[0]
-    return nodes
+    drop_unread(graph)
+    return low_rank_form(model)
 
 
 def _trace(net: fx.GraphModule, stand_in: fx.GraphModule, example: Tensor) -> onnx.ModelProto:
@@ -299,12 +237,12 @@ def _finish(model: onnx.ModelProto) -> onnx.ModelProto:
     _clean(model)
     _name_layers(model)
     _fuse(model)
-    _drop_unread(model.graph)
+    drop_unread(model.graph)
     if any(node.domain == DOMAIN for node in model.graph.node):
         swished = any(a.name == "hard_swish" and a.i for node in model.graph.node for a in node.attribute)
         model.functions.append(function_body(hard_swish=swished))
     else:
-        _drop_domain(model)
+        drop_domain(model)
     return model
 
 
@@ -388,52 +326,6 @@ def _fuse(model: onnx.ModelProto) -> None:
                 graph.node.remove(after)
 
 
-def _choose_pools(model: onnx.ModelProto) -> None:
-    """Let our MaxPool, and no other, read what lookup convolutions give; may be called again when nodes have changed."""
-    own: set[str] = set()
-    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in model.graph.value_info}
-    for node in model.graph.node:
-        if node.op_type == POOL_TYPE:
-            values = _pool_values(node) if node.input[0] in own and ranks.get(node.input[0], 4) == 4 else None
-            node.domain = DOMAIN if values is not None else ""
-            if values is not None:
-                del node.attribute[:]
-                node.attribute.extend(helper.make_attribute(name, value) for name, value in values.items())
-        if node.domain == DOMAIN:
-            own.update(node.output)
-    functions = [f for f in model.functions if f.name != POOL_TYPE]
-    if functions and any(node.op_type == POOL_TYPE and node.domain == DOMAIN for node in model.graph.node):
-        functions.append(pool_body())
-    del model.functions[:]
-    model.functions.extend(functions)
-
-
-def _pool_values(node: onnx.NodeProto) -> dict[str, list[int]] | None:
-    """Return the attributes of our MaxPool for a standard one, or None where it cannot do the same."""
-    given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    kernel = list(given["kernel_shape"])
-    values = {"kernel_shape": kernel, "strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1]}
-    values |= {name: list(given[name]) for name in values if name in given}
-    plain = given.get("auto_pad", b"NOTSET") == b"NOTSET" and not given.get("ceil_mode", 0) and len(node.output) == 1
-    small = len(kernel) == 2 and max(kernel) <= LARGEST_POOL
-    covered = all(pad < size for pad, size in zip(values["pads"], kernel * 2, strict=False))
-    return values if plain and small and covered and values["dilations"] == [1, 1] else None
-
-
-def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Delete nodes and initialisers nothing reads (the exporter leaves the size arithmetic of custom operators behind)."""
-    read = {v.name for v in graph.output}
-    needed = []
-    for node in reversed(graph.node):
-        if read.intersection(node.output):
-            read.update(node.input)
-            needed.append(node)
-    tensors = [t for t in graph.initializer if t.name in read]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(reversed(needed))
-    graph.initializer.extend(tensors)
-
-
 def _single_reader(graph: onnx.GraphProto, value: str, outputs: set[str]) -> onnx.NodeProto | None:
     readers = [n for n in graph.node for name in n.input if name == value]
     return readers[0] if len(readers) == 1 and value not in outputs else None
@@ -475,9 +367,3 @@ def _put_in_place_of(graph: onnx.GraphProto, tail: onnx.NodeProto, lookup: onnx.
     place: onnx.NodeProto = graph.node[position]
     place.CopyFrom(fused)
     return place
-
-
-def _drop_domain(model: onnx.ModelProto) -> None:
-    del model.functions[:]
-    for entry in [o for o in model.opset_import if o.domain == DOMAIN]:
-        model.opset_import.remove(entry)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from lcnn_compress.op import OP_TYPE
+from lcnn_compress.op import OP_TYPE, layer_name
 
 if TYPE_CHECKING:
     import onnx
@@ -28,7 +28,7 @@ def layers_of_events(graph: onnx.GraphProto) -> dict[str, str]:
     for node, tensors in _layer_tails(graph):
         own = (node.name, f"{node.name}/MatMulAddFusion")
         for name in (*own, *(f"fused {n}" for n in own), *tensors, *(f"{t}_nchwc" for t in tensors)):
-            claims[name].add(node.name)
+            claims[name].add(layer_name(node))
     return {name: next(iter(layers)) for name, layers in claims.items() if len(layers) == 1}
 
 
@@ -51,13 +51,14 @@ def add_inlined(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], shares: lis
     maker = {name: i for i, node in enumerate(nodes) for name in node.output}
     found = {name for names in shares for name in names}
     for layer, tensors in _layer_tails(graph):
-        if layer.name in found:
+        name = layer_name(layer)
+        if name in found:
             continue
         position = next((maker[t] for t in tensors if t in maker), None)
         while position is not None and nodes[position].op_type not in LAYER_OPS:
             position = maker.get(nodes[position].input[0])
         if position is not None and not shares[position]:
-            shares[position] = [layer.name]
+            shares[position] = [name]
 
 
 def add_layout_changes(nodes: list[onnx.NodeProto], shares: list[list[str]]) -> None:

@@ -21,6 +21,7 @@ POOL_TYPE = "MaxPool"
 OP_VERSION = 1
 INPUTS = ("X", "D", "gaps", "coefficients", "bias", "residual")
 NO_BOUND = 3.4028234663852886e38  # the largest float32: a clip that never acts
+FIRST_STAGE = "/dictionary"  # ends the name of the first of two convolutions that are one layer
 OPSET = 20  # of the standard operators, in a file and in the body alike: the checker wants them equal
 
 
@@ -36,6 +37,11 @@ def node_attributes(geometry: ConvGeometry) -> dict[str, Any]:
         "clip_max": NO_BOUND,
         "hard_swish": 0,
     }
+
+
+def layer_name(node: onnx.NodeProto) -> str:
+    """Return the layer a node belongs to."""
+    return str(node.name).removesuffix(FIRST_STAGE)
 
 
 def encode_positions(sparse_kernel: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[np.float32]]:

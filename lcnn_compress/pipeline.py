@@ -22,12 +22,13 @@ from lcnn_compress.calibrate import SAMPLES, reestimate_batch_norms, refit
 from lcnn_compress.data import Examples, batches
 from lcnn_compress.dictionary import IDENTITY, INITS, factorise
 from lcnn_compress.errors import SettingsError
-from lcnn_compress.export import ExportSettings, dense_form, to_onnx
+from lcnn_compress.export import ExportSettings, to_onnx
 from lcnn_compress.files import write_atomically
 from lcnn_compress.finetune import FinetuneSettings, finetune
 from lcnn_compress.graph import Layer, fold_batch_norms, layers
 from lcnn_compress.graph import replace as replace_layer
 from lcnn_compress.modules import LookupConv2d
+from lcnn_compress.ordinary import dense_form
 from lcnn_compress.parallel import in_parallel
 from lcnn_compress.plan import LayerPlan, PlanSettings, check_plan, lookups_per_position, plan_layers
 from lcnn_compress.progress import Progress, silent

@@ -10,14 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
 import torch
 from cases import small_net
 from torch import Tensor, nn
 
-from lcnn_compress import api, runtime
+from lcnn_compress import api
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.finetune import FinetuneSettings
 from lcnn_compress.graph import layers
@@ -89,20 +87,6 @@ def test_an_impossible_cut_is_refused(methods: Any) -> None:
     rewriting = methods.Rewriting(layers(source.net, torch.zeros(SHAPE)), ())
     with pytest.raises(SettingsError, match="cannot be had"):
         rewriting.plan("sparse", "one density", rewriting.total / rewriting.fixed + 1)
-
-
-def test_low_rank_layers_become_two_convolutions(methods: Any, tmp_path: Path) -> None:
-    source = api.open_model(small_net(), SHAPE)
-    rewriting = methods.Rewriting(layers(source.net, torch.zeros(SHAPE)), ())
-    plans = rewriting.plan("low rank", "one share", 3).plans
-    artefact = api.compress_source(source, CompressSettings(init="svd", measure=False), plans=plans)
-    api.export_onnx(artefact, tmp_path / "lookup.onnx")
-    model = methods.two_convolutions(onnx.load(tmp_path / "lookup.onnx"))
-    assert {node.domain for node in model.graph.node} == {""}
-    assert sum(node.op_type == "Conv" for node in model.graph.node) == 1 + 2 * 2
-    x = torch.randn(2, *SHAPE[1:]).numpy()
-    want, got = (runtime.session(m).run(None, {"input": x})[0] for m in (tmp_path / "lookup.onnx", model.SerializeToString()))
-    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)  # float32 sums of hundreds of terms of order 1 in another order
 
 
 def test_macs_of_a_module_are_those_of_its_captured_layers(compare: Any) -> None:

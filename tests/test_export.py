@@ -13,9 +13,10 @@ from torch import nn
 
 from lcnn_compress import runtime
 from lcnn_compress.errors import MissingError, ModelError
-from lcnn_compress.export import ExportSettings, dense_form, export_onnx
+from lcnn_compress.export import ExportSettings, export_onnx
 from lcnn_compress.graph import capture, layers
 from lcnn_compress.op import DOMAIN, NO_BOUND
+from lcnn_compress.ordinary import dense_form
 from lcnn_compress.pipeline import CompressSettings, compress_net
 from lcnn_compress.plan import PlanSettings
 

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from lcnn_compress import api, runtime
 from lcnn_compress.artefact import load_artefact, save_artefact
 from lcnn_compress.calibrate import refit
-from lcnn_compress.export import ExportSettings, dense_form, to_onnx, verify
+from lcnn_compress.export import ExportSettings, to_onnx, verify
 from lcnn_compress.finetune import FinetuneSettings
 from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.graph import FEW_CHANNELS, Layer, capture, fold_batch_norms, layers, replace
 from lcnn_compress.modules import LookupConv2d
 from lcnn_compress.op import DOMAIN
+from lcnn_compress.ordinary import dense_form
 from lcnn_compress.pipeline import CompressSettings, TrainingData
 from lcnn_compress.plan import PlanSettings, plan_layers, planned_macs
 

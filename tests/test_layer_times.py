@@ -24,14 +24,18 @@ def test_a_model_holds_every_form_with_the_lookups_it_names() -> None:
     model = forms_model(SHAPE, FORMS)
     onnx.checker.check_model(model)
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
-    assert [node.name for node in model.graph.node if node.domain] == ["0", "1", "2"]
+    layers = [(node.name, node.op_type) for node in model.graph.node if node.op_type in ("Conv", "LookupConv")]
+    assert layers == [("0", "LookupConv"), ("1", "LookupConv"), ("2/dictionary", "Conv"), ("2", "Conv")]
     assert [value.name for value in model.graph.output] == ["first0", "first1", "first2"]  # the whole would stay in memory
-    assert [constants[f"{i}.D"].shape for i in range(3)] == [(4, 8), (8, 8), (2, 8)]
+    assert [constants[f"{i}.D"].shape for i in range(2)] == [(4, 8), (8, 8)]
+    assert constants["2/dictionary.weight"].shape == (2, 8, 1, 1)
     np.testing.assert_array_equal(constants["1.D"], np.eye(8))
-    assert [int(np.count_nonzero(constants[f"{i}.coefficients"])) for i in range(3)] == [30, 100, 108]
+    assert [int(np.count_nonzero(constants[f"{i}.coefficients"])) for i in range(2)] == [30, 100]
+    assert constants["2.kernel"].shape == (6, 2, 3, 3)
     with_dense = forms_model(SHAPE, [DENSE, *FORMS])
     onnx.checker.check_model(with_dense)
-    assert [node.op_type for node in with_dense.graph.node if node.op_type != "Slice"] == ["Conv", *["LookupConv"] * 3]
+    kinds = [node.op_type for node in with_dense.graph.node if node.op_type not in ("Slice", "Cast")]
+    assert kinds == ["Conv", "LookupConv", "LookupConv", "Conv", "Conv"]
 
 
 @needs_library

@@ -11,9 +11,10 @@ from torch import nn
 
 from lcnn_compress import runtime
 from lcnn_compress.errors import LcnnError
-from lcnn_compress.export import ExportSettings, dense_form, to_onnx, with_factors
+from lcnn_compress.export import ExportSettings, to_onnx, with_factors
 from lcnn_compress.graph import capture
 from lcnn_compress.op import DOMAIN, OP_VERSION, OPSET, POOL_TYPE, pool_body
+from lcnn_compress.ordinary import dense_form
 from lcnn_compress.pipeline import CompressSettings, compress_net
 from lcnn_compress.plan import PlanSettings
 

@@ -1,0 +1,202 @@
+"""Lookup convolutions as ordinary ones, in an ONNX graph: one of the rebuilt weight, or two without zeros. No torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from lcnn_compress.op import DOMAIN, FIRST_STAGE, NO_BOUND, OP_TYPE, POOL_TYPE, decode_positions, pool_body
+
+FULL = 0.9  # of the coefficients: so many make a product faster than lookups
+LARGEST_POOL = 256  # of the runtime, in one direction
+
+
+def dense_form(model: onnx.ModelProto, names: set[str] | None = None) -> onnx.ModelProto:
+    """Return a copy in which layers (all, or those named) are one ordinary Conv each, with the rebuilt weight."""
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    constants = _constants(model.graph)
+    firsts = {node.output[0]: node for node in model.graph.node if node.name.endswith(FIRST_STAGE)}
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        first = firsts.get(node.input[0]) if node.op_type == "Conv" else None
+        chosen = names is None or node.name in names
+        if chosen and node.op_type == OP_TYPE:
+            weight = numpy_helper.from_array(lookup_weight(node, constants), f"{node.name}.weight")
+            model.graph.initializer.append(weight)
+            nodes += _convolution(node, node.input[0], weight.name, constants)
+            continue
+        if chosen and first is not None:
+            weight = numpy_helper.from_array(_product(first, node, constants), f"{node.name}.weight")
+            model.graph.initializer.append(weight)
+            node.input[0], node.input[1] = first.input[0], weight.name
+        nodes.append(node)
+    return _with_nodes(model, nodes)
+
+
+def low_rank_form(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy in which lookup convolutions with hardly a zero are two ordinary ones: the dictionary's 1x1, and P.
+
+    ONNX Runtime's convolutions are the faster ones then.
+    """
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    constants = _constants(model.graph)
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        kernel = _full_kernel(node, constants) if node.op_type == OP_TYPE else None
+        if kernel is None:
+            nodes.append(node)
+            continue
+        rows, groups = constants[node.input[1]], _values(node)["group"]
+        unit = numpy_helper.from_array(numpy_helper.to_array(rows)[:, :, None, None], f"{node.name}{FIRST_STAGE}.weight")
+        kernel = kernel.astype(helper.tensor_dtype_to_np_dtype(constants[node.input[3]].data_type))
+        second = numpy_helper.from_array(kernel, f"{node.name}.kernel")
+        model.graph.initializer.extend([unit, second])
+        wide = {tensor.name: f"{tensor.name}/float" for tensor in (unit, second)}
+        nodes += [helper.make_node("Cast", [name], [wide[name]], to=TensorProto.FLOAT) for name in wide]
+        projected = f"{node.name}{FIRST_STAGE}/output"
+        inputs = [node.input[0], wide[unit.name]]
+        nodes.append(helper.make_node("Conv", inputs, [projected], name=f"{node.name}{FIRST_STAGE}", group=groups))
+        nodes += _convolution(node, projected, wide[second.name], constants)
+    return _with_nodes(model, nodes)
+
+
+def lookup_weight(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> NDArray[np.float32]:
+    """Return the dense weight (C_out, C_in / groups, kH, kW) a LookupConv node stands for."""
+    dictionary = numpy_helper.to_array(constants[node.input[1]]).astype(np.float32)
+    return _rebuilt(dictionary, _kernel(node, constants), _values(node)["group"])
+
+
+def choose_pools(model: onnx.ModelProto) -> None:
+    """Let our MaxPool, and no other, read what lookup convolutions give; may be called again when nodes have changed."""
+    own: set[str] = set()
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in model.graph.value_info}
+    for node in model.graph.node:
+        if node.op_type == POOL_TYPE:
+            values = _pool_values(node) if node.input[0] in own and ranks.get(node.input[0], 4) == 4 else None
+            node.domain = DOMAIN if values is not None else ""
+            if values is not None:
+                del node.attribute[:]
+                node.attribute.extend(helper.make_attribute(name, value) for name, value in values.items())
+        if node.domain == DOMAIN:
+            own.update(node.output)
+    functions = [f for f in model.functions if f.name != POOL_TYPE]
+    if functions and any(node.op_type == POOL_TYPE and node.domain == DOMAIN for node in model.graph.node):
+        functions.append(pool_body())
+    del model.functions[:]
+    model.functions.extend(functions)
+
+
+def drop_unread(graph: onnx.GraphProto) -> None:
+    """Delete nodes and initialisers nothing reads (the exporter leaves the size arithmetic of custom operators behind)."""
+    read = {v.name for v in graph.output}
+    needed = []
+    for node in reversed(graph.node):
+        if read.intersection(node.output):
+            read.update(node.input)
+            needed.append(node)
+    tensors = [t for t in graph.initializer if t.name in read]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(reversed(needed))
+    graph.initializer.extend(tensors)
+
+
+def drop_domain(model: onnx.ModelProto) -> None:
+    """Delete bodies and opset of our operators, which nothing uses any more."""
+    del model.functions[:]
+    for entry in [o for o in model.opset_import if o.domain == DOMAIN]:
+        model.opset_import.remove(entry)
+
+
+def _with_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    drop_unread(model.graph)
+    choose_pools(model)
+    if not any(node.domain == DOMAIN for node in model.graph.node):
+        drop_domain(model)
+    return model
+
+
+def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """Return initialisers by name; what is only converted counts as its source."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    casts = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
+    return constants | {name: constants[source] for name, source in casts.items() if source in constants}
+
+
+def _values(node: onnx.NodeProto) -> dict[str, Any]:
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _kernel(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> NDArray[np.float32]:
+    """Return P (C_out, k, kH, kW) of a LookupConv node."""
+    rows, gaps, coefficients, bias = (numpy_helper.to_array(constants[name]) for name in node.input[1:5])
+    values = _values(node)
+    height, width = values["kernel_shape"]
+    return decode_positions(gaps, coefficients, (len(bias), len(rows) // values["group"], height, width))
+
+
+def _full_kernel(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> NDArray[np.float32] | None:
+    """Return P where its non-zeros are too many for lookups to be worth it and its rows fewer than the channels."""
+    rows, bias = constants[node.input[1]].dims, constants[node.input[4]].dims
+    values = _values(node)
+    size = rows[0] // values["group"]
+    slots = bias[0] * size * int(np.prod(values["kernel_shape"]))
+    if size >= rows[1] or constants[node.input[3]].dims[0] < FULL * slots:
+        return None
+    kernel = _kernel(node, constants)
+    return kernel if np.count_nonzero(kernel) >= FULL * slots else None
+
+
+def _rebuilt(rows: NDArray[np.float32], kernel: NDArray[np.float32], groups: int) -> NDArray[np.float32]:
+    """Return the weight (C_out, m, kH, kW) of rows (groups * k, m) and P (C_out, k, kH, kW)."""
+    blocks = rows.reshape(groups, kernel.shape[1], -1)
+    grouped = kernel.reshape(groups, -1, *kernel.shape[1:])
+    weight = np.einsum("gokrc,gkm->gomrc", grouped, blocks, optimize=True)
+    return np.asarray(weight.reshape(len(kernel), -1, *kernel.shape[2:]), np.float32)
+
+
+def _product(first: onnx.NodeProto, second: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> NDArray[np.float32]:
+    """Return the weight of two convolutions in one."""
+    rows, kernel = (numpy_helper.to_array(constants[node.input[1]]).astype(np.float32) for node in (first, second))
+    return _rebuilt(rows[:, :, 0, 0], kernel, _values(first)["group"])
+
+
+def _convolution(node: onnx.NodeProto, x: str, weight: str, constants: dict[str, onnx.TensorProto]) -> list[onnx.NodeProto]:
+    """Return the nodes of an ordinary convolution of ``x`` with all that a LookupConv node does to its result."""
+    values = _values(node)
+    bounds = values.pop("clip_min"), values.pop("clip_max")
+    hard_swish = values.pop("hard_swish", 0)
+    residual = node.input[5] if node.input[5] not in constants else None
+    names = [f"{node.output[0]}/convolved", f"{node.output[0]}/added", f"{node.output[0]}/activated"]
+    nodes = [helper.make_node("Conv", [x, weight, node.input[4]], [names[0]], name=node.name, **values)]
+    if residual is not None:
+        nodes.append(helper.make_node("Add", [names[0], residual], [names[1]], name=f"{node.name}/add"))
+    if hard_swish:
+        nodes.append(helper.make_node("HardSwish", [nodes[-1].output[0]], [names[2]], name=f"{node.name}/hardswish"))
+    elif bounds == (0, np.float32(NO_BOUND)):
+        nodes.append(helper.make_node("Relu", [nodes[-1].output[0]], [names[2]], name=f"{node.name}/relu"))
+    elif bounds != (-np.float32(NO_BOUND), np.float32(NO_BOUND)):
+        limits = [f"{names[2]}/{which}" for which in ("min", "max")]
+        for limit, value in zip(limits, bounds, strict=True):
+            constant = numpy_helper.from_array(np.array(value, np.float32))
+            nodes.insert(0, helper.make_node("Constant", [], [limit], value=constant))
+        nodes.append(helper.make_node("Clip", [nodes[-1].output[0], *limits], [names[2]], name=f"{node.name}/clip"))
+    nodes[-1].output[0] = node.output[0]
+    return nodes
+
+
+def _pool_values(node: onnx.NodeProto) -> dict[str, list[int]] | None:
+    """Return the attributes of our MaxPool for a standard one, or None where it cannot do the same."""
+    given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    kernel = list(given["kernel_shape"])
+    values = {"kernel_shape": kernel, "strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1]}
+    values |= {name: list(given[name]) for name in values if name in given}
+    plain = given.get("auto_pad", b"NOTSET") == b"NOTSET" and not given.get("ceil_mode", 0) and len(node.output) == 1
+    small = len(kernel) == 2 and max(kernel) <= LARGEST_POOL
+    covered = all(pad < size for pad, size in zip(values["pads"], kernel * 2, strict=False))
+    return values if plain and small and covered and values["dilations"] == [1, 1] else None

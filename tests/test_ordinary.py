@@ -1,0 +1,118 @@
+"""Low-rank layers run as two ordinary convolutions, which count as one layer and can become one weight again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from cases import small_net
+from command_line import needs_library
+from onnx import numpy_helper
+
+from lcnn_compress import api, benchmark, runtime
+from lcnn_compress.export import ExportSettings, to_onnx
+from lcnn_compress.geometry import ConvGeometry
+from lcnn_compress.graph import capture, layers
+from lcnn_compress.modules import LookupConv2d
+from lcnn_compress.op import OP_TYPE
+from lcnn_compress.ordinary import dense_form
+from lcnn_compress.pipeline import CompressSettings, build_net
+from lcnn_compress.plan import LayerPlan
+
+SHAPE = (1, 3, 16, 16)
+PLANS = [
+    LayerPlan("stem", "lowrank", "", 2, 2),
+    LayerPlan("conv1", "lookup", "", 8, 2),
+    LayerPlan("conv2", "lowrank", "", 8, 8),  # with residual and activation
+    LayerPlan("fc", "lowrank", "", 6, 6),
+]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, Path]:
+    artefact = api.compress_source(api.open_model(small_net(), SHAPE), CompressSettings(measure=False), plans=PLANS)
+    path = tmp_path_factory.mktemp("ordinary") / "net.onnx"
+    api.export_onnx(artefact, path)
+    return artefact.net, path
+
+
+def nodes(model: onnx.ModelProto) -> list[tuple[str, str]]:
+    return [(node.name, node.op_type) for node in model.graph.node if node.op_type in ("Conv", OP_TYPE)]
+
+
+def test_low_rank_layers_become_two_convolutions(written: tuple[torch.nn.Module, Path]) -> None:
+    model = onnx.load(written[1])
+    assert nodes(model) == [
+        ("stem/dictionary", "Conv"), ("stem", "Conv"), ("conv1", OP_TYPE),
+        ("conv2/dictionary", "Conv"), ("conv2", "Conv"), ("fc/dictionary", "Conv"), ("fc", "Conv"),
+    ]  # fmt: skip
+    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    assert constants["conv2/dictionary.weight"].shape == (8, 32, 1, 1)
+    assert constants["conv2.kernel"].shape == (32, 8, 3, 3)
+    assert constants["conv2.kernel"].dtype == constants["conv2/dictionary.weight"].dtype == np.float16
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("shape", [(1, 3, 16, 16), (3, 3, 9, 31)])
+def test_two_convolutions_agree_with_torch(written: tuple[torch.nn.Module, Path], native: bool, shape: tuple[int, ...]) -> None:
+    net, path = written
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        want = net(x).numpy()
+    got = runtime.session(path, native=native).run(None, {"input": x.numpy()})[0]
+    np.testing.assert_allclose(got, want, rtol=0, atol=2e-5)
+
+
+def test_the_dense_form_has_one_convolution_for_each_layer(written: tuple[torch.nn.Module, Path]) -> None:
+    net, path = written
+    dense = dense_form(onnx.load(path))
+    onnx.checker.check_model(dense, full_check=True)
+    assert nodes(dense) == [(name, "Conv") for name in ("stem", "conv1", "conv2", "fc")]
+    assert not any("/dictionary" in t.name for t in dense.graph.initializer)
+    weights = {t.name: numpy_helper.to_array(t) for t in dense.graph.initializer}
+    for name in ("stem", "conv2", "fc"):
+        layer = net.get_submodule(name)
+        assert isinstance(layer, LookupConv2d)
+        np.testing.assert_allclose(weights[f"{name}.weight"], layer.weight().detach().numpy(), rtol=0, atol=1e-6)
+    some = dense_form(onnx.load(path), {"conv2"})
+    assert nodes(some)[3:] == [("conv2", "Conv"), ("fc/dictionary", "Conv"), ("fc", "Conv")]
+    assert nodes(some)[:3] == nodes(onnx.load(path))[:3]
+    x = torch.randn(2, *SHAPE[1:], generator=torch.Generator().manual_seed(0)).numpy()
+    want = runtime.session(path).run(None, {"input": x})[0]
+    for model in (dense, some):
+        y = runtime.session(model.SerializeToString()).run(None, {"input": x})[0]
+        np.testing.assert_allclose(y, want, rtol=0, atol=2e-5)
+
+
+@needs_library
+def test_both_convolutions_count_for_the_layer(written: tuple[torch.nn.Module, Path], caplog: pytest.LogCaptureFixture) -> None:
+    times = benchmark.layer_times(written[1])
+    assert set(times) == {"stem", "conv1", "conv2", "fc", benchmark.OTHER}
+    assert not caplog.messages
+
+
+def test_groups_stay_apart() -> None:
+    net = torch.nn.Sequential(torch.nn.Conv2d(16, 12, 3, 2, groups=2, bias=False), torch.nn.ReLU6())
+    geometry = ConvGeometry((3, 3), (2, 2), groups=2)
+    generator = torch.Generator().manual_seed(0)
+    rows, kernel = torch.randn(6, 8, generator=generator).half(), torch.randn(12, 3, 3, 3, generator=generator).half()
+    dense = capture(net, torch.zeros(1, 16, 9, 9))
+    found = layers(dense, torch.zeros(1, 16, 9, 9))
+    lookup = LookupConv2d(rows.float(), kernel.float(), None, geometry)
+    built = build_net(dense, (1, 16, 9, 9), {found[0].name: lookup})
+    model = to_onnx(built, (1, 16, 9, 9), ExportSettings(), {})
+    assert [node.op_type for node in model.graph.node if node.op_type in ("Conv", OP_TYPE)] == ["Conv", "Conv"]
+    x = torch.randn(2, 16, 9, 9, generator=generator)
+    got = runtime.session(model.SerializeToString()).run(None, {"input": x.numpy()})[0]
+    with torch.no_grad():
+        np.testing.assert_allclose(got, built(x).numpy(), rtol=0, atol=1e-4)
+
+
+def test_a_full_identity_stays_an_operator() -> None:
+    dense = capture(torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3)), torch.zeros(1, 8, 9, 9))
+    lookup = LookupConv2d(torch.eye(8), torch.ones(8, 8, 3, 3), None, ConvGeometry((3, 3)))
+    model = to_onnx(build_net(dense, (1, 8, 9, 9), {"0": lookup}), (1, 8, 9, 9), ExportSettings(), {})
+    assert nodes(model) == [("0", OP_TYPE)]
