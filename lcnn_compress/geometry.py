@@ -5,6 +5,7 @@ One multiply-add counts as one MAC. Borders are not discounted: a padded tap cou
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -53,6 +54,17 @@ def dense_macs(in_channels: int, out_channels: int, geometry: ConvGeometry, size
 
 
 def lookup_macs(in_channels: int, dictionary_size: int, n_nonzeros: int, geometry: ConvGeometry, size: tuple[int, int]) -> int:
-    """MACs of both stages on one image: the dictionary at input resolution, then one per non-zero and output pixel."""
+    """MACs of both stages on one image: the dictionary where a tap reads, then one per non-zero and output pixel."""
     height, width = geometry.output_size(*size)
-    return dictionary_size * in_channels * size[0] * size[1] + n_nonzeros * height * width
+    return dictionary_size * in_channels * pixels_read(geometry, size) + n_nonzeros * height * width
+
+
+@functools.cache
+def pixels_read(geometry: ConvGeometry, size: tuple[int, int]) -> int:
+    """Return how many pixels of an image of (height, width) ``size`` any tap reads: a quarter for a 1x1 of stride 2."""
+    pixels = 1
+    for axis, output in enumerate(geometry.output_size(*size)):
+        stride, dilation, before = geometry.stride[axis], geometry.dilation[axis], geometry.padding[axis]
+        read = {y * stride + tap * dilation - before for y in range(output) for tap in range(geometry.kernel[axis])}
+        pixels *= sum(0 <= index < size[axis] for index in read)
+    return pixels

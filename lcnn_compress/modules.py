@@ -111,8 +111,10 @@ class LookupConv2d(nn.Module):
         m, taps = self.dictionary.shape[1], self.geometry.taps
         filters = self.out_channels // groups
         two_stages = not self.is_identity and self.dictionary_size * (m + filters * taps) < m * filters * taps
+        skips = self.geometry.kernel == (1, 1) and not any(self.geometry.padding)  # pixels that no tap reads
         if two_stages:
-            x = functional.conv2d(x, self.dictionary[:, :, None, None], groups=groups)
+            x = functional.conv2d(x, self.dictionary[:, :, None, None], groups=groups, stride=stride if skips else 1)
+            stride = (1, 1) if skips else stride
         # Zero padding commutes with stage 1 because stage 1 has no bias.
         if (top, left) == (bottom, right):
             padding = (top, left)

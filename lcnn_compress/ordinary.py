@@ -33,6 +33,8 @@ def dense_form(model: onnx.ModelProto, names: set[str] | None = None) -> onnx.Mo
             weight = numpy_helper.from_array(_product(first, node, constants), f"{node.name}.weight")
             model.graph.initializer.append(weight)
             node.input[0], node.input[1] = first.input[0], weight.name
+            strides = next(a for a in node.attribute if a.name == "strides")
+            strides.ints[:] = [a * b for a, b in zip(strides.ints, _values(first)["strides"], strict=True)]
         nodes.append(node)
     return _with_nodes(model, nodes)
 
@@ -50,7 +52,7 @@ def low_rank_form(model: onnx.ModelProto) -> onnx.ModelProto:
         if kernel is None:
             nodes.append(node)
             continue
-        rows, groups = constants[node.input[1]], _values(node)["group"]
+        rows, values = constants[node.input[1]], _values(node)
         unit = numpy_helper.from_array(numpy_helper.to_array(rows)[:, :, None, None], f"{node.name}{FIRST_STAGE}.weight")
         kernel = kernel.astype(helper.tensor_dtype_to_np_dtype(constants[node.input[3]].data_type))
         second = numpy_helper.from_array(kernel, f"{node.name}.kernel")
@@ -59,8 +61,12 @@ def low_rank_form(model: onnx.ModelProto) -> onnx.ModelProto:
         nodes += [helper.make_node("Cast", [name], [wide[name]], to=TensorProto.FLOAT) for name in wide]
         projected = f"{node.name}{FIRST_STAGE}/output"
         inputs = [node.input[0], wide[unit.name]]
-        nodes.append(helper.make_node("Conv", inputs, [projected], name=f"{node.name}{FIRST_STAGE}", group=groups))
-        nodes += _convolution(node, projected, wide[second.name], constants)
+        # What a 1x1 steps over is read by nothing.
+        strides = values["strides"] if kernel.shape[2:] == (1, 1) and not any(values["pads"]) else [1, 1]
+        name = f"{node.name}{FIRST_STAGE}"
+        nodes.append(helper.make_node("Conv", inputs, [projected], name=name, group=values["group"], strides=strides))
+        left = [all_of // done for all_of, done in zip(values["strides"], strides, strict=True)]
+        nodes += _convolution(node, projected, wide[second.name], constants, left)
     return _with_nodes(model, nodes)
 
 
@@ -166,9 +172,11 @@ def _product(first: onnx.NodeProto, second: onnx.NodeProto, constants: dict[str,
     return _rebuilt(rows[:, :, 0, 0], kernel, _values(first)["group"])
 
 
-def _convolution(node: onnx.NodeProto, x: str, weight: str, constants: dict[str, onnx.TensorProto]) -> list[onnx.NodeProto]:
+def _convolution(
+    node: onnx.NodeProto, x: str, weight: str, constants: dict[str, onnx.TensorProto], strides: list[int] | None = None
+) -> list[onnx.NodeProto]:
     """Return the nodes of an ordinary convolution of ``x`` with all that a LookupConv node does to its result."""
-    values = _values(node)
+    values = _values(node) | ({} if strides is None else {"strides": strides})
     bounds = values.pop("clip_min"), values.pop("clip_max")
     hard_swish = values.pop("hard_swish", 0)
     residual = node.input[5] if node.input[5] not in constants else None

@@ -78,7 +78,9 @@ VGG16 = Net("vgg16", zoo.vgg16)
 LAST = "classifier.6 was not published: given the dictionary and density of classifier.4 (FC7)"
 SHARED = "eight neighbouring filters look the same places up, unlike those published"
 BYTES = "dictionaries of 2^18 entries and more as int8, the others as float16"
-UNPUBLISHED = "densities were not published: one lookup per position on average"
+UNPUBLISHED = (
+    "densities were not published: one lookup per position on average, in shortcuts too, which the published code leaves dense"
+)
 FAST = Setting(
     ALEXNET, "LCNN-fast", "features.0=3,features.*=30,classifier.*=512",
     (0.083, 0.034, 0.008, 0.013, 0.027, 0.001, 0.002, 0.002),

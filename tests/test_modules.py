@@ -59,6 +59,19 @@ def test_macs_count_both_stages():
     assert layer.dense_macs((7, 6)) == 8 * 5 * 9 * 42
 
 
+@pytest.mark.parametrize("case", [c for c in CASES if c.batch], ids=str)
+def test_stage_1_counts_the_pixels_that_a_tap_reads(case):
+    ones = torch.zeros(1, 1, *case.size, requires_grad=True)
+    top, left, bottom, right = case.padding
+    padded = functional.pad(ones, (left, right, top, bottom))
+    functional.conv2d(padded, torch.ones(1, 1, *case.kernel), None, case.stride, 0, case.dilation).sum().backward()
+    assert ones.grad is not None
+    layer = case.module()
+    height, width = case.geometry.output_size(*case.size)
+    read = int((ones.grad > 0).sum())
+    assert layer.macs(case.size) == layer.dictionary_size * case.c_in * read + layer.n_nonzeros * height * width
+
+
 def test_mismatched_factors_are_refused():
     with pytest.raises(ValueError, match=r"\(4, 8\)"):
         LookupConv2d(torch.zeros(4, 8), torch.zeros(5, 3, 3, 3), None, LookupConvCase().geometry)

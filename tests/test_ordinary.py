@@ -111,6 +111,28 @@ def test_groups_stay_apart() -> None:
         np.testing.assert_allclose(got, built(x).numpy(), rtol=0, atol=1e-4)
 
 
+def test_strides_of_a_1x1_are_taken_where_least_is_computed() -> None:
+    dense = capture(torch.nn.Sequential(torch.nn.Conv2d(16, 12, 1, (2, 3))), torch.zeros(1, 16, 9, 11))
+    generator = torch.Generator().manual_seed(0)
+    rows, kernel = torch.randn(4, 16, generator=generator).half(), torch.randn(12, 4, 1, 1, generator=generator).half()
+    lookup = LookupConv2d(rows.float(), kernel.float(), None, ConvGeometry((1, 1), (2, 3)))
+    built = build_net(dense, (1, 16, 9, 11), {"0": lookup})
+    model = to_onnx(built, (1, 16, 9, 11), ExportSettings(), {})
+    x = torch.randn(2, 16, 9, 11, generator=generator)
+    assert strides(model) == [[2, 3], [1, 1]]
+    assert strides(dense_form(model)) == [[2, 3]]
+    with torch.no_grad():
+        want = torch.nn.functional.conv2d(x, lookup.weight(), lookup.bias, (2, 3)).numpy()
+        np.testing.assert_allclose(built(x).numpy(), want, rtol=0, atol=1e-4)
+    for form in (model, dense_form(model)):
+        got = runtime.session(form.SerializeToString()).run(None, {"input": x.numpy()})[0]
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)
+
+
+def strides(model: onnx.ModelProto) -> list[list[int]]:
+    return [list(a.ints) for node in model.graph.node for a in node.attribute if a.name == "strides"]
+
+
 def test_a_full_identity_stays_an_operator() -> None:
     dense = capture(torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3)), torch.zeros(1, 8, 9, 9))
     lookup = LookupConv2d(torch.eye(8), torch.ones(8, 8, 3, 3), None, ConvGeometry((3, 3)))
