@@ -50,6 +50,7 @@ from torch import Tensor, fx, nn
 from lcnn_compress import api, benchmark, runtime
 from lcnn_compress.budget import Problem, Target, prepare
 from lcnn_compress.budget_fit import fit
+from lcnn_compress.budget_trial import RECOVERIES
 from lcnn_compress.data import Examples
 from lcnn_compress.errors import ModelError, SettingsError
 from lcnn_compress.evaluation import onnx_runner, torch_runner
@@ -173,7 +174,7 @@ class Comparison:
             "scored_images": options.scored_images, "calibration_images": case.calibration,
         })  # fmt: skip
         self.rewriting = Rewriting(layers(case.source.net, torch.zeros(case.source.input_shape)), case.skip)
-        self.problems: dict[str, Problem] = {}  # what the layers can become, by candidate
+        self.problem: Problem | None = None  # what the layers can become
         self.kept: dict[tuple[Task, Choice], Made] = {}  # the best net of a search is the first seed's result
 
     def missing(self) -> list[str]:
@@ -290,12 +291,12 @@ class Comparison:
 
     def _fitted(self, speed: float, candidate: str) -> dict[str, Any]:
         """Plan for milliseconds: about as much faster as other ways of cutting MACs ``speed`` times make a net."""
-        if candidate not in self.problems:
+        if self.problem is None:
             settings = CompressSettings(PlanSettings(skip=self.case.skip))
-            calibration = self.case.calibrate(0) if candidate == "effects on outputs" else ()
             net, shape = self.case.source.net, self.case.source.input_shape
-            self.problems[candidate] = prepare(net, shape, settings, calibration, cache=self.options.work.parent)
-        fitted = fit(self.problems[candidate], Target("speedup", speed**SPEEDUP_POWER))
+            self.problem = prepare(net, shape, settings, self.case.calibrate(0), cache=self.options.work.parent)
+        recovery = dict(zip(CANDIDATES[OURS], RECOVERIES, strict=True))[candidate]
+        fitted = fit(replace(self.problem, recovery=recovery), Target("speedup", speed**SPEEDUP_POWER))
         plans = [asdict(plan) for plan in fitted.choice.plans]
         return {"plans": plans, "macs": fitted.choice.macs, "rounds": fitted.rounds}
 

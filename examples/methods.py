@@ -41,7 +41,7 @@ OURS, UNIFORM, PAPER, SPARSE, LOW_RANK, NARROWER, INT8 = (
 )  # fmt: skip
 METHODS = (OURS, UNIFORM, PAPER, SPARSE, LOW_RANK, NARROWER, INT8)
 CANDIDATES: dict[str, tuple[str, ...]] = {
-    OURS: ("effects on outputs", "errors of filters"),  # what adds up to the error of a net
+    OURS: ("effects", "effects by parameters"),  # on outputs: what adds up to the error of a net
     UNIFORM: ("dictionary 0.3", "dictionary 0.5"),  # its share of the MACs that the layers may have
     PAPER: ("dictionary 0.3", "dictionary 0.5"),
     SPARSE: ("one density", "one threshold"),  # for all layers; a threshold in units of each layer's root mean square

@@ -79,7 +79,9 @@ class Problem:
     ``effects`` are as ``options``; ``measured_effects`` says whether they are of outputs or only of the filters. Times are in
     ms of one image on a machine that does nothing else, the least of several medians: ``dense_ms`` of the whole net,
     ``other_ms`` of what no option changes. ``pace`` is that time of the dense net over the one it takes as busy as the machine
-    is. ``scale`` holds what the built net has taught: the time of a layer's lookups against the time foreseen.
+    is. ``scale`` holds what the built net has taught: the time of a layer's lookups against the time foreseen. ``recovery``
+    is the power of the share of its parameters that an option keeps which its effect is divided by where choices are compared:
+    above 0 where training follows, which makes up for more where there is more to train.
     """
 
     dense: fx.GraphModule
@@ -92,6 +94,7 @@ class Problem:
     dense_ms: float | None = None
     other_ms: float = 0.0
     pace: float = 1.0
+    recovery: float = 0.0
     scale: dict[str, float] = field(default_factory=dict)
     dense_again: dict[str, float] = field(default_factory=dict)  # ms of layers that stayed dense between lookups
     template: onnx.ModelProto | None = None
@@ -129,8 +132,17 @@ class Problem:
         return self._chosen([int(np.argmin([c.weight_bytes for c in listed])) for listed in self.options])
 
     def _best(self, cost: Callable[[Candidate], float], budget: float) -> Choice | None:
-        answer = allocate([[cost(c) for c in listed] for listed in self.options], self.effects, budget)
+        answer = allocate([[cost(c) for c in listed] for listed in self.options], self._weighed(), budget)
         return None if answer is None else self._chosen(answer)
+
+    def _weighed(self) -> list[list[float]]:
+        if self.recovery == 0:
+            return self.effects
+        rows = zip(self.found, self.options, self.effects, strict=True)
+        return [
+            [effect * _kept(candidate, layer) ** -self.recovery for candidate, effect in zip(listed, effects, strict=True)]
+            for layer, listed, effects in rows
+        ]
 
     def _chosen(self, answer: Sequence[int]) -> Choice:
         picked = tuple(listed[i] for listed, i in zip(self.options, answer, strict=True))
@@ -272,6 +284,14 @@ def _dense_times(problem: Problem, progress: Progress) -> dict[str, float]:
     problem.pace = problem.dense_ms / whole_ms
     progress("measuring", 1, 1)
     return times
+
+
+def _kept(candidate: Candidate, layer: Layer) -> float:
+    """Return the parameters of an option as a share of the layer's weights, at most 1."""
+    if candidate.plan.kind == "dense":
+        return 1.0
+    rows = 0 if candidate.plan.kind == "sparse" else candidate.plan.dictionary_size
+    return min(1.0, (candidate.nonzeros + rows * layer.in_channels) / layer.weight().numel())
 
 
 def runs_for(ms: float) -> int:

@@ -15,6 +15,7 @@ from lcnn_compress.artefact import Artefact
 from lcnn_compress.budget import Choice, Problem, Target, prepare
 from lcnn_compress.budget_drop import fastest_within
 from lcnn_compress.budget_fit import Fit, corrected, fit, foresee, part_of_target
+from lcnn_compress.budget_trial import best_trained
 from lcnn_compress.effects import Outputs
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.pipeline import (
@@ -89,7 +90,12 @@ def compress_to_target(
         artefact.report["totals"] |= measured_totals(artefact, settings, progress)
         more: dict[str, Any] = {"drop": asdict(found.drop), "tried": found.tried}
     else:
-        result: Fit = fit(problem, target, progress)
+        trials: list[dict[str, Any]] = []
+        if settings.finetune is None or data.examples is None or target.kind == "size_mb":
+            result: Fit = fit(problem, target, progress)
+        else:
+            best = best_trained(problem, target, data, progress)
+            result, trials = best.fit, best.tried
         choice = result.choice
         artefact = compress_net(dense, input_shape, settings, data, choice.plans, progress, problem.built)
         if target.kind != "size_mb" and data.calibration and settings.finetune is None:
@@ -99,7 +105,7 @@ def compress_to_target(
                 other = compress_net(dense, input_shape, settings, data, second.plans, progress, problem.built)
                 if abs(math.log(part_of_target(problem, target, other.report))) < abs(math.log(part)):
                     artefact, choice = other, second
-        more = {"rounds": result.rounds}
+        more = {"rounds": result.rounds, "trials": trials}
     budget = _expected(problem, target, choice) | more
     if data.calibration:
         budget["measured_error"] = Outputs(dense, _few(data.calibration)).error(artefact.net) ** 0.5
