@@ -21,6 +21,7 @@ POOL_TYPE = "MaxPool"
 OP_VERSION = 1
 INPUTS = ("X", "D", "gaps", "coefficients", "bias", "residual")
 NO_BOUND = 3.4028234663852886e38  # the largest float32: a clip that never acts
+NO_POOL = {"pool_kernel_shape": [1, 1], "pool_strides": [1, 1], "pool_pads": [0] * 4}
 FIRST_STAGE = "/dictionary"  # ends the name of the first of two convolutions that are one layer
 OPSET = 20  # of the standard operators, in a file and in the body alike: the checker wants them equal
 
@@ -90,7 +91,7 @@ def _bridge(gaps: NDArray[np.int64], values: NDArray[np.float32], dtype: type) -
     return steps.astype(dtype), coefficients
 
 
-def function_body(*, hard_swish: bool = False) -> onnx.FunctionProto:
+def function_body(*, hard_swish: bool = False, pooled: bool = False) -> onnx.FunctionProto:
     """Return the operator written in standard ONNX operators; every constant part folds to one dense Conv.
 
     ONNX Runtime uses it where the native library is not registered; ``onnx.inliner`` puts it into files for other engines.
@@ -98,10 +99,12 @@ def function_body(*, hard_swish: bool = False) -> onnx.FunctionProto:
     Args:
         hard_swish: whether a node of the file has that attribute set. This takes an If, of which ONNX Runtime keeps one branch;
             all other files do without.
+        pooled: whether a node of the file pools its result; then every node has the attributes of ``NO_POOL``.
     """
     from onnx import helper
 
-    attributes = [*node_attributes(ConvGeometry((1, 1)))]
+    attributes = [*node_attributes(ConvGeometry((1, 1))), *(NO_POOL if pooled else ())]
+    result = "activated" if pooled else "Y"
     node = helper.make_node
 
     def attribute_constant(output: str, field: str, name: str) -> onnx.NodeProto:
@@ -144,14 +147,19 @@ def function_body(*, hard_swish: bool = False) -> onnx.FunctionProto:
         conv,
         node("Add", ["convolved", "residual"], ["added"]),
     ]  # fmt: skip
-    clip = node("Clip", ["added", "lowest", "highest"], ["Y"])
+    clip = node("Clip", ["added", "lowest", "highest"], [result])
     nodes += _choice(attribute_constant("chosen", "value_int", "hard_swish"), clip) if hard_swish else [clip]
+    if pooled:
+        nodes.append(node("MaxPool", [result], ["Y"]))
+        nodes[-1].attribute.extend(_reference(name.removeprefix("pool_"), name) for name in NO_POOL)
     return helper.make_function(DOMAIN, OP_TYPE, list(INPUTS), ["Y"], nodes, [helper.make_opsetid("", OPSET)], attributes)
 
 
 def _choice(chosen: onnx.NodeProto, clip: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """Return nodes that compute Y from "added": HardSwish where ``chosen`` gives 1, and ``clip`` where it gives 0."""
+    """Return nodes that give HardSwish of "added" where ``chosen`` gives 1, and what ``clip`` does where it gives 0."""
     from onnx import TensorProto, helper
+
+    result = clip.output[0]
 
     def branch(name: str, last: onnx.NodeProto) -> onnx.GraphProto:
         last.output[0] = name
@@ -161,7 +169,7 @@ def _choice(chosen: onnx.NodeProto, clip: onnx.NodeProto) -> list[onnx.NodeProto
         chosen,
         helper.make_node("Cast", list(chosen.output), ["is_hard_swish"], to=TensorProto.BOOL),
         helper.make_node(
-            "If", ["is_hard_swish"], ["Y"],
+            "If", ["is_hard_swish"], [result],
             then_branch=branch("swished", helper.make_node("HardSwish", ["added"], [""])), else_branch=branch("clipped", clip),
         ),
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,17 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from lcnn_compress.op import DOMAIN, FIRST_STAGE, NO_BOUND, OP_TYPE, POOL_TYPE, decode_positions, pool_body
+from lcnn_compress.op import (
+    DOMAIN,
+    FIRST_STAGE,
+    NO_BOUND,
+    NO_POOL,
+    OP_TYPE,
+    POOL_TYPE,
+    decode_positions,
+    function_body,
+    pool_body,
+)
 
 FULL = 0.9  # of the coefficients: so many make a product faster than lookups
 LARGEST_POOL = 256  # of the runtime, in one direction
@@ -77,23 +88,63 @@ def lookup_weight(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) 
 
 
 def choose_pools(model: onnx.ModelProto) -> None:
-    """Let our MaxPool, and no other, read what lookup convolutions give; may be called again when nodes have changed."""
+    """Let lookup convolutions pool what nothing but a MaxPool reads, and our MaxPool, and no other, read what they give.
+
+    May be called again when nodes have changed.
+    """
+    graph = model.graph
+    reads = Counter(name for node in graph.node for name in node.input) + Counter(value.name for value in graph.output)
+    constants = _constants(graph)
+    lookups = {node.output[0]: node for node in graph.node if node.op_type == OP_TYPE}
     own: set[str] = set()
-    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in model.graph.value_info}
-    for node in model.graph.node:
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in graph.value_info}
+    for node in list(graph.node):
         if node.op_type == POOL_TYPE:
+            lookup = lookups.get(node.input[0])
             values = _pool_values(node) if node.input[0] in own and ranks.get(node.input[0], 4) == 4 else None
+            if values is not None and lookup is not None and reads[node.input[0]] == 1 and _can_pool(lookup, constants):
+                _set_pool(lookup, {f"pool_{name}": values[name] for name in ("kernel_shape", "strides", "pads")})
+                lookup.output[0] = node.output[0]
+                graph.node.remove(node)
+                own.update(lookup.output)
+                continue
             node.domain = DOMAIN if values is not None else ""
             if values is not None:
                 del node.attribute[:]
                 node.attribute.extend(helper.make_attribute(name, value) for name, value in values.items())
         if node.domain == DOMAIN:
             own.update(node.output)
-    functions = [f for f in model.functions if f.name != POOL_TYPE]
-    if functions and any(node.op_type == POOL_TYPE and node.domain == DOMAIN for node in model.graph.node):
-        functions.append(pool_body())
+    if model.functions:
+        _set_bodies(model)
+
+
+def _set_bodies(model: onnx.ModelProto) -> None:
+    """Write the bodies that the nodes of a file need."""
+    lookups = [node for node in model.graph.node if node.op_type == OP_TYPE]
+    pooled = any(_pools(_values(node)) for node in lookups)
+    for node in lookups:
+        values = _values(node)
+        _set_pool(node, {name: values.get(name, NO_POOL[name]) for name in NO_POOL} if pooled else {})
     del model.functions[:]
-    model.functions.extend(functions)
+    if lookups:
+        swished = any(_values(node).get("hard_swish") for node in lookups)
+        model.functions.append(function_body(hard_swish=swished, pooled=pooled))
+    if any(node.op_type == POOL_TYPE and node.domain == DOMAIN for node in model.graph.node):
+        model.functions.append(pool_body())
+
+
+def _can_pool(lookup: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
+    return lookup.input[5] in constants and not _pools(_values(lookup))
+
+
+def _pools(values: dict[str, Any]) -> bool:
+    return any(values.get(f"pool_{name}", [1, 1]) != [1, 1] for name in ("kernel_shape", "strides"))
+
+
+def _set_pool(lookup: onnx.NodeProto, values: dict[str, list[int]]) -> None:
+    kept = [attribute for attribute in lookup.attribute if attribute.name not in NO_POOL]
+    del lookup.attribute[:]
+    lookup.attribute.extend([*kept, *(helper.make_attribute(name, value) for name, value in values.items())])
 
 
 def drop_unread(graph: onnx.GraphProto) -> None:
@@ -179,6 +230,7 @@ def _convolution(
     values = _values(node) | ({} if strides is None else {"strides": strides})
     bounds = values.pop("clip_min"), values.pop("clip_max")
     hard_swish = values.pop("hard_swish", 0)
+    pool = {name.removeprefix("pool_"): values.pop(name) for name in NO_POOL if name in values}
     residual = node.input[5] if node.input[5] not in constants else None
     names = [f"{node.output[0]}/convolved", f"{node.output[0]}/added", f"{node.output[0]}/activated"]
     nodes = [helper.make_node("Conv", [x, weight, node.input[4]], [names[0]], name=node.name, **values)]
@@ -194,6 +246,9 @@ def _convolution(
             constant = numpy_helper.from_array(np.array(value, np.float32))
             nodes.insert(0, helper.make_node("Constant", [], [limit], value=constant))
         nodes.append(helper.make_node("Clip", [nodes[-1].output[0], *limits], [names[2]], name=f"{node.name}/clip"))
+    if _pools({f"pool_{name}": value for name, value in pool.items()}):
+        pooled = f"{node.output[0]}/pooled"
+        nodes.append(helper.make_node(POOL_TYPE, [nodes[-1].output[0]], [pooled], name=f"{node.name}/pool", **pool))
     nodes[-1].output[0] = node.output[0]
     return nodes
 

@@ -167,9 +167,12 @@ Bound Longest(const std::vector<Bound>& bounds) {
 void Bench(const Layer& layer, lcnn::Isa isa, const Roofs& roofs, int repeats) {
   std::mt19937 random(1);
   const lcnn::Axis axis = {layer.kernel, layer.stride, 1, layer.kernel / 2, layer.kernel / 2};
-  const lcnn::LookupConvShape shape = {
-      layer.channels, layer.filters, 1, layer.dictionary,
-      axis,           axis,          0, std::numeric_limits<float>::max()};
+  lcnn::LookupConvShape shape;
+  shape.channels = layer.channels;
+  shape.out_channels = layer.filters;
+  shape.dictionary_size = layer.dictionary;
+  shape.height = shape.width = axis;
+  shape.clip_max = std::numeric_limits<float>::max();
   const int64_t taps = layer.kernel * layer.kernel;
   auto constants = RandomEntries(layer, taps * layer.dictionary, &random);
   const auto dictionary = RandomFloats(layer.dictionary * layer.channels, &random);

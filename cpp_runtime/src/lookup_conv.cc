@@ -9,6 +9,7 @@
 #include "dispatch.h"
 #include "packed_weights.h"
 #include "plan.h"
+#include "pool_rows.h"
 
 namespace lcnn {
 
@@ -50,6 +51,15 @@ struct Job {
   float* s;
   const ImageGroup* group;
   int64_t first_image;
+
+  // The group's first value in a tensor (batch, out_channels, plane).
+  int64_t First(int64_t plane) const { return first_image * weights.shape().out_channels * plane; }
+};
+
+// Where the results of a unit of stage 2 go: filter o of the block to y + (o - first) * plane.
+struct Target {
+  float* y;
+  int64_t plane;
 };
 
 // Values [begin, begin + depth) x kPanelRows of a panel, widened into `buffer` if they are not
@@ -192,19 +202,13 @@ void LookupParts(const Job& job, const LookupTile& tile, LookupTask task) {
   }
 }
 
-// Unit = (tile, block of filters), the latter fastest.
-void LookupUnit(void* argument, size_t unit) {
-  const Job& job = *static_cast<const Job*>(argument);
+void LookUp(const Job& job, const LookupTile& tile, size_t block, const Target& target) {
   const Plan& plan = job.plan;
   const LookupConvShape& shape = job.weights.shape();
-  const size_t blocks = plan.filter_blocks.size() - 1;
-  const LookupTile& tile = job.group->lookup_tiles[unit / blocks];
-  const int64_t plane = plan.out_height * plan.out_width;
-  const int64_t first = job.first_image * shape.out_channels * plane;
   LookupTask task;
   task.s = job.s + tile.position;
-  task.filter_begin = plan.filter_blocks[unit % blocks];
-  task.filter_end = plan.filter_blocks[unit % blocks + 1];
+  task.filter_begin = plan.filter_blocks[block];
+  task.filter_end = plan.filter_blocks[block + 1];
   task.bias = job.weights.bias();
   task.first = task.last = true;
   task.sums = nullptr;
@@ -214,18 +218,54 @@ void LookupUnit(void* argument, size_t unit) {
   task.maps = job.group->lookup_maps.data() + tile.first_map;
   task.indices = job.group->lookup_indices.data();
   task.n_vectors = tile.n_vectors;
-  task.residual = job.residual.tensor == nullptr ? nullptr : job.residual.tensor + first;
+  task.residual =
+      job.residual.tensor == nullptr ? nullptr : job.residual.tensor + job.First(target.plane);
   task.constant = job.residual.constant;
   task.clip_min = shape.clip_min;
   task.clip_max = shape.clip_max;
   task.hard_swish = shape.hard_swish;
-  task.y = job.y + first;
-  task.plane = plane;
+  task.y = target.y - task.filter_begin * target.plane;  // the kernel counts from filter 0
+  task.plane = target.plane;
   if (job.weights.cut()) {
     LookupParts(job, tile, task);
   } else {
     job.weights.KernelOf(*job.kernels.lookup).lookup(task);
   }
+}
+
+// Unit = (tile, block of filters), the latter fastest.
+void LookupUnit(void* argument, size_t unit) {
+  const Job& job = *static_cast<const Job*>(argument);
+  const Plan& plan = job.plan;
+  const size_t blocks = plan.filter_blocks.size() - 1;
+  const int64_t plane = plan.out_height * plan.out_width;
+  float* const y = plan.unpooled >= 0 ? job.s + plan.unpooled : job.y + job.First(plane);
+  LookUp(job, job.group->lookup_tiles[unit / blocks], unit % blocks,
+         {y + plan.filter_blocks[unit % blocks] * plane, plane});
+}
+
+// Unit = (band, block of filters), the latter fastest.
+void PooledUnit(void* argument, size_t unit) {
+  const Job& job = *static_cast<const Job*>(argument);
+  const Plan& plan = job.plan;
+  const LookupConvShape& shape = job.weights.shape();
+  const size_t blocks = plan.filter_blocks.size() - 1;
+  const size_t block = unit % blocks;
+  const Band& band = job.group->bands[unit / blocks];
+  const int64_t rows = band.row_end - band.row_begin;
+  const int64_t pooled = plan.pooled_height * plan.pooled_width;
+  const int64_t filter = plan.filter_blocks[block];
+  alignas(kCacheLine) float held[kBandFloats];
+  for (size_t tile = band.first_tile; tile < band.end_tile; ++tile) {
+    LookUp(job, job.group->lookup_tiles[tile], block, {held, rows * plan.out_width});
+  }
+  float* const y = job.y + job.First(pooled) + (band.image * shape.out_channels + filter) * pooled;
+  PoolRows(
+      {shape.pool_height, shape.pool_width}, *job.kernels.pool,
+      {held, rows * plan.out_width, rows, plan.out_width,
+       band.pool_begin * shape.pool_height.stride - shape.pool_height.pad_begin - band.row_begin,
+       y + band.pool_begin * plan.pooled_width, pooled, band.pool_end - band.pool_begin,
+       plan.pooled_width, plan.filter_blocks[block + 1] - filter});
 }
 
 void RunUnits(const ParallelFor& parallel_for, int64_t macs, size_t units,
@@ -262,8 +302,19 @@ void RunGroup(const ParallelFor& parallel_for, StageTimes* times, Job* job) {
 
   start = std::chrono::steady_clock::now();
   const size_t blocks = plan.filter_blocks.size() - 1;
-  RunUnits(parallel_for, plan.lookup_macs / plan.batch * image_share,
-           job->group->lookup_tiles.size() * blocks, LookupUnit, job);
+  const int64_t lookup_macs = plan.lookup_macs / plan.batch * image_share;
+  if (job->group->bands.empty()) {
+    RunUnits(parallel_for, lookup_macs, job->group->lookup_tiles.size() * blocks, LookupUnit, job);
+  } else {
+    RunUnits(parallel_for, lookup_macs, job->group->bands.size() * blocks, PooledUnit, job);
+  }
+  if (plan.unpooled >= 0) {
+    const LookupConvShape& shape = job->weights.shape();
+    MaxPool({shape.pool_height, shape.pool_width}, job->kernels.isa,
+            image_share * shape.out_channels, plan.out_height, plan.out_width,
+            job->s + plan.unpooled, job->y + job->First(plan.pooled_height * plan.pooled_width),
+            parallel_for);
+  }
   if (times != nullptr) times->lookup_ms += Milliseconds(start);
 }
 

@@ -10,6 +10,7 @@
 
 #include "geometry.h"
 #include "kernels/kernels.h"
+#include "lcnn/max_pool.h"
 
 namespace lcnn {
 namespace {
@@ -59,6 +60,7 @@ LookupConvShape Checked(const LookupConvShape& shape) {
   RequireRange("dictionary_size", shape.dictionary_size, 0, kMaxExtent);
   RequireMultiple("channels", shape.channels, shape.group);
   RequireMultiple("out_channels", shape.out_channels, shape.group);
+  if (shape.pools()) CheckMaxPool({shape.pool_height, shape.pool_width}, "pool ");
   if (!(shape.clip_min <= shape.clip_max)) {
     Fail("clip_min is " + std::to_string(shape.clip_min) + " and clip_max is " +
          std::to_string(shape.clip_max) + "; clip_min must not exceed clip_max");

@@ -21,6 +21,10 @@ constexpr int64_t kTileFloats = 12 * 1024;
 constexpr int64_t kMinTileVectors = 4;
 // A copy that fits the first-level cache beside the sums.
 constexpr int64_t kCopyFloats = 12 * 1024;
+// With pooling: filters in a unit of work, and the rows of windows they should have room for.
+constexpr int64_t kMostBandFilters = 64;
+constexpr int64_t kLeastBandFilters = 8;
+constexpr int64_t kFewPooledRows = 8;
 // Fewer units than this leave threads idle; more make stage 1 pack X again and stage 2 load S
 // again.
 constexpr int64_t kUnits = 8;
@@ -93,6 +97,9 @@ class Planner {
     plan_.in_width = width;
     plan_.out_height = rows_.output;
     plan_.out_width = columns_.output;
+    if (!shape_.pools()) return;
+    plan_.pooled_height = OutputExtent(shape_.pool_height, rows_.output, "height to pool");
+    plan_.pooled_width = OutputExtent(shape_.pool_width, columns_.output, "width to pool");
   }
 
   Plan Make() {
@@ -107,6 +114,28 @@ class Planner {
   }
 
  private:
+  // A filter's rows of `pooled` rows of windows, all of them.
+  int64_t BandRows(int64_t pooled) const {
+    const Axis& axis = shape_.pool_height;
+    return std::min(rows_.output, (pooled - 1) * axis.stride + axis.kernel);
+  }
+
+  // As many filters at a time as leave room for a few rows of windows: fewer filters load S more
+  // often, bands of fewer rows compute more rows twice.
+  void ChooseBands() {
+    const int64_t few = std::min(kFewPooledRows, plan_.pooled_height);
+    band_filters_ = kMostBandFilters;
+    while (band_filters_ > kLeastBandFilters && band_filters_ * Floats(few) > kBandFloats) {
+      band_filters_ /= 2;
+    }
+    while (band_rows_ < plan_.pooled_height &&
+           band_filters_ * Floats(band_rows_ + 1) <= kBandFloats) {
+      ++band_rows_;
+    }
+  }
+
+  int64_t Floats(int64_t pooled) const { return BandRows(pooled) * columns_.output; }
+
   // Rows that begin on a vector, or on half of one, need fewer copies but more vectors.
   void ChoosePitch() {
     int64_t best = columns_.pitch;
@@ -155,6 +184,7 @@ class Planner {
     const int64_t y_image = CheckedMul(
         shape_.out_channels, CheckedMul(rows_.output, columns_.output, kMaxInt32, "plane of Y"),
         kMaxInt32, "image of Y");
+    if (shape_.pools()) ChooseBands();
     const int64_t shift = CheckedMul(rows_.max_shift, plan_.pitch, kMaxInt32, "plane of S");
     // Tiles end on a vector, up to kMaxLanes - 1 past the last pixel; the rest keeps cache sets
     // from colliding (below).
@@ -181,6 +211,10 @@ class Planner {
         CeilDiv(images_ * plan_.image_pitch + shift + columns_.max_shift, kMaxLanes) + 1;
     plan_.run_length = (lines | 1) * kMaxLanes;
     plan_.scratch_floats = entries * plan_.run_length;
+    if (shape_.pools() && band_rows_ == 0) {
+      plan_.unpooled = plan_.scratch_floats;
+      plan_.scratch_floats += images_ * y_image;
+    }
     plan_.single_pixel = plan_.batch == 1 && plan_.in_height == 1 && plan_.in_width == 1 &&
                          plan_.image_pitch == 1 && plan_.phases == 1 && InputPixel(0, 1, 0) == 0 &&
                          !weights_.identity();
@@ -197,7 +231,11 @@ class Planner {
     for (int64_t phase = 0; phase < plan_.phases; ++phase) {
       AddProjectTiles(phase, positions / lanes_, &group);
     }
-    AddLookupTiles(&group);
+    if (band_rows_ > 0) {
+      AddBands(&group);
+    } else {
+      AddLookupTiles(&group);
+    }
     return group;
   }
 
@@ -260,26 +298,62 @@ class Planner {
     const int64_t vectors =
         together ? CeilDiv((group->images - 1) * plan_.image_pitch + image_span, lanes_)
                  : image_vectors;
-    const int64_t tiles = CeilDiv(vectors, max_vectors_);
     const auto pixel_of = [&](int64_t position) { return OutputPixel(group->images, position); };
     for (int64_t stretch = 0; stretch < stretches; ++stretch) {
-      for (int64_t t = 0; t < tiles; ++t) {
-        const int64_t first = t * vectors / tiles;
-        const int64_t last = (t + 1) * vectors / tiles;
-        const int64_t position = stretch * plan_.image_pitch + first * lanes_;
-        const LookupTile tile = {static_cast<int32_t>(position), static_cast<int32_t>(last - first),
-                                 static_cast<int32_t>(group->lookup_maps.size())};
-        int64_t pixels = 0;
-        for (int64_t v = 0; v < last - first; ++v) {
-          AppendLaneMap(position + v * lanes_, lanes_, pixel_of, &group->lookup_maps,
-                        &group->lookup_indices);
-          pixels += group->lookup_maps.back().count;
-        }
-        if (pixels > 0) {
-          group->lookup_tiles.push_back(tile);
-        } else {  // in a wide border
-          group->lookup_maps.resize(static_cast<size_t>(tile.first_map));
-        }
+      AddTiles(stretch * plan_.image_pitch, vectors, pixel_of, group);
+    }
+  }
+
+  // Tiles of about equal length for so many vectors of positions.
+  template <class PixelOf>
+  void AddTiles(int64_t begin, int64_t vectors, const PixelOf& pixel_of, ImageGroup* group) const {
+    const int64_t tiles = CeilDiv(vectors, max_vectors_);
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t first = t * vectors / tiles;
+      const int64_t last = (t + 1) * vectors / tiles;
+      const int64_t position = begin + first * lanes_;
+      const LookupTile tile = {static_cast<int32_t>(position), static_cast<int32_t>(last - first),
+                               static_cast<int32_t>(group->lookup_maps.size())};
+      int64_t pixels = 0;
+      for (int64_t v = 0; v < last - first; ++v) {
+        AppendLaneMap(position + v * lanes_, lanes_, pixel_of, &group->lookup_maps,
+                      &group->lookup_indices);
+        pixels += group->lookup_maps.back().count;
+      }
+      if (pixels > 0) {
+        group->lookup_tiles.push_back(tile);
+      } else {  // in a wide border
+        group->lookup_maps.resize(static_cast<size_t>(tile.first_map));
+      }
+    }
+  }
+
+  void AddBands(ImageGroup* group) const {
+    const Axis& axis = shape_.pool_height;
+    const int64_t bands = CeilDiv(plan_.pooled_height, band_rows_);
+    for (int64_t image = 0; image < group->images; ++image) {
+      for (int64_t b = 0; b < bands; ++b) {
+        const int64_t begin = b * plan_.pooled_height / bands;
+        const int64_t end = (b + 1) * plan_.pooled_height / bands;
+        const int64_t top = begin * axis.stride - axis.pad_begin;
+        Band band = {image, begin, end, std::max<int64_t>(0, top), 0, group->lookup_tiles.size(),
+                     0};
+        band.row_end =
+            std::min(rows_.output, (end - 1) * axis.stride - axis.pad_begin + axis.kernel);
+        const int64_t first = band.row_begin * plan_.pitch;
+        const int64_t span = (band.row_end - 1) * plan_.pitch + columns_.output - first;
+        const int64_t start = image * plan_.image_pitch + first;
+        AddTiles(
+            start, CeilDiv(span, lanes_),
+            [&](int64_t position) {
+              const int64_t row = (position - image * plan_.image_pitch) / plan_.pitch;
+              const int64_t column = (position - image * plan_.image_pitch) % plan_.pitch;
+              if (row >= band.row_end || column >= columns_.output) return int64_t{-1};
+              return (row - band.row_begin) * columns_.output + column;
+            },
+            group);
+        band.end_tile = group->lookup_tiles.size();
+        group->bands.push_back(band);
       }
     }
   }
@@ -381,6 +455,12 @@ class Planner {
       blocks = std::max(blocks, CeilDiv(shape_.out_channels, kMaxWaitingFilters));
     }
     blocks = std::max<int64_t>(1, blocks);
+    if (band_rows_ > 0) {
+      for (int64_t o = 0; o < shape_.out_channels; o += band_filters_)
+        plan_.filter_blocks.push_back(o);
+      plan_.filter_blocks.push_back(shape_.out_channels);
+      return;
+    }
     const int32_t* const begin = weights_.entry_begin(0);
     const int32_t* const end = begin + weights_.lists();
     for (int64_t b = 0; b <= blocks; ++b) {
@@ -403,6 +483,8 @@ class Planner {
   const AxisLayout columns_;
   const bool copied_;  // stage 2 works on copies of S: not for one pixel, which is gathered
   int64_t images_ = 0;
+  int64_t band_rows_ = 0;  // of windows; 0: no bands
+  int64_t band_filters_ = 0;
   std::vector<int64_t> tap_offsets_;  // into the runs, or the copied pieces, of a dictionary row
   int64_t row_floats_ = 0;            // of the copy of a dictionary row
   Plan plan_;

@@ -35,11 +35,24 @@ struct LookupTile {
   int32_t first_map;
 };
 
+// With pooling: some rows of windows of one image, and the rows of the convolution they cover. The
+// tiles' maps count pixels from the first of those.
+struct Band {
+  int64_t image;
+  int64_t pool_begin;
+  int64_t pool_end;
+  int64_t row_begin;
+  int64_t row_end;
+  size_t first_tile;
+  size_t end_tile;
+};
+
 // The work on `images` images that are in scratch together.
 struct ImageGroup {
   int64_t images = 0;
   std::vector<ProjectTile> project_tiles;
   std::vector<LookupTile> lookup_tiles;
+  std::vector<Band> bands;            // with pooling, unless a band is too large to be held
   std::vector<LaneMap> project_maps;  // positions to pixels of X, from the group's first image on
   std::vector<LaneMap> lookup_maps;   // positions to pixels of Y
   std::vector<int32_t> project_indices;
@@ -61,6 +74,8 @@ struct Plan {
   int64_t in_width = 0;
   int64_t out_height = 0;
   int64_t out_width = 0;
+  int64_t pooled_height = 0;  // of Y, where the result is pooled
+  int64_t pooled_width = 0;
   int64_t pitch = 0;
   int64_t tile_vectors = 0;  // of the longest stage 2 tile
   int64_t image_pitch = 0;
@@ -79,6 +94,7 @@ struct Plan {
   ImageGroup group;       // batch / group.images times
   ImageGroup last_group;  // the images left over; may be empty
   int64_t scratch_floats = 0;
+  int64_t unpooled = -1;  // where in scratch a group's result is before pooling, if not in bands
   int64_t project_macs = 0;
   int64_t lookup_macs = 0;
 };
@@ -96,6 +112,10 @@ constexpr int64_t kPackFloats = 6144;
 
 // Filters whose sums wait for the next part of their lists, in one unit of work.
 constexpr int64_t kMaxWaitingFilters = 128;
+
+// With pooling, floats of the result of some filters in a band: they stay in the second-level
+// cache.
+constexpr int64_t kBandFloats = 24 * 1024;
 
 Plan MakePlan(const PackedWeights& weights, const ProjectKernels& project,
               const LookupKernels& lookup, int64_t batch, int64_t height, int64_t width);

@@ -17,10 +17,12 @@ struct Case {
   int64_t share = 1;         // neighbouring filters with the same pattern
   bool identity = false;     // the dictionary
   int64_t first_filled = 0;  // filters before it have no entries
+  lcnn::Axis pool_rows = {}, pool_columns = {};
 };
 
 constexpr lcnn::Axis kThree = {3, 1, 1, 1, 1};
 constexpr lcnn::Axis kOne = {1, 1, 1, 0, 0};
+constexpr lcnn::Axis kPool = {3, 2, 1, 1, 1};
 
 inline std::vector<Case> Cases() {
   std::vector<Case> cases = {
@@ -102,6 +104,35 @@ inline std::vector<Case> Cases() {
       {"identity, one pixel", 1, 1, 1, 19, 5, 1, 19, kOne, kOne, 0.2, 1, true},
       {"identity, cut", 2, 7, 7, 200, 40, 1, 200, kThree, kThree, 0.4, 1, true},
   };
+  // Results that are pooled.
+  const auto pooled = [&](Case c, const lcnn::Axis& rows, const lcnn::Axis& columns) {
+    c.pool_rows = rows;
+    c.pool_columns = columns;
+    cases.push_back(c);
+  };
+  pooled({"pooled", 1, 9, 12, 4, 5, 1, 3, kThree, kThree, 0.3}, kPool, kPool);
+  pooled({"pooled, 2x2", 2, 8, 9, 4, 9, 1, 3, kThree, kThree, 0.3}, {2, 2, 1, 0, 0},
+         {2, 2, 1, 0, 0});
+  pooled({"pooled, several bands", 2, 60, 101, 3, 20, 1, 3, kThree, kThree, 0.2}, kPool, kPool);
+  pooled({"pooled, bands of few filters", 1, 27, 27, 3, 130, 1, 3, kThree, kThree, 0.1}, kPool,
+         kPool);
+  pooled({"pooled stem", 1, 45, 61, 3, 17, 1, 3, {7, 2, 1, 3, 3}, {7, 2, 1, 3, 3}, 0.2}, kPool,
+         kPool);
+  pooled({"pooled, one direction", 1, 9, 40, 3, 4, 1, 3, kThree, kThree, 0.5}, {1, 1, 1, 0, 0},
+         {4, 3, 1, 3, 1});
+  pooled({"pooled, stride above the kernel", 2, 23, 14, 3, 4, 1, 3, kThree, kThree, 0.5},
+         {2, 5, 1, 1, 0}, {3, 4, 1, 0, 2});
+  pooled({"pooled, too wide for bands", 2, 12, 700, 2, 11, 1, 2, kThree, kThree, 0.3},
+         {9, 2, 1, 4, 4}, kPool);
+  pooled({"pooled, too wide, empty dictionary", 1, 12, 700, 2, 3, 1, 0, kThree, kThree, 0},
+         {9, 2, 1, 4, 4}, kPool);
+  pooled({"pooled, one pixel", 1, 1, 1, 19, 5, 1, 9, kOne, kOne, 0.5}, kPool, kPool);
+  pooled({"pooled, groups", 3, 7, 7, 6, 8, 2, 3, kThree, kThree, 0.5}, kPool, kPool);
+  pooled({"pooled, cut", 2, 14, 30, 4, 28, 1, 9, kThree, kThree, 0.5}, kPool, kPool);
+  pooled({"pooled, shared by 8", 1, 12, 40, 5, 21, 1, 11, kThree, kThree, 0.2, 8}, kPool, kPool);
+  pooled({"pooled, identity", 5, 40, 40, 14, 5, 1, 14, kThree, kThree, 0.1, 1, true}, kPool, kPool);
+  pooled({"pooled, work for several threads", 2, 40, 41, 40, 24, 1, 20, kThree, kThree, 0.3}, kPool,
+         kPool);
   // Rows of every remainder modulo the register blocks, planes of every remainder modulo the tiles:
   // one row below, at and above one vector, one tile and two tiles of each instruction set.
   for (int64_t k = 1; k <= 9; ++k)
@@ -116,7 +147,8 @@ inline std::vector<Case> Cases() {
 
 inline lcnn::LookupConvShape ShapeOf(const Case& c) {
   constexpr float kMax = std::numeric_limits<float>::max();
-  return {c.channels, c.filters, c.group, c.dictionary, c.rows, c.columns, -kMax, kMax};
+  return {c.channels, c.filters, c.group, c.dictionary, c.rows,        c.columns,
+          -kMax,      kMax,      false,   c.pool_rows,  c.pool_columns};
 }
 
 #endif  // LCNN_TESTS_CASES_H_

@@ -6,6 +6,7 @@
 #include "check.h"
 #include "fixtures.h"
 #include "packed_weights.h"
+#include "plan.h"
 #include "reference.h"
 
 namespace {
@@ -79,43 +80,95 @@ std::string Describe(const Case& c, lcnn::Isa isa, int threads) {
          " threads";
 }
 
+// What an output should be and how far off it may be.
+struct Expected {
+  double value;
+  double bound;
+};
+
 // |y - reference| <= 2 * terms * eps * sum |term|: each of the sums of `terms` numbers rounds at
 // most once per addition and multiplication, in any order. For the activation see Activated.
+std::vector<Expected> ExpectedPlane(const Case& c, const Layer& layer, const Guarded& x, int64_t n,
+                                    int64_t o, const float* residual, bool tensor, int64_t height,
+                                    int64_t width) {
+  const double terms = static_cast<double>(c.channels / c.group +
+                                           c.dictionary * c.rows.kernel * c.columns.kernel + 2);
+  std::vector<Expected> plane;
+  for (int64_t pixel = 0; pixel < height * width; ++pixel) {
+    const ReferenceValue want =
+        Reference(layer.shape, layer.dictionary.data(), layer.kernel, layer.bias.data(), x.data(),
+                  c.height, c.width, n, o, pixel / width, pixel % width);
+    const double added = residual == nullptr ? 0 : residual[tensor ? pixel : 0];
+    plane.push_back(
+        {Activated(layer.shape, want.value + added), (layer.shape.hard_swish ? 4 : 2) * terms *
+                                                         std::numeric_limits<float>::epsilon() *
+                                                         (want.magnitude + std::fabs(added))});
+  }
+  return plane;
+}
+
+// The largest of a window is off by no more than the worst of its values.
+std::vector<Expected> Pooled(const Case& c, const std::vector<Expected>& plane, int64_t height,
+                             int64_t width) {
+  std::vector<Expected> pooled;
+  const int64_t out_height = lcnn::OutputExtent(c.pool_rows, height, "height");
+  const int64_t out_width = lcnn::OutputExtent(c.pool_columns, width, "width");
+  for (int64_t i = 0; i < out_height * out_width; ++i) {
+    Expected largest = {-std::numeric_limits<double>::infinity(), 0};
+    const int64_t top = i / out_width * c.pool_rows.stride - c.pool_rows.pad_begin;
+    const int64_t left = i % out_width * c.pool_columns.stride - c.pool_columns.pad_begin;
+    for (int64_t y = std::max<int64_t>(0, top); y < std::min(height, top + c.pool_rows.kernel);
+         ++y) {
+      for (int64_t x = std::max<int64_t>(0, left);
+           x < std::min(width, left + c.pool_columns.kernel); ++x) {
+        const Expected& value = plane[static_cast<size_t>(y * width + x)];
+        largest.value = std::max(largest.value, value.value);
+        largest.bound = std::max(largest.bound, value.bound);
+      }
+    }
+    pooled.push_back(largest);
+  }
+  return pooled;
+}
+
 void CompareAll(const Case& c, const Layer& layer, const Guarded& x, const Guarded& residual,
                 ResidualKind kind, const Guarded& y, const std::string& text) {
   const int64_t height = lcnn::OutputExtent(c.rows, c.height, "height");
   const int64_t width = lcnn::OutputExtent(c.columns, c.width, "width");
-  const double terms = static_cast<double>(c.channels / c.group +
-                                           c.dictionary * c.rows.kernel * c.columns.kernel + 2);
+  const bool tensor = kind == ResidualKind::kTensor;
   size_t index = 0;
   double worst = 0;
   for (int64_t n = 0; n < c.batch; ++n) {
     for (int64_t o = 0; o < c.filters; ++o) {
-      for (int64_t pixel = 0; pixel < height * width; ++pixel, ++index) {
-        ReferenceValue want =
-            Reference(layer.shape, layer.dictionary.data(), layer.kernel, layer.bias.data(),
-                      x.data(), c.height, c.width, n, o, pixel / width, pixel % width);
-        const double added = kind == ResidualKind::kNone       ? 0
-                             : kind == ResidualKind::kConstant ? residual[0]
-                                                               : residual[index];
-        const double bound = (layer.shape.hard_swish ? 4 : 2) * terms *
-                             std::numeric_limits<float>::epsilon() *
-                             (want.magnitude + std::fabs(added));
-        const double error = std::fabs(y[index] - Activated(layer.shape, want.value + added));
-        if (!(error <= bound)) worst = std::max(worst, std::isnan(error) ? 1e30 : error / bound);
+      const float* const added =
+          kind == ResidualKind::kNone
+              ? nullptr
+              : residual.data() + (tensor ? (n * c.filters + o) * height * width : 0);
+      std::vector<Expected> expected =
+          ExpectedPlane(c, layer, x, n, o, added, tensor, height, width);
+      if (layer.shape.pools()) expected = Pooled(c, expected, height, width);
+      for (const Expected& want : expected) {
+        const double error = std::fabs(y[index++] - want.value);
+        if (!(error <= want.bound)) {
+          worst = std::max(worst, std::isnan(error) ? 1e30 : error / want.bound);
+        }
       }
     }
   }
-  CHECK_TEXT(worst == 0, text + ": error is " + std::to_string(worst) + " times the bound");
+  CHECK_TEXT(worst == 0 && index == y.size(),
+             text + ": error is " + std::to_string(worst) + " times the bound");
+}
+
+bool Says(const Case& c, const char* word) {
+  return std::string(c.name).find(word) != std::string::npos;
 }
 
 // The case is of what its name says.
 void CheckMeant(const Case& c, const Layer& layer) {
   const lcnn::PackedWeights weights(layer.shape, layer.constants);
   const std::string name = c.name;
-  const auto says = [&](const char* word) { return name.find(word) != std::string::npos; };
-  CHECK_TEXT(weights.cut() == says("cut"), "cut, or not: " + name);
-  CHECK_TEXT(!says("shared") || weights.list_filters() == (c.share > 1 ? c.share : 8),
+  CHECK_TEXT(weights.cut() == Says(c, "cut"), "cut, or not: " + name);
+  CHECK_TEXT(!Says(c, "shared") || weights.list_filters() == (c.share > 1 ? c.share : 8),
              "lists of " + std::to_string(weights.list_filters()) + " filters: " + name);
   CHECK_TEXT(weights.identity() == c.identity, "identity, or not: " + name);
 }
@@ -125,6 +178,8 @@ enum class Activation { kNone, kClip, kHardSwish };
 void RunCase(const Case& c, lcnn::Isa isa, int threads, ResidualKind kind, Activation activation,
              uint32_t seed) {
   std::mt19937 random(seed);
+  const bool pools = c.pool_rows.kernel > 1 || c.pool_columns.kernel > 1;
+  if (pools && kind == ResidualKind::kTensor) kind = ResidualKind::kConstant;
   Layer layer(c, &random,
               kind == ResidualKind::kNone       ? Stored::kFloat
               : kind == ResidualKind::kConstant ? Stored::kByte
@@ -138,12 +193,17 @@ void RunCase(const Case& c, lcnn::Isa isa, int threads, ResidualKind kind, Activ
   CheckMeant(c, layer);
   if (c.filters == 0) return;  // the adapter returns before it asks for a plan of nothing
   const auto plan = conv.PlanFor(c.batch, c.height, c.width);
+  const size_t bands = plan->group.bands.size();
+  CHECK_TEXT((bands > 0) == (pools && !Says(c, "too wide")), std::string("bands: ") + c.name);
+  CHECK_TEXT(bands > 2 || !Says(c, "several bands"), std::string("bands: ") + c.name);
   CHECK(plan == conv.PlanFor(c.batch, c.height, c.width));
 
   Guarded x(static_cast<size_t>(c.batch * c.channels * c.height * c.width), 3);
   Fill(&x, &random);
-  const int64_t pixels = lcnn::OutputExtent(c.rows, c.height, "height") *
-                         lcnn::OutputExtent(c.columns, c.width, "width");
+  const int64_t height = lcnn::OutputExtent(c.rows, c.height, "height");
+  const int64_t width = lcnn::OutputExtent(c.columns, c.width, "width");
+  const int64_t pixels = lcnn::OutputExtent(c.pool_rows, height, "height") *
+                         lcnn::OutputExtent(c.pool_columns, width, "width");
   Guarded y(static_cast<size_t>(c.batch * c.filters * pixels), 5);
   Guarded residual(kind == ResidualKind::kTensor ? y.size() : 1, 7);
   Fill(&residual, &random);

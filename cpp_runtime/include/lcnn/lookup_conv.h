@@ -43,6 +43,15 @@ struct LookupConvShape {
   float clip_min = 0;  // bounds of the result, clip_min <= clip_max
   float clip_max = 0;
   bool hard_swish = false;  // in place of the clip, whose bounds must be the limits of float then
+  // Max pooling of the result, within the limits of MaxPoolShape: then no tensor is added to it.
+  // Kernels and strides of 1 are no pooling.
+  Axis pool_height = {};
+  Axis pool_width = {};
+
+  bool pools() const {
+    return pool_height.kernel != 1 || pool_height.stride != 1 || pool_width.kernel != 1 ||
+           pool_width.stride != 1;
+  }
 };
 
 // The constants of a layer in the form of the operator's inputs. Copied at creation.
@@ -64,7 +73,7 @@ struct ParallelFor {
   void* context = nullptr;
 };
 
-// What is added to Y before the activation: nothing, a tensor of Y's shape, or one number.
+// What is added before the activation: nothing, a tensor of Y's shape, or one number.
 struct Residual {
   const float* tensor = nullptr;
   float constant = 0;

@@ -17,8 +17,8 @@ struct MaxPoolShape {
   Axis width;
 };
 
-// Throws std::invalid_argument with the value seen and the rule.
-void CheckMaxPool(const MaxPoolShape& shape);
+// Throws std::invalid_argument with the value seen, `prefix` before its name, and the rule.
+void CheckMaxPool(const MaxPoolShape& shape, const char* prefix = "");
 
 // Y (planes, OutputExtent of the heights, of the widths) from X (planes, in_height, in_width), both
 // extents positive. Nothing outside the two buffers is read or written. Whether a NaN or another

@@ -40,6 +40,9 @@ LookupConvShape ReadAttributes(const OrtApi* api, const OrtKernelInfo* info) {
   Call<KernelInfoGetAttributeFloat>(api, info, "clip_min", &shape.clip_min);
   Call<KernelInfoGetAttributeFloat>(api, info, "clip_max", &shape.clip_max);
   shape.hard_swish = ReadHardSwish(api, info);
+  const Window pool = ReadPool(api, info);
+  shape.pool_height = pool.height;
+  shape.pool_width = pool.width;
   return shape;
 }
 
@@ -117,14 +120,17 @@ const OrtValue* OptionalInput(const OrtApi* api, const OrtKernelContext* context
 }
 
 Residual ReadResidual(const OrtApi* api, const OrtValue* value,
-                      const std::vector<int64_t>& output_dims) {
+                      const std::vector<int64_t>& output_dims, bool pools) {
   Residual residual;
   if (value == nullptr) return residual;
   const TensorView view = ViewTensor(api, value);
-  if (view.dims == output_dims) {
-    residual.tensor = view.floats();
-  } else if (view.Count() == 1) {
+  if (view.Count() == 1) {
     residual.constant = view.floats()[0];
+  } else if (pools) {
+    Fail(InputText(kResidual) + " has shape " + ShapeText(view.dims) +
+         "; it must have one element where the result is pooled");
+  } else if (view.dims == output_dims) {
+    residual.tensor = view.floats();
   } else {
     Fail(InputText(kResidual) + " has shape " + ShapeText(view.dims) +
          "; it must have one element or the output's shape " + ShapeText(output_dims));
@@ -169,10 +175,15 @@ void LookupConvKernel::Compute(OrtKernelContext* context) const {
     Fail(InputText(kX) + " has shape " + ShapeText(x.dims) + "; it must be (N, " +
          std::to_string(shape.channels) + ", H, W)");
   }
-  const std::vector<int64_t> y_dims = {x.dims[0], shape.out_channels,
-                                       OutputExtent(shape.height, x.dims[2], "height"),
-                                       OutputExtent(shape.width, x.dims[3], "width")};
-  const Residual residual = ReadResidual(api_, OptionalInput(api_, inputs, kResidual), y_dims);
+  std::vector<int64_t> y_dims = {x.dims[0], shape.out_channels,
+                                 OutputExtent(shape.height, x.dims[2], "height"),
+                                 OutputExtent(shape.width, x.dims[3], "width")};
+  if (shape.pools()) {
+    y_dims[2] = OutputExtent(shape.pool_height, y_dims[2], "height to pool");
+    y_dims[3] = OutputExtent(shape.pool_width, y_dims[3], "width to pool");
+  }
+  const Residual residual =
+      ReadResidual(api_, OptionalInput(api_, inputs, kResidual), y_dims, shape.pools());
 
   OrtValue* y_value = nullptr;
   Call<KernelContextGetOutput>(api_, context, size_t{0}, y_dims.data(), y_dims.size(), &y_value);

@@ -16,6 +16,14 @@ std::vector<int64_t> IntsAttribute(const OrtApi* api, const OrtKernelInfo* info,
   return values;
 }
 
+bool HasIntsAttribute(const OrtApi* api, const OrtKernelInfo* info, const char* name) {
+  size_t size = 0;
+  OrtStatus* const absent = KernelInfoGetAttributeInt64s::Of(api)(info, name, nullptr, &size);
+  if (absent == nullptr) return true;
+  ReleaseStatus::Of(api)(absent);
+  return false;
+}
+
 }  // namespace
 
 std::string NodeSubject(const OrtApi* api, const OrtKernelInfo* info, const char* op) {
@@ -33,6 +41,15 @@ Window ReadWindow(const OrtApi* api, const OrtKernelInfo* info) {
   const auto pads = IntsAttribute(api, info, "pads", 4);
   return {{kernel[0], strides[0], dilations[0], pads[0], pads[2]},
           {kernel[1], strides[1], dilations[1], pads[1], pads[3]}};
+}
+
+Window ReadPool(const OrtApi* api, const OrtKernelInfo* info) {
+  if (!HasIntsAttribute(api, info, "pool_kernel_shape")) return {};
+  const auto kernel = IntsAttribute(api, info, "pool_kernel_shape", 2);
+  const auto strides = IntsAttribute(api, info, "pool_strides", 2);
+  const auto pads = IntsAttribute(api, info, "pool_pads", 4);
+  return {{kernel[0], strides[0], 1, pads[0], pads[2]},
+          {kernel[1], strides[1], 1, pads[1], pads[3]}};
 }
 
 void RunInThreadPool(void* context, size_t count, void (*task)(void*, size_t), void* argument) {

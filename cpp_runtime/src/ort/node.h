@@ -21,6 +21,10 @@ struct Window {
 // second definition of the operator. Throws std::invalid_argument.
 Window ReadWindow(const OrtApi* api, const OrtKernelInfo* info);
 
+// pool_kernel_shape, pool_strides and pool_pads; a kernel and strides of 1 where they are absent,
+// as in files from before them.
+Window ReadPool(const OrtApi* api, const OrtKernelInfo* info);
+
 // The threads of the session; `run` and `context` of a ParallelFor.
 struct LoopContext {
   const OrtApi* api;

@@ -63,21 +63,42 @@ Dimension OutputDimension(const Dimension& input, const Axis& axis, const char* 
                   std::to_string(axis.stride) + ") + 1"};
 }
 
-// Y is (N, channels, ...) where the window's attributes say how large.
-void SetOutputShape(const OrtApi* api, OrtShapeInferContext* context,
-                    const std::vector<Dimension>& x, const Dimension& channels) {
-  const auto kernel = IntsAttribute(api, context, "kernel_shape", 2);
-  const auto strides = IntsAttribute(api, context, "strides", 2);
-  const auto dilations = IntsAttribute(api, context, "dilations", 2);
-  const auto pads = IntsAttribute(api, context, "pads", 4);
-  // Bad values are reported at creation of the kernel, with the node's name.
+// Height and width after a window whose attributes are given, or not known. Bad values are reported
+// at creation of the kernel, with the node's name.
+std::vector<Dimension> Windows(const std::vector<Dimension>& plane,
+                               const std::vector<int64_t>& kernel,
+                               const std::vector<int64_t>& strides,
+                               const std::vector<int64_t>& dilations,
+                               const std::vector<int64_t>& pads) {
   if (!AllFrom(1, kernel) || !AllFrom(1, strides) || !AllFrom(1, dilations) || !AllFrom(0, pads)) {
-    return;
+    return {{}, {}};
   }
   const Axis height = {kernel[0], strides[0], dilations[0], pads[0], pads[2]};
   const Axis width = {kernel[1], strides[1], dilations[1], pads[1], pads[3]};
-  const Dimension y[4] = {x[0], channels, OutputDimension(x[2], height, "height"),
-                          OutputDimension(x[3], width, "width")};
+  return {OutputDimension(plane[0], height, "height"), OutputDimension(plane[1], width, "width")};
+}
+
+bool HasAttribute(const OrtApi* api, const OrtShapeInferContext* context, const char* name) {
+  const OrtOpAttr* attribute = nullptr;
+  OrtStatus* const absent = ShapeInferGetAttribute::Of(api)(context, name, &attribute);
+  if (absent == nullptr) return attribute != nullptr;
+  ReleaseStatus::Of(api)(absent);
+  return false;
+}
+
+// Y is (N, channels, ...) where the attributes of window and pooling say how large.
+void SetOutputShape(const OrtApi* api, OrtShapeInferContext* context,
+                    const std::vector<Dimension>& x, const Dimension& channels) {
+  const auto ints = [&](const char* name, size_t length) {
+    return IntsAttribute(api, context, name, length);
+  };
+  std::vector<Dimension> plane = Windows({x[2], x[3]}, ints("kernel_shape", 2), ints("strides", 2),
+                                         ints("dilations", 2), ints("pads", 4));
+  if (HasAttribute(api, context, "pool_kernel_shape")) {
+    plane = Windows(plane, ints("pool_kernel_shape", 2), ints("pool_strides", 2), {1, 1},
+                    ints("pool_pads", 4));
+  }
+  const Dimension y[4] = {x[0], channels, plane[0], plane[1]};
 
   int64_t values[4];
   const char* names[4];
