@@ -23,7 +23,7 @@ constexpr int64_t kMinTileVectors = 4;
 constexpr int64_t kCopyFloats = 12 * 1024;
 // With pooling: filters in a unit of work, and the rows of windows they should have room for.
 constexpr int64_t kMostBandFilters = 64;
-constexpr int64_t kLeastBandFilters = 8;
+constexpr int64_t kLeastBandFilters = 16;
 constexpr int64_t kFewPooledRows = 8;
 // Fewer units than this leave threads idle; more make stage 1 pack X again and stage 2 load S
 // again.
@@ -121,7 +121,8 @@ class Planner {
   }
 
   // As many filters at a time as leave room for a few rows of windows: fewer filters load S more
-  // often, bands of fewer rows compute more rows twice.
+  // often, bands of fewer rows compute more rows twice. Copies of S would be made for every few
+  // filters, which costs more than the result's way to memory and back.
   void ChooseBands() {
     const int64_t few = std::min(kFewPooledRows, plan_.pooled_height);
     band_filters_ = kMostBandFilters;
@@ -184,7 +185,7 @@ class Planner {
     const int64_t y_image = CheckedMul(
         shape_.out_channels, CheckedMul(rows_.output, columns_.output, kMaxInt32, "plane of Y"),
         kMaxInt32, "image of Y");
-    if (shape_.pools()) ChooseBands();
+    if (shape_.pools() && !copied_) ChooseBands();
     const int64_t shift = CheckedMul(rows_.max_shift, plan_.pitch, kMaxInt32, "plane of S");
     // Tiles end on a vector, up to kMaxLanes - 1 past the last pixel; the rest keeps cache sets
     // from colliding (below).

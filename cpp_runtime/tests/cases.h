@@ -122,7 +122,7 @@ inline std::vector<Case> Cases() {
          {4, 3, 1, 3, 1});
   pooled({"pooled, stride above the kernel", 2, 23, 14, 3, 4, 1, 3, kThree, kThree, 0.5},
          {2, 5, 1, 1, 0}, {3, 4, 1, 0, 2});
-  pooled({"pooled, too wide for bands", 2, 12, 700, 2, 11, 1, 2, kThree, kThree, 0.3},
+  pooled({"pooled, too wide for bands", 2, 12, 700, 2, 17, 1, 2, kThree, kThree, 0.3},
          {9, 2, 1, 4, 4}, kPool);
   pooled({"pooled, too wide, empty dictionary", 1, 12, 700, 2, 3, 1, 0, kThree, kThree, 0},
          {9, 2, 1, 4, 4}, kPool);
