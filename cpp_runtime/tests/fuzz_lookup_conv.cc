@@ -8,6 +8,7 @@
 
 #include <cstdlib>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -141,6 +142,16 @@ lcnn::Axis ChooseAxis(const Style& style, FuzzedDataProvider* bytes) {
   return axis;
 }
 
+lcnn::Axis ChoosePool(FuzzedDataProvider* bytes) {
+  lcnn::Axis axis;
+  const auto kernel = bytes->ConsumeIntegralInRange<int64_t>(1, 5);
+  axis.kernel = OrHostile(bytes, kernel);
+  axis.stride = OrHostile(bytes, bytes->ConsumeIntegralInRange(1, 4));
+  axis.pad_begin = OrHostile(bytes, bytes->ConsumeIntegralInRange<int64_t>(0, kernel - 1));
+  axis.pad_end = OrHostile(bytes, bytes->ConsumeIntegralInRange<int64_t>(0, kernel - 1));
+  return axis;
+}
+
 float ChooseBound(FuzzedDataProvider* bytes, float usual) {
   constexpr float kBounds[] = {0, -0.3f, 0.4f, 6, kInf, -kInf, kNan};
   return bytes->ConsumeBool() ? usual : bytes->PickValueInArray(kBounds);
@@ -157,8 +168,17 @@ bool AxisRefused(const lcnn::Axis& axis) {
          !Between(axis.pad_end, 0, kMaxInt32);
 }
 
+bool PoolRefused(const lcnn::Axis& axis) {
+  return !Between(axis.kernel, 1, 256) || !Between(axis.stride, 1, kMaxInt32) ||
+         axis.dilation != 1 || !Between(axis.pad_begin, 0, axis.kernel - 1) ||
+         !Between(axis.pad_end, 0, axis.kernel - 1);
+}
+
 // Whether the shape alone must be refused, before any constant is read.
 bool ShapeRefused(const lcnn::LookupConvShape& shape) {
+  if (shape.pools() && (PoolRefused(shape.pool_height) || PoolRefused(shape.pool_width))) {
+    return true;
+  }
   return AxisRefused(shape.height) || AxisRefused(shape.width) ||
          !Between(shape.group, 1, kMaxInt32) || !Between(shape.channels, 1, kMaxInt32) ||
          !Between(shape.out_channels, 0, kMaxInt32) ||
@@ -230,6 +250,10 @@ Input::Input(FuzzedDataProvider* bytes) {
     }
   }
   constants.bias = bias.data();
+  if (bytes->ConsumeIntegral<uint8_t>() % 4 != 1) return;
+  shape.pool_height = ChoosePool(bytes);
+  shape.pool_width = ChoosePool(bytes);
+  if (shape.pools() && residual == ResidualKind::kTensor) residual = ResidualKind::kConstant;
 }
 
 // A right list of a random P, perhaps damaged after, or gaps as they come.
@@ -295,11 +319,12 @@ std::string Input::Text() const {
   };
   return "shape {" + std::to_string(shape.channels) + ", " + std::to_string(shape.out_channels) +
          ", " + std::to_string(shape.group) + ", " + std::to_string(shape.dictionary_size) + ", " +
-         axis(shape.height) + ", " + axis(shape.width) + ", " + std::to_string(shape.clip_min) +
-         ", " + std::to_string(shape.clip_max) + (shape.hard_swish ? ", hard_swish" : "") +
-         "}, input " + std::to_string(batch) + "x" + std::to_string(height) + "x" +
-         std::to_string(width) + ", " + std::to_string(constants.gaps.size()) +
-         " entries, residual " + std::to_string(static_cast<int>(residual));
+         axis(shape.height) + ", " + axis(shape.width) + ", pool " + axis(shape.pool_height) +
+         ", " + axis(shape.pool_width) + ", " + std::to_string(shape.clip_min) + ", " +
+         std::to_string(shape.clip_max) + (shape.hard_swish ? ", hard_swish" : "") + "}, input " +
+         std::to_string(batch) + "x" + std::to_string(height) + "x" + std::to_string(width) + ", " +
+         std::to_string(constants.gaps.size()) + " entries, residual " +
+         std::to_string(static_cast<int>(residual));
 }
 
 [[noreturn]] void Fail(const Input& input, const std::string& what) {
@@ -353,6 +378,10 @@ PlanSize SizeOfPlan(const Input& input) {
   }
   const lcnn::AxisLayout rows = lcnn::LayOutAxis(shape.height, input.height, "height");
   const lcnn::AxisLayout columns = lcnn::LayOutAxis(shape.width, input.width, "width");
+  if (shape.pools() &&
+      (too_small(shape.pool_height, rows.output) || too_small(shape.pool_width, columns.output))) {
+    return PlanSize::kRefused;
+  }
   const auto product = [](int64_t a, int64_t b) {
     return static_cast<double>(a) * static_cast<double>(b);
   };
@@ -417,41 +446,99 @@ std::vector<float> ListedKernel(const Input& input, std::vector<float> kernel) {
   return kernel;
 }
 
-// The outputs that are compared: all, or as many as kMaxReferenceMacs pay for.
-std::vector<Expected> Compute(const Input& input, const Guarded& x, const Guarded& residual,
-                              size_t outputs, int64_t out_height, int64_t out_width) {
-  const lcnn::LookupConvShape& shape = input.shape;
-  const std::vector<float> kernel = DenseKernel(input);
-  const std::vector<float> listed = ListedKernel(input, kernel);
-  const bool shared = listed != kernel;
-  const auto filters = static_cast<size_t>(shape.out_channels);
-  const auto pixels = static_cast<size_t>(out_height * out_width);
-  const auto depth = static_cast<size_t>(shape.channels / shape.group);
-  const size_t macs = outputs * (kernel.size() + input.constants.gaps.size() * depth) / filters;
-  const size_t step = 1 + macs / kMaxReferenceMacs;
-  const double terms = static_cast<double>(depth + kernel.size() / filters + 2);
-  std::vector<Expected> expected;
-  for (size_t i = step / 2; i < outputs; i += step) {
-    const auto reference = [&](const std::vector<float>& entries) {
-      return Reference(shape, input.dictionary.data(), entries, input.bias.data(), x.data(),
-                       input.height, input.width, static_cast<int64_t>(i / pixels / filters),
-                       static_cast<int64_t>(i / pixels % filters),
-                       static_cast<int64_t>(i % pixels) / out_width,
-                       static_cast<int64_t>(i % pixels) % out_width);
-    };
-    const ReferenceValue want = reference(kernel);
-    const bool may_be_nan = shared && !(reference(listed).magnitude <= 1e30);
-    const double added = input.residual == ResidualKind::kNone       ? 0
-                         : input.residual == ResidualKind::kConstant ? residual[0]
-                                                                     : residual[i];
+// One output of the convolution; nothing where it may overflow.
+class Outputs {
+ public:
+  Outputs(const Input& input, const Guarded& x, const Guarded& residual, int64_t height,
+          int64_t width)
+      : input_(input),
+        x_(x),
+        residual_(residual),
+        height_(height),
+        width_(width),
+        kernel_(DenseKernel(input)),
+        listed_(ListedKernel(input, kernel_)),
+        shared_(listed_ != kernel_) {}
+
+  std::optional<Expected> At(size_t index) const {
+    const lcnn::LookupConvShape& shape = input_.shape;
+    const ReferenceValue want = ReferenceOf(kernel_, index);
+    const bool may_be_nan = shared_ && !(ReferenceOf(listed_, index).magnitude <= 1e30);
+    const double added = input_.residual == ResidualKind::kNone       ? 0
+                         : input_.residual == ResidualKind::kConstant ? residual_[0]
+                                                                      : residual_[index];
     const double value = Activated(shape, want.value + added);
     const double magnitude = want.magnitude + std::fabs(added);
-    if (std::isfinite(magnitude) && magnitude > 1e30) continue;  // may overflow
+    if (std::isfinite(magnitude) && magnitude > 1e30) return {};
+    const double terms =
+        static_cast<double>(shape.channels / shape.group) +
+        static_cast<double>(kernel_.size()) / static_cast<double>(shape.out_channels) + 2;
     // Products below the smallest normal float lose their relative precision.
     const double bound =
         (shape.hard_swish ? 4 : 2) * terms *
         (std::numeric_limits<float>::epsilon() * magnitude + std::numeric_limits<float>::min());
-    expected.push_back({i, value, bound, may_be_nan});
+    return Expected{index, value, bound, may_be_nan};
+  }
+
+  // The largest of a window; nothing where a value is unknown or NaN, which may win or lose.
+  std::optional<Expected> PooledAt(size_t index, int64_t out_height, int64_t out_width) const {
+    const lcnn::Axis& rows = input_.shape.pool_height;
+    const lcnn::Axis& columns = input_.shape.pool_width;
+    const auto pixel = static_cast<int64_t>(index) % (out_height * out_width);
+    const int64_t plane = static_cast<int64_t>(index) / (out_height * out_width);
+    const int64_t top = pixel / out_width * rows.stride - rows.pad_begin;
+    const int64_t left = pixel % out_width * columns.stride - columns.pad_begin;
+    Expected largest = {index, -std::numeric_limits<double>::infinity(), 0, false};
+    for (int64_t y = std::max<int64_t>(0, top); y < std::min(height_, top + rows.kernel); ++y) {
+      for (int64_t x = std::max<int64_t>(0, left); x < std::min(width_, left + columns.kernel);
+           ++x) {
+        const auto one = At(static_cast<size_t>((plane * height_ + y) * width_ + x));
+        if (!one || one->may_be_nan || std::isnan(one->value)) return {};
+        largest.value = std::max(largest.value, one->value);
+        largest.bound = std::max(largest.bound, one->bound);
+      }
+    }
+    return largest;
+  }
+
+  size_t kernel_size() const { return kernel_.size(); }
+
+ private:
+  ReferenceValue ReferenceOf(const std::vector<float>& entries, size_t index) const {
+    const auto pixel = static_cast<int64_t>(index) % (height_ * width_);
+    const int64_t plane = static_cast<int64_t>(index) / (height_ * width_);
+    return Reference(input_.shape, input_.dictionary.data(), entries, input_.bias.data(), x_.data(),
+                     input_.height, input_.width, plane / input_.shape.out_channels,
+                     plane % input_.shape.out_channels, pixel / width_, pixel % width_);
+  }
+
+  const Input& input_;
+  const Guarded& x_;
+  const Guarded& residual_;
+  const int64_t height_, width_;
+  const std::vector<float> kernel_, listed_;
+  const bool shared_;
+};
+
+// The outputs that are compared: all, or as many as kMaxReferenceMacs pay for.
+std::vector<Expected> Compute(const Input& input, const Guarded& x, const Guarded& residual,
+                              size_t outputs, int64_t out_height, int64_t out_width) {
+  const lcnn::LookupConvShape& shape = input.shape;
+  const int64_t height = lcnn::OutputExtent(shape.height, input.height, "height");
+  const int64_t width = lcnn::OutputExtent(shape.width, input.width, "width");
+  const Outputs reference(input, x, residual, height, width);
+  const auto filters = static_cast<size_t>(shape.out_channels);
+  const auto depth = static_cast<size_t>(shape.channels / shape.group);
+  const int64_t window = shape.pools() ? std::min(height, shape.pool_height.kernel) *
+                                             std::min(width, shape.pool_width.kernel)
+                                       : 1;
+  const size_t macs = outputs * static_cast<size_t>(window) *
+                      (reference.kernel_size() + input.constants.gaps.size() * depth) / filters;
+  const size_t step = 1 + macs / kMaxReferenceMacs;
+  std::vector<Expected> expected;
+  for (size_t i = step / 2; i < outputs; i += step) {
+    const auto one = shape.pools() ? reference.PooledAt(i, out_height, out_width) : reference.At(i);
+    if (one) expected.push_back(*one);
   }
   return expected;
 }
@@ -487,13 +574,19 @@ Guarded RunLayer(const Input& input, const lcnn::LookupConv& conv, const lcnn::P
 
 void CheckRuns(Input* input, const std::vector<std::unique_ptr<lcnn::LookupConv>>& layers) {
   const lcnn::LookupConvShape& shape = input->shape;
-  const int64_t out_height = lcnn::OutputExtent(shape.height, input->height, "height");
-  const int64_t out_width = lcnn::OutputExtent(shape.width, input->width, "width");
+  int64_t out_height = lcnn::OutputExtent(shape.height, input->height, "height");
+  int64_t out_width = lcnn::OutputExtent(shape.width, input->width, "width");
+  const bool large = static_cast<double>(out_height) * static_cast<double>(out_width) > kMaxTensor;
+  if (shape.pools()) {
+    out_height = lcnn::OutputExtent(shape.pool_height, out_height, "height");
+    out_width = lcnn::OutputExtent(shape.pool_width, out_width, "width");
+  }
   const double images = static_cast<double>(input->batch);
   const double x_floats =
       images * static_cast<double>(shape.channels * input->height * input->width);
   const double y_floats = images * static_cast<double>(shape.out_channels * out_height * out_width);
-  if (x_floats > kMaxTensor || y_floats > kMaxTensor || Places(shape) > kMaxConstants) return;
+  if (large || x_floats > kMaxTensor || y_floats > kMaxTensor || Places(shape) > kMaxConstants)
+    return;
 
   const auto outputs = static_cast<size_t>(y_floats);
   Guarded x(static_cast<size_t>(x_floats), input->misalign);
