@@ -16,21 +16,26 @@ def make(folder: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parent))
     import torch
     from cases import LookupConvCase
-    from test_op import expected, node_model
+    from test_op import POOL, expected, node_model
 
     case = LookupConvCase(stride=(2, 1), groups=2, c_out=6, padding=(1, 0, 1, 2))
     answer, bound = expected(case)
     folder.mkdir()
-    for hard_swish, y in enumerate((answer, torch.nn.functional.hardswish(answer))):
-        (folder / f"{hard_swish}.onnx").write_bytes(node_model(case, hard_swish=hard_swish))
-        data = {"x": case.input().numpy(), "y": y.numpy(), "bound": (1 + hard_swish) * bound.numpy()}
-        np.savez(folder / f"{hard_swish}.npz", **data)
+    pool = torch.nn.MaxPool2d(3, 2, 1)
+    kinds = {
+        "plain": (node_model(case), answer, bound),
+        "hard_swish": (node_model(case, hard_swish=1), torch.nn.functional.hardswish(answer), 2 * bound),
+        "pooled": (node_model(case, **POOL), pool(answer), pool(bound)),
+    }
+    for name, (model, y, allowed) in kinds.items():
+        (folder / f"{name}.onnx").write_bytes(model)
+        np.savez(folder / f"{name}.npz", x=case.input().numpy(), y=y.numpy(), bound=allowed.numpy())
 
 
 def check(folder: Path, library: str) -> None:
     import onnxruntime as ort
 
-    for native, name in itertools.product((True, False), ("0", "1")):
+    for native, name in itertools.product((True, False), ("plain", "hard_swish", "pooled")):
         data = np.load(folder / f"{name}.npz")
         options = ort.SessionOptions()
         if native:
@@ -38,8 +43,8 @@ def check(folder: Path, library: str) -> None:
         session = ort.InferenceSession(str(folder / f"{name}.onnx"), options, providers=["CPUExecutionProvider"])
         got = session.run(None, {"X": data["x"]})[0]
         if not (np.abs(got - data["y"]) <= data["bound"]).all():
-            raise SystemExit(f"ONNX Runtime {ort.__version__}: wrong result (native: {native}, hard_swish: {name})")
-        print(f"ONNX Runtime {ort.__version__}, native {native}, hard_swish {name}: right")
+            raise SystemExit(f"ONNX Runtime {ort.__version__}: wrong result (native: {native}, {name})")
+        print(f"ONNX Runtime {ort.__version__}, native {native}, {name}: right")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from lcnn_compress.op import (
 )
 
 needs_library = pytest.mark.skipif(runtime.library_path() is None, reason="the native library is not installed")
+POOL = {"pool_kernel_shape": [3, 3], "pool_strides": [2, 2], "pool_pads": [1, 1, 1, 1]}
 ISAS = ("scalar", "neon") if platform.machine() in ("aarch64", "arm64") else ("scalar", "avx2", "avx512")
 
 
@@ -58,7 +59,7 @@ def node_model(
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, OP_VERSION)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     if body:
-        model.functions.append(function_body(hard_swish=hard_swish == 1))
+        model.functions.append(function_body(hard_swish=hard_swish == 1, pooled="pool_kernel_shape" in changes))
     return model.SerializeToString()
 
 
@@ -195,6 +196,26 @@ def test_one_session_serves_every_size_and_batch(size):
 
 
 @needs_library
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("case", [c for c in CASES if c.batch], ids=str)
+def test_a_pooled_result(case):
+    y, bound = expected(case)
+    padding = (1, 1) if min(y.shape[2:]) > 1 else (2, 2)
+    data = node_model(case, clip_min=0.0, **POOL | {"pool_pads": [*padding, *padding]})
+    want = pooled(y.clip(0, NO_BOUND), padding)
+    allowed = pooled(bound, padding)  # the largest of a window is off by no more than the worst of its values
+    for native in (True, False):
+        got = torch.from_numpy(runtime.session(data, native=native, threads=2).run(None, {"X": case.input().numpy()})[0])
+        assert got.shape == want.shape
+        assert ((got.double() - want).abs() <= allowed).all()
+
+
+def pooled(y: Tensor, padding: tuple[int, int]) -> Tensor:
+    y = torch.nn.functional.pad(y, (padding[1], padding[1], padding[0], padding[0]), value=-float("inf"))
+    return torch.nn.functional.max_pool2d(y, 3, 2)
+
+
+@needs_library
 def test_non_contiguous_input_is_read_right():
     case = LookupConvCase()
     x = case.input().numpy().transpose(0, 1, 3, 2).copy().transpose(0, 1, 3, 2)
@@ -224,6 +245,11 @@ def test_non_contiguous_input_is_read_right():
         ({"clip_min": 1.0, "clip_max": 0.0}, "clip"),
         ({"hard_swish": 2}, "attribute hard_swish is 2; it must be 0 or 1"),
         ({"hard_swish": 1, "clip_min": 0.0}, "hard_swish is set, but clip_min is 0.000000"),
+        (POOL | {"pool_kernel_shape": [257, 3]}, "pool kernel height is 257, outside [1, 256]"),
+        (POOL | {"pool_pads": [1, 1, 1, 3]}, "pool padding after width is 3, outside [0, 2]"),
+        (POOL | {"pool_strides": [2, 0]}, "pool stride width is 0"),
+        (POOL | {"pool_pads": [1, 1]}, "attribute pool_pads is (1, 1); it must have 4 elements"),
+        (POOL | {"pool_kernel_shape": [9, 9]}, "input width to pool is 6, with padding 8"),
     ],
 )
 def test_damaged_nodes_are_refused_with_their_name(changes, fragment):
@@ -232,6 +258,15 @@ def test_damaged_nodes_are_refused_with_their_name(changes, fragment):
     with pytest.raises(Exception, match="the-node") as error:
         runtime.session(data).run(None, {"X": x})
     assert fragment in str(error.value)
+
+
+@needs_library
+def test_nothing_but_a_number_is_added_to_a_pooled_result():
+    case = LookupConvCase()
+    residual = torch.ones(2, 5, 4, 3)
+    session = runtime.session(node_model(case, residual=residual, body=False, **POOL))
+    with pytest.raises(runtime.ORT_ERRORS, match="the-node.*it must have one element where the result is pooled"):
+        session.run(None, {"X": case.input().numpy(), "residual": residual.numpy()})
 
 
 @needs_library
