@@ -16,6 +16,7 @@ from lcnn_compress.budget import Problem, Target
 from lcnn_compress.budget_fit import Fit
 from lcnn_compress.budget_trial import RECOVERIES, best_trained, mean_loss
 from lcnn_compress.candidates import Candidate, dense_candidate
+from lcnn_compress.cli.render import _budget_lines
 from lcnn_compress.finetune import FinetuneSettings
 from lcnn_compress.graph import layers
 from lcnn_compress.pipeline import CompressSettings, TrainingData
@@ -111,5 +112,6 @@ def test_a_target_with_training_tries_both(monkeypatch: pytest.MonkeyPatch) -> N
     tried = made.report["budget"]["trials"]
     assert [trial["recovery"] for trial in tried] == list(RECOVERIES)
     best = min(tried, key=lambda trial: trial["loss"])["recovery"]
+    assert any(f"losses {tried[0]['loss']:.4g} and {tried[1]['loss']:.4g}" in line for line in _budget_lines(made.report))
     kept = {row["name"]: row["n_nonzeros"] for row in made.report["layers"] if row["kind"] == "sparse"}
     assert (kept["conv2"] > 2000) == (best == 1.0)

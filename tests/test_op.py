@@ -265,7 +265,7 @@ def test_nothing_but_a_number_is_added_to_a_pooled_result():
     case = LookupConvCase()
     residual = torch.ones(2, 5, 4, 3)
     session = runtime.session(node_model(case, residual=residual, body=False, **POOL))
-    with pytest.raises(runtime.ORT_ERRORS, match="the-node.*it must have one element where the result is pooled"):
+    with pytest.raises(runtime.ORT_ERRORS, match=r"the-node.*it must have one element where the result is pooled"):
         session.run(None, {"X": case.input().numpy(), "residual": residual.numpy()})
 
 

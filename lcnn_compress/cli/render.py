@@ -168,6 +168,9 @@ def _budget_lines(report: dict[str, Any]) -> list[str]:
             f"error of the outputs, as a part of their spread: predicted {budget['predicted_error']:.3f}, measured "
             f"{budget['measured_error']:.3f}"
         )
+    if trials := budget.get("trials"):
+        losses = " and ".join(f"{trial['loss']:.4g}" for trial in trials)
+        lines.append(f"two plans trained for a short while: losses {losses}, the smaller one was taken")
     if (drop := budget.get("drop")) is not None:
         unit = METRICS.get(drop["metric"], drop["metric"])
         lines.append(
