@@ -3,12 +3,12 @@
 Five of them are plans for ``api.compress_source``, so that refitting, batch norms and fine-tuning are the same for all:
 
 * ``lookup (ours)``: planned in measured milliseconds (``lcnn_compress.budget``): a layer becomes lookups in an SVD dictionary,
-  sparse or low rank in the same operator, or stays dense, so that the sum of their errors is least.
+  sparse or low rank, or stays dense, so that the sum of their effects on the outputs is least.
 * ``lookup (one rule)``: SVD dictionaries of one share of the channels, the same density everywhere; nothing is measured.
 * ``lookup (paper)``: k-means dictionaries, every coefficient, an L1 penalty and a threshold while training (Bagherinezhad et
   al. 2017, section 3.2). The threshold is solved for what it leaves at the start; the penalty removes more.
 * ``sparse``: plain pruning by magnitude, run by the same kernels with an identity dictionary.
-* ``low rank``: every layer as a 1x1 convolution and one over its channels, both dense, in ONNX Runtime's own kernels.
+* ``low rank``: every layer as a 1x1 convolution and one over its channels, both dense, as the exporter writes them.
 
 ``narrower`` is the same architecture at a share of its widths, trained with the dense net as its teacher for the same time;
 ``int8`` is the dense net and the narrower ones through ONNX Runtime's static quantisation.

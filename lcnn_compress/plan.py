@@ -27,7 +27,7 @@ class LayerPlan:
     """What happens to one layer. ``lookups`` from 1 on counts entries per position; below 1 it is a share of k.
 
     All but dense layers are lookup convolutions: ``sparse`` ones look up the channels themselves (the dictionary is the
-    identity, k = C_in / groups), ``lowrank`` ones look up every row (``lookups`` is k).
+    identity, k = C_in / groups), ``lowrank`` ones look up every row (``lookups`` is k) and are two convolutions in a file.
     """
 
     name: str
