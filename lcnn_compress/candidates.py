@@ -1,7 +1,8 @@
 """What each layer of a net could become, and what that would cost: time, MACs, bytes and error of the filters.
 
 A layer can stay dense or be one of three forms of the same module: lookups in a learned dictionary, sparse (the dictionary is
-the identity) or low rank (every row is used; two ordinary convolutions in a file). Times are measured at a few densities and interpolated between.
+the identity) or low rank (every row is used; two ordinary convolutions in a file). Times are measured at a few densities and
+interpolated between.
 """
 
 from __future__ import annotations
