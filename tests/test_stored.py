@@ -17,7 +17,7 @@ from lcnn_compress.errors import SettingsError
 from lcnn_compress.export import ExportSettings, with_factors
 from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.modules import LookupConv2d
-from lcnn_compress.op import OP_TYPE
+from lcnn_compress.op import FIRST_STAGE, OP_TYPE
 from lcnn_compress.pipeline import CompressSettings
 from lcnn_compress.plan import PlanSettings
 from lcnn_compress.stored import LARGE, MOST_ERROR, dictionary_bytes, dictionary_type, round_factors
@@ -51,8 +51,11 @@ def artefacts() -> dict[str, api.Artefact]:
 
 
 def dictionaries(model: onnx.ModelProto) -> list[np.ndarray]:
+    """Return those of lookup convolutions; "fc", which uses every row, is two ordinary ones."""
     constants = {t.name: t for t in model.graph.initializer}
-    return [numpy_helper.to_array(constants[node.input[1]]) for node in model.graph.node if node.op_type == OP_TYPE]
+    names = [node.input[1] for node in model.graph.node if node.op_type == OP_TYPE]
+    names += [name for name in constants if name.endswith(f"{FIRST_STAGE}.weight")]
+    return [numpy_helper.to_array(constants[name]) for name in names]
 
 
 def layer(dictionary: torch.Tensor, size: float = 1.0, groups: int = 1) -> tuple[fx.GraphModule, LookupConv2d]:
