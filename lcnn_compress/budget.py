@@ -136,8 +136,6 @@ class Problem:
         return None if answer is None else self._chosen(answer)
 
     def _weighed(self) -> list[list[float]]:
-        if self.recovery == 0:
-            return self.effects
         rows = zip(self.found, self.options, self.effects, strict=True)
         return [
             [effect * _kept(candidate, layer) ** -self.recovery for candidate, effect in zip(listed, effects, strict=True)]

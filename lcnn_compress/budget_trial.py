@@ -1,8 +1,8 @@
 """Which of two plans trains better: each is trained for a short while and judged on examples it has not seen.
 
 Effects are measured before training. Forms with more coefficients make up for more of theirs by it, by how much differs from
-net to net: at 2.8x the Fashion-MNIST net was 0.3 points better with effects divided by the share of the coefficients, and
-demosaicnet 0.3 dB worse (``examples/compare_methods.py`` tries both).
+net to net: with effects divided by the share of the coefficients kept, planned for the same speed, the residual net of
+``examples/compare_methods.py`` came to 93.95 instead of 93.70 % of its validation images, demosaicnet to 41.36 instead of 42.22 dB.
 """
 
 from __future__ import annotations

@@ -35,10 +35,9 @@ from lcnn_compress.op import (
     OP_VERSION,
     OPSET,
     encode_positions,
-    function_body,
     node_attributes,
 )
-from lcnn_compress.ordinary import dense_form, drop_domain, drop_unread, low_rank_form
+from lcnn_compress.ordinary import dense_form, drop_domain, drop_unread, set_bodies, split_low_rank
 from lcnn_compress.stored import check_type, coefficient_type, dictionary_type
 
 log = logging.getLogger(__name__)
@@ -99,7 +98,10 @@ def to_onnx(
     for node, lookup in list(calls(net, LookupConv2d)):
         stand_in.add_submodule(str(node.target), _LookupConvNode(lookup, settings.coefficients))
     model = _trace(net, stand_in, torch.zeros(2, *input_shape[1:]))
-    model = dense_form(model) if settings.dense else low_rank_form(model)
+    if settings.dense:
+        model = dense_form(model)
+    else:
+        split_low_rank(model)
     for key, value in {**metadata, "input_shape": list(input_shape)}.items():
         model.metadata_props.append(onnx.StringStringEntryProto(key=f"lcnn.{key}", value=json.dumps(value)))
     if not settings.fallback:
@@ -201,7 +203,8 @@ def with_factors(model: onnx.ModelProto, net: fx.GraphModule, coefficients: str)
             values_of = weight.detach().numpy().reshape(tuple(tensor.dims))
             tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values_of), tensor.name))
     drop_unread(graph)
-    return low_rank_form(model)
+    split_low_rank(model)
+    return model
 
 
 def _trace(net: fx.GraphModule, stand_in: fx.GraphModule, example: Tensor) -> onnx.ModelProto:
@@ -239,8 +242,7 @@ def _finish(model: onnx.ModelProto) -> onnx.ModelProto:
     _fuse(model)
     drop_unread(model.graph)
     if any(node.domain == DOMAIN for node in model.graph.node):
-        swished = any(a.name == "hard_swish" and a.i for node in model.graph.node for a in node.attribute)
-        model.functions.append(function_body(hard_swish=swished))
+        set_bodies(model)
     else:
         drop_domain(model)
     return model

@@ -29,7 +29,7 @@ from lcnn_compress.files import sha256_of, write_atomically
 from lcnn_compress.geometry import ConvGeometry, lookup_macs
 from lcnn_compress.machine import machine
 from lcnn_compress.op import DOMAIN, OP_TYPE, OP_VERSION, OPSET, encode_positions, node_attributes
-from lcnn_compress.ordinary import low_rank_form
+from lcnn_compress.ordinary import split_low_rank
 from lcnn_compress.progress import Progress, silent
 
 log = logging.getLogger(__name__)
@@ -216,7 +216,9 @@ def forms_model(shape: Shape, forms: Sequence[Form]) -> onnx.ModelProto:
     entry = helper.make_tensor_value_info("X", TensorProto.FLOAT, (shape.batch, shape.in_channels, *shape.size))
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, OP_VERSION)]
     graph = helper.make_graph(nodes, "forms", [entry], outputs, constants)
-    return low_rank_form(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    split_low_rank(model)
+    return model
 
 
 def _random_factors(shape: Shape, form: Form) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:

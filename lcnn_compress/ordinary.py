@@ -47,15 +47,15 @@ def dense_form(model: onnx.ModelProto, names: set[str] | None = None) -> onnx.Mo
             strides = next(a for a in node.attribute if a.name == "strides")
             strides.ints[:] = [a * b for a, b in zip(strides.ints, _values(first)["strides"], strict=True)]
         nodes.append(node)
-    return _with_nodes(model, nodes)
+    _set_nodes(model, nodes)
+    return model
 
 
-def low_rank_form(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy in which lookup convolutions with hardly a zero are two ordinary ones: the dictionary's 1x1, and P.
+def split_low_rank(model: onnx.ModelProto) -> None:
+    """Replace lookup convolutions with hardly a zero by two ordinary ones, the dictionary's 1x1 and P.
 
     ONNX Runtime's convolutions are the faster ones then.
     """
-    model = onnx.ModelProto.FromString(model.SerializeToString())
     constants = _constants(model.graph)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
@@ -78,7 +78,7 @@ def low_rank_form(model: onnx.ModelProto) -> onnx.ModelProto:
         nodes.append(helper.make_node("Conv", inputs, [projected], name=name, group=values["group"], strides=strides))
         left = [all_of // done for all_of, done in zip(values["strides"], strides, strict=True)]
         nodes += _convolution(node, projected, wide[second.name], constants, left)
-    return _with_nodes(model, nodes)
+    _set_nodes(model, nodes)
 
 
 def lookup_weight(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> NDArray[np.float32]:
@@ -115,10 +115,10 @@ def choose_pools(model: onnx.ModelProto) -> None:
         if node.domain == DOMAIN:
             own.update(node.output)
     if model.functions:
-        _set_bodies(model)
+        set_bodies(model)
 
 
-def _set_bodies(model: onnx.ModelProto) -> None:
+def set_bodies(model: onnx.ModelProto) -> None:
     """Write the bodies that the nodes of a file need."""
     lookups = [node for node in model.graph.node if node.op_type == OP_TYPE]
     pooled = any(_pools(_values(node)) for node in lookups)
@@ -168,14 +168,13 @@ def drop_domain(model: onnx.ModelProto) -> None:
         model.opset_import.remove(entry)
 
 
-def _with_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
+def _set_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     drop_unread(model.graph)
     choose_pools(model)
     if not any(node.domain == DOMAIN for node in model.graph.node):
         drop_domain(model)
-    return model
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
@@ -230,6 +229,7 @@ def _convolution(
     values = _values(node) | ({} if strides is None else {"strides": strides})
     bounds = values.pop("clip_min"), values.pop("clip_max")
     hard_swish = values.pop("hard_swish", 0)
+    pools = _pools(values)
     pool = {name.removeprefix("pool_"): values.pop(name) for name in NO_POOL if name in values}
     residual = node.input[5] if node.input[5] not in constants else None
     names = [f"{node.output[0]}/convolved", f"{node.output[0]}/added", f"{node.output[0]}/activated"]
@@ -246,7 +246,7 @@ def _convolution(
             constant = numpy_helper.from_array(np.array(value, np.float32))
             nodes.insert(0, helper.make_node("Constant", [], [limit], value=constant))
         nodes.append(helper.make_node("Clip", [nodes[-1].output[0], *limits], [names[2]], name=f"{node.name}/clip"))
-    if _pools({f"pool_{name}": value for name, value in pool.items()}):
+    if pools:
         pooled = f"{node.output[0]}/pooled"
         nodes.append(helper.make_node(POOL_TYPE, [nodes[-1].output[0]], [pooled], name=f"{node.name}/pool", **pool))
     nodes[-1].output[0] = node.output[0]
@@ -255,7 +255,7 @@ def _convolution(
 
 def _pool_values(node: onnx.NodeProto) -> dict[str, list[int]] | None:
     """Return the attributes of our MaxPool for a standard one, or None where it cannot do the same."""
-    given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    given = _values(node)
     kernel = list(given["kernel_shape"])
     values = {"kernel_shape": kernel, "strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1]}
     values |= {name: list(given[name]) for name in values if name in given}
