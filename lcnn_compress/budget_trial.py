@@ -2,7 +2,8 @@
 
 Effects are measured before training. Forms with more coefficients make up for more of theirs by it, by how much differs from
 net to net: with effects divided by the share of the coefficients kept, planned for the same speed, the residual net of
-``examples/compare_methods.py`` came to 93.95 instead of 93.70 % of its validation images, demosaicnet to 41.36 instead of 42.22 dB.
+``examples/compare_methods.py`` came to 93.95 instead of 93.70 % of its validation images, demosaicnet to 41.36 instead of
+42.22 dB.
 """
 
 from __future__ import annotations

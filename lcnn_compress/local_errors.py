@@ -38,25 +38,28 @@ def local_errors(layer: Layer, options: Sequence[Candidate], moments: InputMomen
         return None
     weight = _sampled(layer, features)  # (groups, O, F)
     variance = float(((weight @ moments.covariance) * weight).sum())
-    alike: dict[tuple[str, int, int], list[Candidate]] = {}
-    for candidate in options:
-        alike.setdefault((candidate.plan.kind, candidate.plan.dictionary_size, candidate.plan.share), []).append(candidate)
-    predictions: dict[tuple[str, int], Prediction] = {}
+    part = weight.shape[0] * weight.shape[1] / layer.out_channels
+    alike: dict[tuple[str, int], dict[int, list[Candidate]]] = {}
+    for candidate in sorted(options, key=lambda candidate: candidate.nonzeros):
+        of_size = alike.setdefault((candidate.plan.kind, candidate.plan.dictionary_size), {})
+        of_size.setdefault(candidate.plan.share, []).append(candidate)
     errors: dict[int, float] = {}
-    for (kind, size, share), listed in alike.items():
-        if (kind, size) not in predictions:
-            predictions = {(kind, size): _prediction(layer, listed[0], moments, weight)}  # one at a time: they are large
-        prediction = predictions[kind, size]
-        listed.sort(key=lambda candidate: candidate.nonzeros)
-        solved = [listed[i] for i in sorted(set(np.linspace(0, len(listed) - 1, SOLVED).round().astype(int)))]
-        part = weight.shape[0] * weight.shape[1] / layer.out_channels
-        found = [_error(prediction, round(candidate.nonzeros * part), share, variance) for candidate in solved]
-        x = np.sqrt([candidate.nonzeros for candidate in solved])
-        # More non-zeros never make it worse: what says so is an iteration that has not ended.
-        y = np.minimum.accumulate(np.log(np.maximum(found, LEAST_ERROR)))
-        for candidate in listed:
-            errors[id(candidate)] = float(np.exp(np.interp(math.sqrt(candidate.nonzeros), x, y)))
+    for of_size in alike.values():
+        solved = {share: _spread(listed) for share, listed in of_size.items()}
+        wanted = [(round(candidate.nonzeros * part), share) for share, few in solved.items() for candidate in few]
+        prediction = _prediction(layer, next(iter(solved.values()))[0], moments, weight)
+        found = iter(_errors(prediction, wanted, variance))
+        for share, few in solved.items():
+            x = np.sqrt([candidate.nonzeros for candidate in few])
+            # More non-zeros never make it worse: what says so is an iteration that has not ended.
+            y = np.minimum.accumulate(np.log(np.maximum([next(found) for _ in few], LEAST_ERROR)))
+            for candidate in of_size[share]:
+                errors[id(candidate)] = float(np.exp(np.interp(math.sqrt(candidate.nonzeros), x, y)))
     return [errors[id(candidate)] for candidate in options]
+
+
+def _spread(listed: Sequence[Candidate]) -> list[Candidate]:
+    return [listed[i] for i in sorted(set(np.linspace(0, len(listed) - 1, SOLVED).round().astype(int)))]
 
 
 def _sampled(layer: Layer, features: int) -> Tensor:
@@ -78,11 +81,14 @@ def _prediction(layer: Layer, candidate: Candidate, moments: InputMoments, weigh
     return Prediction(ff, torch.stack([half for half, _ in pairs]) @ weight.mT)
 
 
-def _error(prediction: Prediction, count: int, share: int, variance: float) -> float:
-    kernel = prediction.full
-    if count < kernel.numel():
-        kernel = prediction.sparse(torch.ones_like(kernel, dtype=torch.bool), count, share)[1]
-    return max(0.0, 1 - prediction.explained(kernel) / max(variance, torch.finfo(torch.float32).tiny))
+def _errors(prediction: Prediction, wanted: Sequence[tuple[int, int]], variance: float) -> list[float]:
+    """Return the error of each number of non-zeros and of filters that share a pattern."""
+    full = prediction.full
+    kernels = [full] * len(wanted)
+    if any(count < full.numel() for count, _ in wanted):
+        kernels = [kernel for _, kernel in prediction.sparse(torch.ones_like(full, dtype=torch.bool), wanted)]
+    tiny = torch.finfo(torch.float32).tiny
+    return [max(0.0, 1 - prediction.explained(kernel) / max(variance, tiny)) for kernel in kernels]
 
 
 def coded(layer: Layer, candidate: Candidate) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from torch.nn import functional
 from lcnn_compress.calibrate import RIDGE
 from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.graph import Layer
+from lcnn_compress.halves import inputs_of
 from lcnn_compress.pattern import choose_pattern
 
 SAMPLES = 8192  # input patches of a layer
@@ -118,18 +119,9 @@ def gather(net: fx.GraphModule, layer: Layer, batches: Sequence[Tensor]) -> Inpu
     features = layer.in_channels // geometry.groups * geometry.taps
     samples = min(SAMPLES, math.ceil(MOST_MOMENT_MACS / features**2))
     per_image = math.ceil(samples / sum(map(len, batches)))
-    seen: list[Tensor] = []
     module = net.get_submodule(layer.name)
-
-    def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-        seen.append(_patches(args[0], module, geometry, layer.in_channels, per_image))
-
-    handle = module.register_forward_pre_hook(hook)
-    try:
-        for x in batches:
-            net.eval()(x)
-    finally:
-        handle.remove()
+    inputs = inputs_of(net, layer.name).eval()
+    seen = [_patches(given, module, geometry, layer.in_channels, per_image) for x in batches for given in inputs(x)]
     patches = torch.cat(seen, dim=1)  # (groups, n, F)
     mean = patches.mean(1)
     centred = patches - mean[:, None]

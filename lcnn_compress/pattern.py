@@ -8,6 +8,7 @@ language models", TMLR 2024, arXiv 2401.02938). All filters share one inverse, s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -61,7 +62,7 @@ def choose_pattern(ff: Tensor, fy: Tensor, support: Tensor, count: int, share: i
     """
     if int(support.sum()) <= count:
         return support.clone()
-    return Prediction(ff, fy).sparse(support, count, share)[0]
+    return Prediction(ff, fy).sparse(support, [(count, share)])[0][0]
 
 
 class Prediction:
@@ -89,20 +90,31 @@ class Prediction:
         return inverse
 
     @torch.no_grad()
-    def sparse(self, support: Tensor, count: int, share: int = 1) -> tuple[Tensor, Tensor]:
-        """Return which entries to keep, (groups, O, F) bool, and nearly their best values, for features of unit variance."""
+    def sparse(self, support: Tensor, wanted: Sequence[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
+        """Return which entries to keep, (groups, O, F) bool, and nearly their best values, for features of unit variance.
+
+        Args:
+            support: (groups, O, F) bool, entries that may stay.
+            wanted: how many shall stay and how many neighbouring filters share a pattern; all are sought at once, because
+                the inverse is large and comes from memory.
+        """
         available = int(support.sum())
-        kernel = self.full * support
-        multiplier = torch.zeros_like(kernel)
+        kernels = [self.full * support for _ in wanted]
+        multipliers = [torch.zeros_like(self.full) for _ in wanted]
         for done in range(1, ROUNDS + 1):
             left = max(0.0, 1 - done / FALLING_ROUNDS) ** 3
-            moved = kernel + multiplier
-            scores = shared_scores(moved.abs(), share).masked_fill(~support, -1.0)
-            kept = largest(scores, count + round((available - count) * left))
-            sparse = moved * kept
-            multiplier = moved - sparse
-            kernel = (self.wanted + PENALTY * (sparse - multiplier)) @ self.inverse
-        return kept, sparse
+            found: list[tuple[Tensor, Tensor]] = []
+            pulled: list[Tensor] = []
+            for i, (count, share) in enumerate(wanted):
+                moved = kernels[i] + multipliers[i]
+                scores = shared_scores(moved.abs(), share).masked_fill(~support, -1.0)
+                kept = largest(scores, count + round((available - count) * left))
+                sparse = moved * kept
+                multipliers[i] = moved - sparse
+                found.append((kept, sparse))
+                pulled.append(self.wanted + PENALTY * (sparse - multipliers[i]))
+            kernels = list((torch.cat(pulled, dim=1) @ self.inverse).split(support.shape[1], dim=1))
+        return found
 
     def explained(self, kernel: Tensor) -> float:
         """Return the part of the variance of y, all outputs together, that a kernel for unit variances leaves less."""

@@ -73,13 +73,14 @@ def sensitivity(
     for layer in free:
         moments = gather(net, layer, data.calibration)
         forms: list[dict[str, Any]] = []
+        error_now = judge.error_behind(net, layer.name)
         for share in settings.sizes:
             progress("trying layers", len(rows) * len(settings.sizes) + len(forms), len(free) * len(settings.sizes))
             plan = _plan(layer, share)
             lookup = make_lookup(layer, plan, settings.init, settings.seed)
             factors = lookup.dictionary.detach(), lookup.sparse_kernel.detach()
             with replaced(net, layer, *moments.solve(*factors, layer.weight().detach())):
-                values: dict[str, Any] = {"error": judge.error(net) ** 0.5}
+                values: dict[str, Any] = {"error": error_now() ** 0.5}
                 if base is not None and labelled is not None:
                     values["drop"] = base.value - score(torch_runner(net), labelled).value
             forms.append({"share": share, "dictionary_size": plan.dictionary_size, "macs": planned_macs(layer, plan), **values})

@@ -261,6 +261,16 @@ def test_outputs_of_the_same_net_have_no_error(net, images):
     assert judge.variance == pytest.approx(float(net(images).detach().double().var(correction=0)))
 
 
+def test_what_comes_before_a_layer_need_not_be_run_again(net, images):
+    judge = Outputs(net, [images[:16], images[16:]])
+    layer = next(layer for layer in layers(net, EXAMPLE) if layer.name == "conv2")
+    other = copy.deepcopy(net)
+    error_now = judge.error_behind(other, "conv2")
+    assert error_now() == 0
+    with replaced(other, layer, 0.5 * layer.weight().detach(), torch.zeros(layer.out_channels)):
+        assert 0 < error_now() == pytest.approx(judge.error(other), rel=1e-6)
+
+
 def test_staying_dense_costs_what_it_did(found):
     dense = dense_candidate(found["conv2"], "why", 2.5)
     assert (dense.plan.kind, dense.plan.reason, dense.ms, dense.weight_error) == ("dense", "why", 2.5, 0.0)
