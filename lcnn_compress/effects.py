@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,12 +48,18 @@ class Outputs:
         head, tail = cut(net, name)
         with torch.inference_mode():
             before = [head.eval()(x) for x in self.batches]
-        return lambda: self._error(outputs(tail, *values) for values in before)
+        # Copies, because nets change values in place; of all together, so that what shares memory still does.
+        return lambda: self._error(outputs(tail, *_copied(values)) for values in before)
 
     def _error(self, results: Iterable[Tensor]) -> float:
         pairs = zip(results, self.expected, strict=True)
         total = sum(float((result.double() - y.double()).square().sum()) for result, y in pairs)
         return total / sum(y.numel() for y in self.expected) / self.variance
+
+
+@torch.inference_mode()
+def _copied(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return copy.deepcopy(values)
 
 
 @torch.inference_mode()

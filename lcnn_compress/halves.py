@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import fx
 
 
 def cut(net: fx.GraphModule, name: str) -> tuple[fx.GraphModule, fx.GraphModule]:
     """Return a net up to the first call of a layer, and from there on: ``tail(*head(x))`` is ``net(x)``.
 
-    Both have the modules of ``net``, whose changes they see.
+    Both have the modules of ``net``, whose changes they see. The tail may change in place what it is given, as the net does.
 
     Args:
         net: of one input.
@@ -21,7 +22,7 @@ def cut(net: fx.GraphModule, name: str) -> tuple[fx.GraphModule, fx.GraphModule]
     at = min(_calls(nodes, name))
     later = set(nodes[at:])
     live = [i for i, node in enumerate(nodes[:at]) if later.intersection(node.users)]
-    _end(head, at, [nodes[i] for i in live])
+    _end(head, nodes[at], [nodes[i] for i in live])
     with tail.inserting_before(twins[0]):
         for i in live:
             twins[i].replace_all_uses_with(tail.placeholder(f"live_{twins[i].name}"))
@@ -34,8 +35,12 @@ def inputs_of(net: fx.GraphModule, name: str) -> fx.GraphModule:
     """Return a net up to the last call of a layer; its output is what each of the calls gets, a tuple."""
     graph = copy.deepcopy(net.graph)
     nodes = list(graph.nodes)
-    calls = _calls(nodes, name)
-    _end(graph, max(calls), [nodes[i].all_input_nodes[0] for i in calls])
+    calls = [nodes[i] for i in _calls(nodes, name)]
+    results = []
+    for call in calls:  # copies, because the net may change what it gave to an earlier call
+        with graph.inserting_before(call):
+            results.append(graph.call_function(torch.clone, (call.all_input_nodes[0],)))
+    _end(graph, calls[-1], results)
     return fx.GraphModule(net, graph)
 
 
@@ -43,9 +48,9 @@ def _calls(nodes: list[fx.Node], name: str) -> list[int]:
     return [i for i, node in enumerate(nodes) if node.op == "call_module" and node.target == name]
 
 
-def _end(graph: fx.Graph, at: int, results: list[fx.Node]) -> None:
-    """Let a graph end before its node number ``at`` and return ``results``."""
+def _end(graph: fx.Graph, first: fx.Node, results: list[fx.Node]) -> None:
+    """Let a graph return ``results``, without its nodes from ``first`` on."""
     *nodes, output = graph.nodes
     output.args = (tuple(results),)
-    for node in reversed(nodes[at:]):
+    for node in reversed(nodes[nodes.index(first) :]):
         graph.erase_node(node)
