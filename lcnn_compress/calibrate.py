@@ -42,15 +42,47 @@ def _eval_mode(net: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def reestimate_batch_norms(net: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Set the running statistics of every batch norm to their average over ``batches``, each batch counting once.
+class _Spread:
+    """Count, mean and summed squares about it, by channel, of tensors (N, C, ...) added one after the other.
 
-    Train and eval modes and momentum stay as they were; dropout is off meanwhile.
+    Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance".
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.count = 0
+        self.mean: Tensor = torch.zeros(channels, dtype=torch.float64)
+        self.squares: Tensor = torch.zeros(channels, dtype=torch.float64)
+
+    def add(self, x: Tensor) -> None:
+        values = x.transpose(0, 1).flatten(1)
+        variance, mean = (t.double() for t in torch.var_mean(values, dim=1, correction=0))
+        added, before = values.shape[1], self.count
+        self.count += added
+        difference = mean - self.mean
+        self.mean = self.mean + difference * (added / self.count)
+        self.squares = self.squares + variance * added + difference**2 * (before * added / self.count)
+
+    @property
+    def variance(self) -> Tensor:
+        return self.squares / self.count
+
+
+def match_batch_norms(net: nn.Module, dense: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Change the running statistics of every batch norm so that mean and variance of its outputs are those in ``dense``.
+
+    The variance changes by the ratio of those of its inputs in both nets, all with epsilon. So where the nets agree nothing
+    changes, whatever the batches are; statistics of few images, or of others than the dense net was trained on, would be
+    worse than those it has. Train and eval modes stay as they were.
+
+    Args:
+        net: with the batch norms of ``dense`` under the same names.
+        dense: the net it was made from; not changed.
+        batches: inputs, each (N, ...).
 
     Raises:
-        DataError: no batches, a batch too small for a variance, or statistics that are not finite.
+        DataError: no batches, or statistics that are not finite; the net is as before.
     """
-    norms = {
+    norms: dict[str, Any] = {
         name: module
         for name, module in net.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
@@ -60,24 +92,30 @@ def reestimate_batch_norms(net: nn.Module, batches: Iterable[Tensor]) -> None:
     batches = list(batches)
     if not batches:
         raise DataError("calibration data holds 0 batches; batch norms need at least 1")
-    momenta = {name: norm.momentum for name, norm in norms.items()}
-    with _eval_mode(net):
-        try:
-            for norm in norms.values():
-                norm.reset_running_stats()
-                norm.momentum = None  # cumulative average
-                norm.train()
-            for x in batches:
-                net(x)
-        except ValueError as error:  # torch's word for one value per channel
-            raise DataError(f"a calibration batch cannot give batch-norm statistics: {error}; use larger batches") from error
-        finally:
-            for name, norm in norms.items():
-                norm.momentum = momenta[name]
+    given = {name: (norm.running_mean.double(), norm.running_var.double()) for name, norm in norms.items()}
+    wanted, found = ({name: _Spread(norm.num_features) for name, norm in norms.items()} for _ in range(2))
+
+    def match(name: str, norm: Any, x: Tensor) -> None:
+        found[name].add(x)
+        mean, variance = given[name]
+        ratio = (found[name].variance + norm.eps) / (wanted[name].variance + norm.eps)
+        norm.running_var.copy_(((variance + norm.eps) * ratio - norm.eps).clamp(min=0))
+        stretch = ((norm.running_var.double() + norm.eps) / (variance + norm.eps)).sqrt()
+        norm.running_mean.copy_(found[name].mean - (wanted[name].mean - mean) * stretch)
+
+    look = {dense.get_submodule(name): lambda _, args, name=name: wanted[name].add(args[0]) for name in norms}
+    adapt = {norm: lambda module, args, name=name: match(name, module, args[0]) for name, norm in norms.items()}
+    with _eval_mode(net), _eval_mode(dense), _hooked(look, before=True), _hooked(adapt, before=True):
+        for x in batches:
+            dense(x)
+            net(x)
     for name, norm in norms.items():
         if not all(torch.isfinite(buffer).all() for buffer in norm.buffers()):
+            for each, (mean, variance) in given.items():
+                norms[each].running_mean.copy_(mean)
+                norms[each].running_var.copy_(variance)
             raise DataError(f"{name}: batch-norm statistics on the calibration data are not finite; check data and weights")
-    log.info("re-estimated %d batch norms on %d batches", len(norms), len(batches))
+    log.info("matched %d batch norms on %d batches", len(norms), len(batches))
 
 
 class _ReachedError(Exception):

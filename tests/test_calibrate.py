@@ -1,4 +1,4 @@
-"""refit and reestimate_batch_norms: exact cases, every geometry, errors that never grow, statistics worked out by hand."""
+"""refit and match_batch_norms: exact cases, every geometry, errors that never grow, statistics worked out by hand."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lcnn_compress import calibrate
-from lcnn_compress.calibrate import reestimate_batch_norms, refit
+from lcnn_compress.calibrate import match_batch_norms, refit
 from lcnn_compress.dictionary import factorise
 from lcnn_compress.errors import DataError
 from lcnn_compress.geometry import ConvGeometry
@@ -269,40 +268,82 @@ def test_data_that_cannot_be_used() -> None:
         refit(net, dense, [x])
 
 
-def test_batch_norm_statistics_are_the_average_over_batches() -> None:
+def normed_net() -> nn.Sequential:
+    """Two convolutions with batch norms whose statistics are those of no data."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.BatchNorm2d(2, momentum=0.3), nn.Dropout(0.5), nn.ReLU(), nn.BatchNorm1d(3)).train()
-    net[3] = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(8))
-    net[2].eval()
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.ReLU(), nn.Conv2d(4, 3, 1), nn.BatchNorm2d(3)
+    )
+    with torch.no_grad():
+        for module in (net[1], net[5]):
+            module.running_mean.uniform_(-1, 1)
+            module.running_var.uniform_(0.1, 5)
+    return net.eval()
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_batch_norms_of_the_same_net_do_not_change(n: int) -> None:
+    dense = normed_net()
+    net = copy.deepcopy(dense)
+    match_batch_norms(net, dense, [torch.randn(n, 2, 3, 3) * 7 + 3, torch.randn(2, 2, 5, 4)])
+    for name, tensor in dense.state_dict().items():
+        torch.testing.assert_close(net.state_dict()[name], tensor, rtol=1e-6, atol=1e-6)
+
+
+def test_matched_batch_norms_undo_what_became_of_each_channel() -> None:
+    dense = normed_net()
+    net = copy.deepcopy(dense)
+    with torch.no_grad():
+        for module in (net[0], net[4]):
+            scale = torch.rand(module.out_channels) + 0.5
+            module.weight.mul_(scale[:, None, None, None])
+            module.bias.mul_(scale).add_(torch.randn(module.out_channels))
+    batches = [torch.randn(5, 2, 9, 9) + 1, torch.randn(3, 2, 9, 9) + 1]
+    x = torch.cat(batches)
+    wrong = (net(x) - dense(x)).abs().max()
+    match_batch_norms(net, dense, batches)
+    # Exact but for epsilon, which is the same number beside different variances.
+    assert (net(x) - dense(x)).abs().max() < 1e-3 * wrong
+
+
+def test_batch_norm_statistics_change_as_their_inputs_do() -> None:
+    dense = nn.Sequential(nn.Identity(), nn.BatchNorm2d(2, eps=0.1)).eval()
+    net = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(2, eps=0.1)).train()
+    net[0].register_forward_hook(lambda _, __, x: x * torch.tensor([2.0, 0.0])[:, None, None] + 3)
+    net[1].eval()
+    with torch.no_grad():
+        for module in (dense[1], net[1]):
+            module.running_mean.copy_(torch.tensor([1.0, -1.0]))
+            module.running_var.copy_(torch.tensor([0.5, 0.01]))
     batches = [torch.randn(5, 2, 2, 2) + 1, torch.randn(3, 2, 2, 2) * 2]
-    reestimate_batch_norms(net, batches)
-    first, second = net[0], net[3][1]
-    mean = torch.stack([x.mean((0, 2, 3)) for x in batches]).mean(0)
-    variance = torch.stack([x.transpose(0, 1).flatten(1).var(1) for x in batches]).mean(0)
-    torch.testing.assert_close(first.running_mean, mean)
-    torch.testing.assert_close(first.running_var, variance)
-    # The second one sees the first normalising each batch by itself, without dropout.
-    inner = [functional.batch_norm(x, None, None, training=True).relu().flatten(1) for x in batches]
-    torch.testing.assert_close(second.running_mean, torch.stack([x.mean(0) for x in inner]).mean(0), rtol=1e-4, atol=1e-5)
-    assert first.momentum == 0.3
-    assert [module.training for module in net] == [True, True, False, True]
+    match_batch_norms(net, dense, batches)
+    assert [module.training for module in net] == [True, False]
+    x = torch.cat(batches).transpose(0, 1).flatten(1)
+    variance = x.var(1, correction=0)
+    factor = torch.tensor([2.0, 0.0])
+    ratio = (variance * factor**2 + 0.1) / (variance + 0.1)
+    wanted = ((torch.tensor([0.5, 0.01]) + 0.1) * ratio - 0.1).clamp(min=0)
+    torch.testing.assert_close(net[1].running_var, wanted)
+    assert wanted[1] == 0
+    y = torch.cat([dense(x) for x in batches]).transpose(0, 1).flatten(1)
+    z = torch.cat([net.eval()(x) for x in batches]).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(z.mean(1), y.mean(1))
 
 
 def test_batch_norm_data_that_cannot_be_used() -> None:
-    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).eval()
+    dense = normed_net()
+    net = copy.deepcopy(dense)
+    with torch.no_grad():
+        net[0].weight.mul_(2)
     before = copy.deepcopy(net.state_dict())
     with pytest.raises(DataError, match="calibration data holds 0 batches"):
-        reestimate_batch_norms(net, [])
-    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
-    with pytest.raises(DataError, match=r"Expected more than 1 value per channel.*\[1, 4\].*use larger batches"):
-        reestimate_batch_norms(net, [torch.randn(1, 3)])
+        match_batch_norms(net, dense, [])
     with pytest.raises(DataError, match="1: batch-norm statistics on the calibration data are not finite"):
-        reestimate_batch_norms(net, [torch.full((2, 3), torch.inf)])
-    assert net[1].momentum == 0.1
-    assert not net[1].training
+        match_batch_norms(net, dense, [torch.randn(2, 2, 9, 9), torch.full((2, 2, 9, 9), torch.inf)])
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
 def test_net_without_batch_norms_is_left_alone() -> None:
     net = nn.Linear(2, 2)
-    reestimate_batch_norms(net, iter(()))
+    match_batch_norms(net, net, iter(()))
     assert net.training
