@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 SAMPLES = 32768  # output positions of a layer, all images together, that its least squares see
 SAMPLES_AT_ONCE = 2048
 RIDGE = 1e-3  # pull toward the current coefficients, relative to the mean square of a response
+EVIDENCE = 2.0  # standard errors beyond which the dense net's statistics count as others than those it has
 PASS_BYTES = 512 << 20  # outputs of dense layers held at a time; layers beyond it wait for another pass over the batches
 
 
@@ -42,37 +43,40 @@ def _eval_mode(net: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-class _Spread:
-    """Count, mean and summed squares about it, by channel, of tensors (N, C, ...) added one after the other.
+class _ByImage:
+    """Mean and variance of each channel in each image, of tensors (N, C, ...) added one after the other."""
 
-    Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance".
-    """
-
-    def __init__(self, channels: int) -> None:
-        self.count = 0
-        self.mean: Tensor = torch.zeros(channels, dtype=torch.float64)
-        self.squares: Tensor = torch.zeros(channels, dtype=torch.float64)
+    def __init__(self) -> None:
+        self.parts: list[tuple[Tensor, Tensor]] = []
 
     def add(self, x: Tensor) -> None:
-        values = x.transpose(0, 1).flatten(1)
-        variance, mean = (t.double() for t in torch.var_mean(values, dim=1, correction=0))
-        added, before = values.shape[1], self.count
-        self.count += added
-        difference = mean - self.mean
-        self.mean = self.mean + difference * (added / self.count)
-        self.squares = self.squares + variance * added + difference**2 * (before * added / self.count)
+        variances, means = torch.var_mean(x.flatten(2) if x.ndim > 2 else x[:, :, None], dim=2, correction=0)
+        self.parts.append((variances.double(), means.double()))
 
-    @property
-    def variance(self) -> Tensor:
-        return self.squares / self.count
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Return the means (N, C) and the mean squares (N, C) about their mean."""
+        variances, means = (torch.cat(tensors) for tensors in zip(*self.parts, strict=True))
+        return means, variances + (means - means.mean(0)) ** 2
 
 
-def match_batch_norms(net: nn.Module, dense: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Change the running statistics of every batch norm so that mean and variance of its outputs are those in ``dense``.
+def _evident(shift: Tensor, by_image: Tensor) -> Tensor:
+    """Return a shift (C) less what may be chance (James and Stein 1961), none of it where it is within ``EVIDENCE`` errors.
 
-    The variance changes by the ratio of those of its inputs in both nets, all with epsilon. So where the nets agree nothing
-    changes, whatever the batches are; statistics of few images, or of others than the dense net was trained on, would be
-    worse than those it has. Train and eval modes stay as they were.
+    Args:
+        shift: seen in the mean over images.
+        by_image: values of the images (N, C), whose scatter tells the error of that mean.
+    """
+    error = by_image.var(0).mean() / len(by_image) if len(by_image) > 1 else torch.tensor(math.inf)
+    part = 1 - EVIDENCE**2 * error / shift.square().mean().clamp(min=1e-12)
+    return shift * part.clamp(min=0)
+
+
+def reestimate_batch_norms(net: nn.Module, dense: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Set the running statistics of every batch norm to those of its inputs, as far as ``dense`` runs with its own.
+
+    Where statistics of the dense net on ``batches`` clearly differ from those it has (images of another kind than it was
+    trained on, or statistics that were never trained), its batch norms do not give mean 0 and variance 1: then those of ``net``
+    give mean and variance that they have in ``dense``. Train and eval modes stay as they were; dropout is off meanwhile.
 
     Args:
         net: with the batch norms of ``dense`` under the same names.
@@ -93,19 +97,23 @@ def match_batch_norms(net: nn.Module, dense: nn.Module, batches: Iterable[Tensor
     if not batches:
         raise DataError("calibration data holds 0 batches; batch norms need at least 1")
     given = {name: (norm.running_mean.double(), norm.running_var.double()) for name, norm in norms.items()}
-    wanted, found = ({name: _Spread(norm.num_features) for name, norm in norms.items()} for _ in range(2))
+    in_dense, in_net = {name: _ByImage() for name in norms}, {name: _ByImage() for name in norms}
 
-    def match(name: str, norm: Any, x: Tensor) -> None:
-        found[name].add(x)
-        mean, variance = given[name]
-        ratio = (found[name].variance + norm.eps) / (wanted[name].variance + norm.eps)
-        norm.running_var.copy_(((variance + norm.eps) * ratio - norm.eps).clamp(min=0))
-        stretch = ((norm.running_var.double() + norm.eps) / (variance + norm.eps)).sqrt()
-        norm.running_mean.copy_(found[name].mean - (wanted[name].mean - mean) * stretch)
+    def adapt(name: str, norm: Any, x: Tensor) -> None:
+        in_net[name].add(x)
+        mean, variance = given[name][0], given[name][1] + norm.eps
+        dense_means, dense_squares = in_dense[name].moments()
+        dense_variance = dense_squares.mean(0) + norm.eps
+        means, squares = in_net[name].moments()
+        stretched = _evident((dense_variance / variance).log(), dense_squares / dense_variance)
+        moved = _evident((dense_means.mean(0) - mean) / variance.sqrt(), dense_means / dense_variance.sqrt())
+        new = (squares.mean(0) + norm.eps) / stretched.exp()
+        norm.running_var.copy_((new - norm.eps).clamp(min=0))
+        norm.running_mean.copy_(means.mean(0) - moved * new.sqrt())
 
-    look = {dense.get_submodule(name): lambda _, args, name=name: wanted[name].add(args[0]) for name in norms}
-    adapt = {norm: lambda module, args, name=name: match(name, module, args[0]) for name, norm in norms.items()}
-    with _eval_mode(net), _eval_mode(dense), _hooked(look, before=True), _hooked(adapt, before=True):
+    look = {dense.get_submodule(name): lambda _, args, name=name: in_dense[name].add(args[0]) for name in norms}
+    hooks = {norm: lambda module, args, name=name: adapt(name, module, args[0]) for name, norm in norms.items()}
+    with _eval_mode(net), _eval_mode(dense), _hooked(look, before=True), _hooked(hooks, before=True):
         for x in batches:
             dense(x)
             net(x)
@@ -115,7 +123,7 @@ def match_batch_norms(net: nn.Module, dense: nn.Module, batches: Iterable[Tensor
                 norms[each].running_mean.copy_(mean)
                 norms[each].running_var.copy_(variance)
             raise DataError(f"{name}: batch-norm statistics on the calibration data are not finite; check data and weights")
-    log.info("matched %d batch norms on %d batches", len(norms), len(batches))
+    log.info("re-estimated %d batch norms on %d batches", len(norms), len(batches))
 
 
 class _ReachedError(Exception):

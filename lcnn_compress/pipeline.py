@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from lcnn_compress import benchmark, runtime
 from lcnn_compress.artefact import Artefact
-from lcnn_compress.calibrate import SAMPLES, match_batch_norms, refit
+from lcnn_compress.calibrate import SAMPLES, reestimate_batch_norms, refit
 from lcnn_compress.data import Examples, batches
 from lcnn_compress.dictionary import IDENTITY, INITS, factorise
 from lcnn_compress.errors import SettingsError
@@ -294,11 +294,11 @@ def _improve(
     data: TrainingData,
     progress: Progress,
 ) -> dict[str, Any] | None:
-    """Refit coefficients, match batch norms and fine-tune, as far as there is data; return the training report."""
+    """Refit coefficients, re-estimate batch norms and fine-tune, as far as there is data; return the training report."""
     calibration = (data if settings.finetune is None else data.calibrated()).calibration
     if calibration:
         _refit_layers(net, dense, input_shape, calibration, progress)
-        match_batch_norms(net, dense, calibration)
+        reestimate_batch_norms(net, dense, calibration)
     if settings.finetune is None or data.examples is None:
         return None
     if settings.finetune.sparsity == "threshold":

@@ -1,4 +1,4 @@
-"""refit and match_batch_norms: exact cases, every geometry, errors that never grow, statistics worked out by hand."""
+"""refit and reestimate_batch_norms: exact cases, every geometry, errors that never grow, statistics worked out by hand."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lcnn_compress import calibrate
-from lcnn_compress.calibrate import match_batch_norms, refit
+from lcnn_compress.calibrate import reestimate_batch_norms, refit
 from lcnn_compress.dictionary import factorise
 from lcnn_compress.errors import DataError
 from lcnn_compress.geometry import ConvGeometry
@@ -281,16 +282,45 @@ def normed_net() -> nn.Sequential:
     return net.eval()
 
 
-@pytest.mark.parametrize("n", [1, 5])
-def test_batch_norms_of_the_same_net_do_not_change(n: int) -> None:
+def test_batch_norm_statistics_are_those_of_all_images() -> None:
+    dense = nn.Sequential(nn.Identity(), nn.BatchNorm2d(2, eps=0.1), nn.Flatten(), nn.BatchNorm1d(8, eps=0.1)).eval()
+    net = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(2, eps=0.1), nn.Flatten(), nn.BatchNorm1d(8, eps=0.1)).train()
+    net[0].register_forward_hook(lambda _, __, x: x * torch.tensor([2.0, 0.0])[:, None, None] + 3)
+    net[1].eval()
+    torch.manual_seed(0)
+    batches = [torch.randn(50, 2, 2, 2), torch.randn(30, 2, 2, 2)]  # the dense net has mean 0 and variance 1 as well
+    before = copy.deepcopy(dense.state_dict())
+    reestimate_batch_norms(net, dense, batches)
+    assert [module.training for module in net] == [True, False, True, True]
+    x = net.eval()[0](torch.cat(batches))
+    torch.testing.assert_close(net[1].running_mean, x.mean((0, 2, 3)))
+    torch.testing.assert_close(net[1].running_var, x.var((0, 2, 3), correction=0), atol=1e-6, rtol=1e-5)
+    # The second one saw what the first made of the first batch with that batch alone.
+    first, second = x[:50], x[50:]
+    inner = [
+        functional.batch_norm(part, seen.mean((0, 2, 3)), seen.var((0, 2, 3), correction=0), eps=0.1).flatten(1)
+        for part, seen in ((first, first), (second, x))
+    ]
+    torch.testing.assert_close(net[3].running_mean, torch.cat(inner).mean(0), rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(before[name], tensor) for name, tensor in dense.state_dict().items())
+
+
+def test_statistics_that_do_not_fit_the_images_do_not_become_others_where_nets_agree() -> None:
     dense = normed_net()
     net = copy.deepcopy(dense)
-    match_batch_norms(net, dense, [torch.randn(n, 2, 3, 3) * 7 + 3, torch.randn(2, 2, 5, 4)])
-    for name, tensor in dense.state_dict().items():
-        torch.testing.assert_close(net.state_dict()[name], tensor, rtol=1e-6, atol=1e-6)
+    batches = [torch.randn(60, 2, 9, 9) * 3 + 1, torch.randn(40, 2, 9, 9) * 3 + 1]
+    reestimate_batch_norms(net, dense, batches)
+    for index in (1, 5):
+        old, new = dense[index], net[index]
+        assert (new.running_mean - old.running_mean).abs().max() < 0.03 * old.running_var.sqrt().max()
+        assert (new.running_var / old.running_var - 1).abs().max() < 0.03
+    x = torch.cat(batches)
+    inputs = dense[0](x)
+    assert (inputs.mean((0, 2, 3)) - dense[1].running_mean).abs().max() > 0.5  # they do not fit
+    assert (inputs.var((0, 2, 3)) / dense[1].running_var).log().abs().max() > 0.5
 
 
-def test_matched_batch_norms_undo_what_became_of_each_channel() -> None:
+def test_batch_norms_that_do_not_fit_the_images_undo_what_became_of_each_channel() -> None:
     dense = normed_net()
     net = copy.deepcopy(dense)
     with torch.no_grad():
@@ -298,36 +328,18 @@ def test_matched_batch_norms_undo_what_became_of_each_channel() -> None:
             scale = torch.rand(module.out_channels) + 0.5
             module.weight.mul_(scale[:, None, None, None])
             module.bias.mul_(scale).add_(torch.randn(module.out_channels))
-    batches = [torch.randn(5, 2, 9, 9) + 1, torch.randn(3, 2, 9, 9) + 1]
+    batches = [torch.randn(60, 2, 9, 9) * 3 + 1, torch.randn(40, 2, 9, 9) * 3 + 1]
     x = torch.cat(batches)
     wrong = (net(x) - dense(x)).abs().max()
-    match_batch_norms(net, dense, batches)
-    # Exact but for epsilon, which is the same number beside different variances.
-    assert (net(x) - dense(x)).abs().max() < 1e-3 * wrong
+    reestimate_batch_norms(net, dense, batches)
+    assert (net(x) - dense(x)).abs().max() < 0.03 * wrong
 
 
-def test_batch_norm_statistics_change_as_their_inputs_do() -> None:
-    dense = nn.Sequential(nn.Identity(), nn.BatchNorm2d(2, eps=0.1)).eval()
-    net = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(2, eps=0.1)).train()
-    net[0].register_forward_hook(lambda _, __, x: x * torch.tensor([2.0, 0.0])[:, None, None] + 3)
-    net[1].eval()
-    with torch.no_grad():
-        for module in (dense[1], net[1]):
-            module.running_mean.copy_(torch.tensor([1.0, -1.0]))
-            module.running_var.copy_(torch.tensor([0.5, 0.01]))
-    batches = [torch.randn(5, 2, 2, 2) + 1, torch.randn(3, 2, 2, 2) * 2]
-    match_batch_norms(net, dense, batches)
-    assert [module.training for module in net] == [True, False]
-    x = torch.cat(batches).transpose(0, 1).flatten(1)
-    variance = x.var(1, correction=0)
-    factor = torch.tensor([2.0, 0.0])
-    ratio = (variance * factor**2 + 0.1) / (variance + 0.1)
-    wanted = ((torch.tensor([0.5, 0.01]) + 0.1) * ratio - 0.1).clamp(min=0)
-    torch.testing.assert_close(net[1].running_var, wanted)
-    assert wanted[1] == 0
-    y = torch.cat([dense(x) for x in batches]).transpose(0, 1).flatten(1)
-    z = torch.cat([net.eval()(x) for x in batches]).transpose(0, 1).flatten(1)
-    torch.testing.assert_close(z.mean(1), y.mean(1))
+def test_one_image_gives_statistics_too() -> None:
+    net = normed_net()
+    x = torch.randn(1, 2, 9, 9)
+    reestimate_batch_norms(net, copy.deepcopy(net), [x])
+    torch.testing.assert_close(net[1].running_mean, net[0](x).mean((0, 2, 3)))
 
 
 def test_batch_norm_data_that_cannot_be_used() -> None:
@@ -337,13 +349,13 @@ def test_batch_norm_data_that_cannot_be_used() -> None:
         net[0].weight.mul_(2)
     before = copy.deepcopy(net.state_dict())
     with pytest.raises(DataError, match="calibration data holds 0 batches"):
-        match_batch_norms(net, dense, [])
+        reestimate_batch_norms(net, dense, [])
     with pytest.raises(DataError, match="1: batch-norm statistics on the calibration data are not finite"):
-        match_batch_norms(net, dense, [torch.randn(2, 2, 9, 9), torch.full((2, 2, 9, 9), torch.inf)])
+        reestimate_batch_norms(net, dense, [torch.randn(2, 2, 9, 9), torch.full((2, 2, 9, 9), torch.inf)])
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
 def test_net_without_batch_norms_is_left_alone() -> None:
     net = nn.Linear(2, 2)
-    match_batch_norms(net, net, iter(()))
+    reestimate_batch_norms(net, net, iter(()))
     assert net.training
