@@ -15,6 +15,7 @@ from command_line import needs_library
 
 from lcnn_compress import api, pipeline
 from lcnn_compress.benchmark import Gain
+from lcnn_compress.effects import Outputs
 from lcnn_compress.finetune import FinetuneSettings
 from lcnn_compress.graph import layers
 from lcnn_compress.modules import LookupConv2d
@@ -39,6 +40,17 @@ def test_stored_factors_are_exact_in_float16_and_near_the_weight(size: float) ->
     exact = dense.net.get_submodule("conv2").weight()
     # Both factors round by 2^-11 of each value, or by 2^-25 of the largest where they are subnormal.
     assert (lookup.weight() - exact).norm() <= 2 * 2.0**-11 * 32**0.5 * exact.norm()
+
+
+def test_calibration_helps_where_batch_norms_do_not_fit_the_images() -> None:
+    """Those of small_net are random: normalised by the images themselves, its outputs would be others."""
+    source = api.open_model(small_net(), (1, 3, 16, 16))
+    images = torch.randn(96, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 + 1
+    settings = CompressSettings(PlanSettings("0.5", 0.5, keep_slow=True), init="svd", measure=False)
+    judge = Outputs(source.net, [torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 + 1])
+    before = judge.error(api.compress(source, settings=settings).net)
+    after = judge.error(api.compress(source, settings=settings, data=TrainingData(list(images.split(32)))).net)
+    assert after < 0.5 * before
 
 
 @pytest.mark.parametrize(("images", "enough"), [(60, True), (20, False)])  # of 64 pixels, for 8 times 288 weights
