@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 SAMPLES = 32768  # output positions of a layer, all images together, that its least squares see
 SAMPLES_AT_ONCE = 2048
 RIDGE = 1e-3  # pull toward the current coefficients, relative to the mean square of a response
-EVIDENCE = 2.0  # standard errors beyond which the dense net's statistics count as others than those it has
+EVIDENCE = 3.0  # standard errors beyond which a statistic of the dense net counts as another than the one it has
 PASS_BYTES = 512 << 20  # outputs of dense layers held at a time; layers beyond it wait for another pass over the batches
 
 
@@ -60,15 +60,16 @@ class _ByImage:
 
 
 def _evident(shift: Tensor, by_image: Tensor) -> Tensor:
-    """Return a shift (C) less what may be chance (James and Stein 1961), none of it where it is within ``EVIDENCE`` errors.
+    """Return shifts (C) less what may be chance (James and Stein 1961): nothing of those within ``EVIDENCE`` standard errors.
 
     Args:
-        shift: seen in the mean over images.
+        shift: of each channel, in the mean over images.
         by_image: values of the images (N, C), whose scatter tells the error of that mean.
     """
-    error = by_image.var(0).mean() / len(by_image) if len(by_image) > 1 else torch.tensor(math.inf)
-    part = 1 - EVIDENCE**2 * error / shift.square().mean().clamp(min=1e-12)
-    return shift * part.clamp(min=0)
+    if len(by_image) < 2:
+        return torch.zeros_like(shift)
+    errors = by_image.var(0) / len(by_image)
+    return shift * (1 - EVIDENCE**2 * errors / shift.square().clamp(min=1e-12)).clamp(min=0)
 
 
 def reestimate_batch_norms(net: nn.Module, dense: nn.Module, batches: Iterable[Tensor]) -> None:

@@ -277,8 +277,8 @@ def normed_net() -> nn.Sequential:
     )
     with torch.no_grad():
         for module in (net[1], net[5]):
-            module.running_mean.uniform_(-1, 1)
-            module.running_var.uniform_(0.1, 5)
+            module.running_mean.uniform_(4, 8)
+            module.running_var.uniform_(20, 50)
     return net.eval()
 
 
@@ -333,6 +333,19 @@ def test_batch_norms_that_do_not_fit_the_images_undo_what_became_of_each_channel
     wrong = (net(x) - dense(x)).abs().max()
     reestimate_batch_norms(net, dense, batches)
     assert (net(x) - dense(x)).abs().max() < 0.03 * wrong
+
+
+def test_a_channel_that_no_image_excites_keeps_its_statistics() -> None:
+    dense = nn.Sequential(nn.BatchNorm2d(2)).eval()
+    with torch.no_grad():
+        dense[0].running_mean.copy_(torch.tensor([0.3, 0.0]))
+        dense[0].running_var.copy_(torch.tensor([0.5, 1.0]))
+    net = copy.deepcopy(dense)
+    torch.manual_seed(0)
+    images = torch.randn(200, 2, 4, 4) * torch.tensor([0.0, 1.0])[:, None, None]
+    reestimate_batch_norms(net, dense, [images])
+    torch.testing.assert_close(net[0].running_mean[0], torch.tensor(0.3))
+    torch.testing.assert_close(net[0].running_var, torch.stack([torch.tensor(0.5), images[:, 1].var(correction=0)]))
 
 
 def test_one_image_gives_statistics_too() -> None:
