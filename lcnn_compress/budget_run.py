@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, fx
+from torch import fx
 
 from lcnn_compress.artefact import Artefact
 from lcnn_compress.budget import Choice, Problem, Target, prepare
@@ -22,11 +20,10 @@ from lcnn_compress.pipeline import (
     CompressSettings,
     TrainingData,
     compress_net,
+    judged,
     measured_totals,
 )
 from lcnn_compress.progress import Progress, silent
-
-JUDGED_IMAGES = 128  # on which the error of the built net is held against the forecast
 
 
 def forecast(
@@ -108,16 +105,12 @@ def compress_to_target(
         more = {"rounds": result.rounds, "trials": trials}
     budget = _expected(problem, target, choice) | more
     if data.calibration:
-        budget["measured_error"] = Outputs(dense, _few(data.calibration)).error(artefact.net) ** 0.5
+        budget["measured_error"] = Outputs(dense, judged(data.calibration)).error(artefact.net) ** 0.5
     rows = {row["name"]: row for row in problem.table(choice)}
     for row in artefact.report["layers"]:
         row |= {"predicted_ms": rows[row["name"]]["predicted_ms"], "predicted_error": rows[row["name"]]["error"]}
     artefact.report["budget"] = budget
     return artefact
-
-
-def _few(calibration: Sequence[Tensor]) -> list[Tensor]:
-    return list(torch.cat([*calibration])[:JUDGED_IMAGES].split(32))
 
 
 def _expected(problem: Problem, target: Target, choice: Choice) -> dict[str, Any]:

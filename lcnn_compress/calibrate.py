@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 SAMPLES = 32768  # output positions of a layer, all images together, that its least squares see
 SAMPLES_AT_ONCE = 2048
 RIDGE = 1e-3  # pull toward the current coefficients, relative to the mean square of a response
-EVIDENCE = 3.0  # standard errors beyond which a statistic of the dense net counts as another than the one it has
 PASS_BYTES = 512 << 20  # outputs of dense layers held at a time; layers beyond it wait for another pass over the batches
 
 
@@ -43,51 +42,15 @@ def _eval_mode(net: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-class _ByImage:
-    """Mean and variance of each channel in each image, of tensors (N, C, ...) added one after the other."""
+def reestimate_batch_norms(net: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Set the running statistics of every batch norm to their average over ``batches``, each batch counting once.
 
-    def __init__(self) -> None:
-        self.parts: list[tuple[Tensor, Tensor]] = []
-
-    def add(self, x: Tensor) -> None:
-        variances, means = torch.var_mean(x.flatten(2) if x.ndim > 2 else x[:, :, None], dim=2, correction=0)
-        self.parts.append((variances.double(), means.double()))
-
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """Return the means (N, C) and the mean squares (N, C) about their mean."""
-        variances, means = (torch.cat(tensors) for tensors in zip(*self.parts, strict=True))
-        return means, variances + (means - means.mean(0)) ** 2
-
-
-def _evident(shift: Tensor, by_image: Tensor) -> Tensor:
-    """Return shifts (C) less what may be chance (James and Stein 1961): nothing of those within ``EVIDENCE`` standard errors.
-
-    Args:
-        shift: of each channel, in the mean over images.
-        by_image: values of the images (N, C), whose scatter tells the error of that mean.
-    """
-    if len(by_image) < 2:
-        return torch.zeros_like(shift)
-    errors = by_image.var(0) / len(by_image)
-    return shift * (1 - EVIDENCE**2 * errors / shift.square().clamp(min=1e-12)).clamp(min=0)
-
-
-def reestimate_batch_norms(net: nn.Module, dense: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Set the running statistics of every batch norm to those of its inputs, as far as ``dense`` runs with its own.
-
-    Where statistics of the dense net on ``batches`` clearly differ from those it has (images of another kind than it was
-    trained on, or statistics that were never trained), its batch norms do not give mean 0 and variance 1: then those of ``net``
-    give mean and variance that they have in ``dense``. Train and eval modes stay as they were; dropout is off meanwhile.
-
-    Args:
-        net: with the batch norms of ``dense`` under the same names.
-        dense: the net it was made from; not changed.
-        batches: inputs, each (N, ...).
+    Train and eval modes and momentum stay as they were; dropout is off meanwhile.
 
     Raises:
-        DataError: no batches, or statistics that are not finite; the net is as before.
+        DataError: no batches, a batch too small for a variance, or statistics that are not finite.
     """
-    norms: dict[str, Any] = {
+    norms = {
         name: module
         for name, module in net.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
@@ -97,32 +60,22 @@ def reestimate_batch_norms(net: nn.Module, dense: nn.Module, batches: Iterable[T
     batches = list(batches)
     if not batches:
         raise DataError("calibration data holds 0 batches; batch norms need at least 1")
-    given = {name: (norm.running_mean.double(), norm.running_var.double()) for name, norm in norms.items()}
-    in_dense, in_net = {name: _ByImage() for name in norms}, {name: _ByImage() for name in norms}
-
-    def adapt(name: str, norm: Any, x: Tensor) -> None:
-        in_net[name].add(x)
-        mean, variance = given[name][0], given[name][1] + norm.eps
-        dense_means, dense_squares = in_dense[name].moments()
-        dense_variance = dense_squares.mean(0) + norm.eps
-        means, squares = in_net[name].moments()
-        stretched = _evident((dense_variance / variance).log(), dense_squares / dense_variance)
-        moved = _evident((dense_means.mean(0) - mean) / variance.sqrt(), dense_means / dense_variance.sqrt())
-        new = (squares.mean(0) + norm.eps) / stretched.exp()
-        norm.running_var.copy_((new - norm.eps).clamp(min=0))
-        norm.running_mean.copy_(means.mean(0) - moved * new.sqrt())
-
-    look = {dense.get_submodule(name): lambda _, args, name=name: in_dense[name].add(args[0]) for name in norms}
-    hooks = {norm: lambda module, args, name=name: adapt(name, module, args[0]) for name, norm in norms.items()}
-    with _eval_mode(net), _eval_mode(dense), _hooked(look, before=True), _hooked(hooks, before=True):
-        for x in batches:
-            dense(x)
-            net(x)
+    momenta = {name: norm.momentum for name, norm in norms.items()}
+    with _eval_mode(net):
+        try:
+            for norm in norms.values():
+                norm.reset_running_stats()
+                norm.momentum = None  # cumulative average
+                norm.train()
+            for x in batches:
+                net(x)
+        except ValueError as error:  # torch's word for one value per channel
+            raise DataError(f"a calibration batch cannot give batch-norm statistics: {error}; use larger batches") from error
+        finally:
+            for name, norm in norms.items():
+                norm.momentum = momenta[name]
     for name, norm in norms.items():
         if not all(torch.isfinite(buffer).all() for buffer in norm.buffers()):
-            for each, (mean, variance) in given.items():
-                norms[each].running_mean.copy_(mean)
-                norms[each].running_var.copy_(variance)
             raise DataError(f"{name}: batch-norm statistics on the calibration data are not finite; check data and weights")
     log.info("re-estimated %d batch norms on %d batches", len(norms), len(batches))
 

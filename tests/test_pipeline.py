@@ -15,6 +15,7 @@ from command_line import needs_library
 
 from lcnn_compress import api, pipeline
 from lcnn_compress.benchmark import Gain
+from lcnn_compress.calibrate import reestimate_batch_norms
 from lcnn_compress.effects import Outputs
 from lcnn_compress.finetune import FinetuneSettings
 from lcnn_compress.graph import layers
@@ -51,6 +52,23 @@ def test_calibration_helps_where_batch_norms_do_not_fit_the_images() -> None:
     before = judge.error(api.compress(source, settings=settings).net)
     after = judge.error(api.compress(source, settings=settings, data=TrainingData(list(images.split(32)))).net)
     assert after < 0.5 * before
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_batch_norms_are_reestimated_where_that_brings_outputs_nearer(fits: bool) -> None:
+    dense = api.open_model(small_net(), (1, 3, 16, 16)).net
+    images = torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 + 1
+    if fits:
+        reestimate_batch_norms(dense, [images])
+    net = copy.deepcopy(dense)
+    with torch.no_grad():
+        net.get_submodule("conv1").weight *= 1.5
+    before, judge = copy.deepcopy(net.state_dict()), Outputs(dense, [images])
+    wrong = judge.error(net)
+    pipeline._reestimate_where_nearer(net, dense, list(images.split(32)))
+    same = all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    assert same != fits
+    assert judge.error(net) < 0.05 * wrong if fits else judge.error(net) == wrong
 
 
 @pytest.mark.parametrize(("images", "enough"), [(60, True), (20, False)])  # of 64 pixels, for 8 times 288 weights
