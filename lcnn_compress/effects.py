@@ -36,7 +36,7 @@ class Outputs:
     def __init__(self, net: fx.GraphModule, batches: Sequence[Tensor]) -> None:
         self.batches = batches
         self.expected = [outputs(net, x) for x in batches]
-        joined = torch.cat(self.expected).double()
+        joined = torch.cat([y.flatten() for y in self.expected]).double()
         self.variance = float(joined.var(correction=0)) or 1.0
 
     def error(self, net: fx.GraphModule) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import math
 import tempfile
@@ -318,8 +319,10 @@ def _improve(
 
 
 def judged(calibration: Sequence[Tensor]) -> list[Tensor]:
-    """Return batches of some of the calibration images."""
-    return list(torch.cat([*calibration])[:JUDGED_IMAGES].split(32))
+    """Return small batches of some of the calibration images, which may differ in size between batches."""
+    small = [part for x in calibration for part in x.split(32)]
+    counts = itertools.accumulate(map(len, small), initial=0)
+    return [x[: JUDGED_IMAGES - before] for x, before in zip(small, counts, strict=False) if before < JUDGED_IMAGES]
 
 
 def _reestimate_where_nearer(net: fx.GraphModule, dense: fx.GraphModule, calibration: Sequence[Tensor]) -> None:

@@ -71,6 +71,22 @@ def test_batch_norms_are_reestimated_where_that_brings_outputs_nearer(fits: bool
     assert judge.error(net) < 0.05 * wrong if fits else judge.error(net) == wrong
 
 
+def test_calibration_images_may_differ_in_size() -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.Conv2d(8, 16, 3), torch.nn.ReLU()
+    )
+    source = api.open_model(net.eval(), (1, 3, 12, 12))
+    images = [torch.randn(70, 3, 12, 12), torch.randn(90, 3, 16, 14)]
+    assert [tuple(x.shape) for x in pipeline.judged(images)] == [
+        (32, 3, 12, 12), (32, 3, 12, 12), (6, 3, 12, 12), (32, 3, 16, 14), (26, 3, 16, 14)
+    ]  # fmt: skip
+    settings = CompressSettings(PlanSettings("4", 2, only=("3",), keep_slow=True), init="svd", measure=False)
+    judge = Outputs(source.net, images)
+    before = judge.error(api.compress(source, settings=settings).net)
+    assert judge.error(api.compress(source, settings=settings, data=TrainingData(images)).net) < before
+
+
 @pytest.mark.parametrize(("images", "enough"), [(60, True), (20, False)])  # of 64 pixels, for 8 times 288 weights
 def test_dense_layers_make_up_for_lookup_layers_before_them(images: int, enough: bool) -> None:
     shape = (1, 3, 16, 16)
