@@ -14,13 +14,13 @@ from lcnn_compress.budget import Choice, Problem, Target, prepare
 from lcnn_compress.budget_drop import fastest_within
 from lcnn_compress.budget_fit import Fit, corrected, fit, foresee, part_of_target
 from lcnn_compress.budget_trial import best_trained
-from lcnn_compress.effects import Outputs
+from lcnn_compress.effects import Outputs, first_images
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.pipeline import (
+    JUDGED_IMAGES,
     CompressSettings,
     TrainingData,
     compress_net,
-    judged,
     measured_totals,
 )
 from lcnn_compress.progress import Progress, silent
@@ -105,7 +105,7 @@ def compress_to_target(
         more = {"rounds": result.rounds, "trials": trials}
     budget = _expected(problem, target, choice) | more
     if data.calibration:
-        budget["measured_error"] = Outputs(dense, judged(data.calibration)).error(artefact.net) ** 0.5
+        budget["measured_error"] = Outputs(dense, first_images(data.calibration, JUDGED_IMAGES)).error(artefact.net) ** 0.5
     rows = {row["name"]: row for row in problem.table(choice)}
     for row in artefact.report["layers"]:
         row |= {"predicted_ms": rows[row["name"]]["predicted_ms"], "predicted_error": rows[row["name"]]["error"]}

@@ -42,6 +42,15 @@ def _eval_mode(net: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def batch_norms(net: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
+    """Return the batch norms with running statistics, by name."""
+    return {
+        name: module
+        for name, module in net.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+    }
+
+
 def reestimate_batch_norms(net: nn.Module, batches: Iterable[Tensor]) -> None:
     """Set the running statistics of every batch norm to their average over ``batches``, each batch counting once.
 
@@ -50,11 +59,7 @@ def reestimate_batch_norms(net: nn.Module, batches: Iterable[Tensor]) -> None:
     Raises:
         DataError: no batches, a batch too small for a variance, or statistics that are not finite.
     """
-    norms = {
-        name: module
-        for name, module in net.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
-    }
+    norms = batch_norms(net)
     if not norms:
         return
     batches = list(batches)

@@ -8,9 +8,9 @@ squared errors, and those of several layers nearly add up as long as they are sm
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -48,8 +48,13 @@ class Outputs:
         head, tail = cut(net, name)
         with torch.inference_mode():
             before = [head.eval()(x) for x in self.batches]
-        # Copies, because nets change values in place; of all together, so that what shares memory still does.
-        return lambda: self._error(outputs(tail, *_copied(values)) for values in before)
+
+        @torch.inference_mode()
+        def error_now() -> float:
+            # Copies, because nets change values in place; of all together, so that what shares memory still does.
+            return self._error(outputs(tail, *copy.deepcopy(values)) for values in before)
+
+        return error_now
 
     def _error(self, results: Iterable[Tensor]) -> float:
         pairs = zip(results, self.expected, strict=True)
@@ -57,9 +62,11 @@ class Outputs:
         return total / sum(y.numel() for y in self.expected) / self.variance
 
 
-@torch.inference_mode()
-def _copied(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    return copy.deepcopy(values)
+def first_images(batches: Sequence[Tensor], count: int) -> list[Tensor]:
+    """Return the first ``count`` images in small batches; those given may differ in the size of their images."""
+    small = [part for x in batches for part in x.split(32)]
+    counts = itertools.accumulate(map(len, small), initial=0)
+    return [x[: count - before] for x, before in zip(small, counts, strict=False) if before < count]
 
 
 @torch.inference_mode()
@@ -88,10 +95,10 @@ def estimate(
     """
     probes = [choose_probes(listed) for listed in options]
     macs = sum(layer.dense_macs for layer in layers) * max(1, sum(map(len, probes)))
-    images = torch.cat([*batches])[: int(np.clip(MOST_MACS / max(1, macs), *IMAGES))]
+    images = first_images(batches, int(np.clip(MOST_MACS / max(1, macs), *IMAGES)))
     net: fx.GraphModule = copy.deepcopy(dense)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it; a quarter faster
-    judge = Outputs(net, list(images.split(32)))
+    judge = Outputs(net, images)
     effects: list[list[float]] = []
     done, total = 0, sum(map(len, probes)) + len(probes)
     for layer, listed, tried in zip(layers, options, probes, strict=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import logging
 import math
 import tempfile
@@ -19,10 +18,10 @@ from torch import Tensor, fx, nn
 
 from lcnn_compress import benchmark, runtime
 from lcnn_compress.artefact import Artefact
-from lcnn_compress.calibrate import SAMPLES, reestimate_batch_norms, refit
+from lcnn_compress.calibrate import SAMPLES, batch_norms, reestimate_batch_norms, refit
 from lcnn_compress.data import Examples, batches
 from lcnn_compress.dictionary import IDENTITY, INITS, factorise
-from lcnn_compress.effects import Outputs
+from lcnn_compress.effects import Outputs, first_images
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export import ExportSettings, to_onnx
 from lcnn_compress.files import write_atomically
@@ -304,7 +303,7 @@ def _improve(
     calibration = (data if settings.finetune is None else data.calibrated()).calibration
     if calibration:
         _refit_layers(net, dense, input_shape, calibration, progress)
-        _reestimate_where_nearer(net, dense, calibration)
+        _reestimate_where_no_worse(net, dense, calibration)
     if settings.finetune is None or data.examples is None:
         return None
     if settings.finetune.sparsity == "threshold":
@@ -318,25 +317,22 @@ def _improve(
     return asdict(report)
 
 
-def judged(calibration: Sequence[Tensor]) -> list[Tensor]:
-    """Return small batches of some of the calibration images, which may differ in size between batches."""
-    small = [part for x in calibration for part in x.split(32)]
-    counts = itertools.accumulate(map(len, small), initial=0)
-    return [x[: JUDGED_IMAGES - before] for x, before in zip(small, counts, strict=False) if before < JUDGED_IMAGES]
-
-
-def _reestimate_where_nearer(net: fx.GraphModule, dense: fx.GraphModule, calibration: Sequence[Tensor]) -> None:
-    """Re-estimate batch norms unless that takes the outputs further from the dense net's.
+def _reestimate_where_no_worse(net: fx.GraphModule, dense: fx.GraphModule, calibration: Sequence[Tensor]) -> None:
+    """Re-estimate batch norms unless that takes the outputs clearly further from the dense net's.
 
     It does where the dense net's own statistics are not those of the images: they are of another kind than it was trained on,
     or few, or its batch norms were never trained.
     """
-    judge = Outputs(dense, judged(calibration))
-    before = copy.deepcopy(net.state_dict())
+    norms = batch_norms(net)
+    if not norms:
+        return
+    judge = Outputs(dense, first_images(calibration, JUDGED_IMAGES))
+    before = {name: copy.deepcopy(norm.state_dict()) for name, norm in norms.items()}
     limit = judge.error(net) * MOST_WORSE**2
     reestimate_batch_norms(net, calibration)
     if not judge.error(net) <= limit:
-        net.load_state_dict(before)
+        for name, norm in norms.items():
+            norm.load_state_dict(before[name])
         log.info("batch norms stay as they were: re-estimated, they took the outputs further from the dense net's")
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from lcnn_compress.data import Examples
-from lcnn_compress.effects import Outputs, replaced
+from lcnn_compress.effects import Outputs, first_images, replaced
 from lcnn_compress.errors import DataError, SettingsError
 from lcnn_compress.evaluation import score, torch_runner
 from lcnn_compress.graph import Layer, layers
@@ -66,7 +66,7 @@ def sensitivity(
     free = [layer for layer, reason in zip(found, reasons, strict=True) if reason is None]
     if not free:
         raise SettingsError("no layer can be compressed; name layers with --only")
-    judge = Outputs(net, list(torch.cat([*data.calibration])[:IMAGES].split(32)))
+    judge = Outputs(net, first_images(data.calibration, IMAGES))
     labelled = data.examples if data.examples is not None and _labelled(data.examples) else None
     base = None if labelled is None else score(torch_runner(net), labelled)
     rows: list[dict[str, Any]] = []

@@ -16,7 +16,7 @@ from command_line import needs_library
 from lcnn_compress import api, pipeline
 from lcnn_compress.benchmark import Gain
 from lcnn_compress.calibrate import reestimate_batch_norms
-from lcnn_compress.effects import Outputs
+from lcnn_compress.effects import Outputs, first_images
 from lcnn_compress.finetune import FinetuneSettings
 from lcnn_compress.graph import layers
 from lcnn_compress.modules import LookupConv2d
@@ -65,7 +65,7 @@ def test_batch_norms_are_reestimated_where_that_brings_outputs_nearer(fits: bool
         net.get_submodule("conv1").weight *= 1.5
     before, judge = copy.deepcopy(net.state_dict()), Outputs(dense, [images])
     wrong = judge.error(net)
-    pipeline._reestimate_where_nearer(net, dense, list(images.split(32)))
+    pipeline._reestimate_where_no_worse(net, dense, list(images.split(32)))
     same = all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     assert same != fits
     assert judge.error(net) < 0.05 * wrong if fits else judge.error(net) == wrong
@@ -78,7 +78,7 @@ def test_calibration_images_may_differ_in_size() -> None:
     )
     source = api.open_model(net.eval(), (1, 3, 12, 12))
     images = [torch.randn(70, 3, 12, 12), torch.randn(90, 3, 16, 14)]
-    assert [tuple(x.shape) for x in pipeline.judged(images)] == [
+    assert [tuple(x.shape) for x in first_images(images, 128)] == [
         (32, 3, 12, 12), (32, 3, 12, 12), (6, 3, 12, 12), (32, 3, 16, 14), (26, 3, 16, 14)
     ]  # fmt: skip
     settings = CompressSettings(PlanSettings("4", 2, only=("3",), keep_slow=True), init="svd", measure=False)
