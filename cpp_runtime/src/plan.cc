@@ -21,10 +21,10 @@ constexpr int64_t kTileFloats = 12 * 1024;
 constexpr int64_t kMinTileVectors = 4;
 // A copy that fits the first-level cache beside the sums.
 constexpr int64_t kCopyFloats = 12 * 1024;
-// With pooling: filters in a unit of work, and the rows of windows they should have room for.
-constexpr int64_t kMostBandFilters = 64;
-constexpr int64_t kLeastBandFilters = 16;
-constexpr int64_t kFewPooledRows = 8;
+// With pooling: filters in a unit of work; and units for each group of images, if the rows allow.
+constexpr int64_t kBandFilters = 32;
+constexpr int64_t kCopiedBandFilters = 64;
+constexpr int64_t kBandUnits = 4;
 // Fewer units than this leave threads idle; more make stage 1 pack X again and stage 2 load S
 // again.
 constexpr int64_t kUnits = 8;
@@ -120,17 +120,13 @@ class Planner {
     return std::min(rows_.output, (pooled - 1) * axis.stride + axis.kernel);
   }
 
-  // As many filters at a time as leave room for a few rows of windows: fewer filters load S more
-  // often, bands of fewer rows compute more rows twice. Copies of S would be made for every few
-  // filters, which costs more than the result's way to memory and back.
+  // Fewer filters at a time load or copy S more often, bands of fewer rows compute more rows twice.
   void ChooseBands() {
-    const int64_t few = std::min(kFewPooledRows, plan_.pooled_height);
-    band_filters_ = kMostBandFilters;
-    while (band_filters_ > kLeastBandFilters && band_filters_ * Floats(few) > kBandFloats) {
-      band_filters_ /= 2;
-    }
-    while (band_rows_ < plan_.pooled_height &&
-           band_filters_ * Floats(band_rows_ + 1) <= kBandFloats) {
+    band_filters_ =
+        std::clamp<int64_t>(shape_.out_channels, 1, copied_ ? kCopiedBandFilters : kBandFilters);
+    const int64_t blocks = CeilDiv(shape_.out_channels, band_filters_);
+    const int64_t rows = CeilDiv(plan_.pooled_height, CeilDiv(kBandUnits, blocks));
+    while (band_rows_ < rows && band_filters_ * Floats(band_rows_ + 1) <= kBandFloats) {
       ++band_rows_;
     }
   }
@@ -185,7 +181,7 @@ class Planner {
     const int64_t y_image = CheckedMul(
         shape_.out_channels, CheckedMul(rows_.output, columns_.output, kMaxInt32, "plane of Y"),
         kMaxInt32, "image of Y");
-    if (shape_.pools() && !copied_) ChooseBands();
+    if (shape_.pools()) ChooseBands();
     const int64_t shift = CheckedMul(rows_.max_shift, plan_.pitch, kMaxInt32, "plane of S");
     // Tiles end on a vector, up to kMaxLanes - 1 past the last pixel; the rest keeps cache sets
     // from colliding (below).

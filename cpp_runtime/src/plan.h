@@ -52,7 +52,7 @@ struct ImageGroup {
   int64_t images = 0;
   std::vector<ProjectTile> project_tiles;
   std::vector<LookupTile> lookup_tiles;
-  std::vector<Band> bands;  // with pooling, unless they would be too large or lists are cut
+  std::vector<Band> bands;            // with pooling, unless they would be too large
   std::vector<LaneMap> project_maps;  // positions to pixels of X, from the group's first image on
   std::vector<LaneMap> lookup_maps;   // positions to pixels of Y
   std::vector<int32_t> project_indices;
@@ -115,7 +115,7 @@ constexpr int64_t kMaxWaitingFilters = 128;
 
 // With pooling, floats of the result of some filters in a band: they stay in the second-level
 // cache.
-constexpr int64_t kBandFloats = 32 * 1024;
+constexpr int64_t kBandFloats = 96 * 1024;
 
 Plan MakePlan(const PackedWeights& weights, const ProjectKernels& project,
               const LookupKernels& lookup, int64_t batch, int64_t height, int64_t width);

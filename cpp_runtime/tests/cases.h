@@ -124,11 +124,15 @@ inline std::vector<Case> Cases() {
          {2, 5, 1, 1, 0}, {3, 4, 1, 0, 2});
   pooled({"pooled, too wide for bands", 2, 12, 700, 2, 17, 1, 2, kThree, kThree, 0.3},
          {9, 2, 1, 4, 4}, kPool);
-  pooled({"pooled, too wide, empty dictionary", 1, 12, 700, 2, 3, 1, 0, kThree, kThree, 0},
+  pooled({"pooled, too wide, empty dictionary", 1, 12, 700, 2, 17, 1, 0, kThree, kThree, 0},
          {9, 2, 1, 4, 4}, kPool);
   pooled({"pooled, one pixel", 1, 1, 1, 19, 5, 1, 9, kOne, kOne, 0.5}, kPool, kPool);
   pooled({"pooled, groups", 3, 7, 7, 6, 8, 2, 3, kThree, kThree, 0.5}, kPool, kPool);
   pooled({"pooled, cut", 2, 14, 30, 4, 28, 1, 9, kThree, kThree, 0.5}, kPool, kPool);
+  pooled({"pooled, cut, bands of some filters", 1, 27, 40, 4, 150, 1, 25, kThree, kThree, 0.3},
+         kPool, kPool);
+  pooled({"pooled, cut, too wide for bands", 1, 12, 700, 4, 28, 1, 9, kThree, kThree, 0.5},
+         {9, 2, 1, 4, 4}, kPool);
   pooled({"pooled, shared by 8", 1, 12, 40, 5, 21, 1, 11, kThree, kThree, 0.2, 8}, kPool, kPool);
   pooled({"pooled, identity", 5, 40, 40, 14, 5, 1, 14, kThree, kThree, 0.1, 1, true}, kPool, kPool);
   pooled({"pooled, work for several threads", 2, 40, 41, 40, 24, 1, 20, kThree, kThree, 0.3}, kPool,
