@@ -35,14 +35,20 @@ inline void PackMap(const lcnn::PackTask& t, const LaneMap& map, int channels, c
   const uint32_t mask = map.mask;
   if (map.indexed == lcnn::kAlternatePixels) {
     const int32_t* const triples = t.indices + map.base;
-    PackVector(t, channels, x, packed, [](const float*, const float*) { return Vec::Set(0); });
     for (int i = 0; i < triples[0]; ++i) {
       const int32_t* const run = triples + 1 + 3 * i;
       const int run_count = run[1];
       const auto run_mask = static_cast<uint32_t>(run[2]);
-      PackVector(t, channels, x + run[0], packed, [&](const float* p, const float* sum) {
-        return Vec::Load(sum) + Vec::LoadAlternate(p, run_count).Expand(run_mask);
-      });
+      const auto pixels = [&](const float* p) {
+        return Vec::LoadAlternate(p, run_count).Expand(run_mask);
+      };
+      if (i == 0) {
+        PackVector(t, channels, x + run[0], packed,
+                   [&](const float* p, const float*) { return pixels(p); });
+      } else {
+        PackVector(t, channels, x + run[0], packed,
+                   [&](const float* p, const float* sum) { return Vec::Load(sum) + pixels(p); });
+      }
     }
   } else if (map.indexed) {
     const int32_t* const indices = t.indices + map.base;

@@ -25,8 +25,8 @@ constexpr int kSharedFilters[kSharedKernels] = {2, 4, 8};
 // Where the lanes of one vector of S positions lie in a plane of X or Y. Bit l of `mask` says that
 // lane l is a pixel; the other lanes are border. The pixels are base, base + 1, ... in lane order,
 // or, when `indexed`, indices[base + l]. Where X is read with stride 2, `indexed` may be
-// kAlternatePixels: then indices[base] tells how many triples (pixel, count, mask) follow, and the
-// lanes of a triple's mask hold every other pixel from that one on, `count` of them.
+// kAlternatePixels: then indices[base] tells how many triples (pixel, count, mask) follow, one at
+// least, and the lanes of a triple's mask hold every other pixel from that one on, `count` of them.
 constexpr uint8_t kAlternatePixels = 2;
 struct LaneMap {
   int32_t base;
