@@ -46,6 +46,12 @@ CHECKPOINT_SECONDS = 60
 CHECKPOINT_MAGIC = b"lcnn training 2\n"  # then the SHA-256 of the rest, which torch.save wrote
 
 
+def devices() -> tuple[str, ...]:
+    """Return where torch can train on this machine: cpu, and with a GPU cuda, cuda:0 and so on."""
+    found = torch.cuda.device_count()
+    return ("cpu", *(("cuda",) if found else ()), *(f"cuda:{i}" for i in range(found)))
+
+
 @dataclass(frozen=True)
 class FinetuneSettings:
     """How to fine-tune.
@@ -67,6 +73,7 @@ class FinetuneSettings:
         accumulate: parts a batch is computed in, to save memory; batch norms see one part at a time.
         precision: one of ``PRECISIONS``, of the products of both nets; weights, their changes and the loss stay float32 (mixed
             precision, Micikevicius et al. 2018, arXiv 1710.03740). Faster where the processor multiplies bfloat16, else slower.
+        device: where to train, one of ``devices()``.
     """
 
     epochs: int = 5
@@ -83,6 +90,7 @@ class FinetuneSettings:
     average: float = 0.0
     accumulate: int = 1
     precision: str = "float32"
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         def check(name: str, valid: bool, rule: str) -> None:
@@ -102,6 +110,7 @@ class FinetuneSettings:
         check("average", 0 <= self.average < 1, "0 or more and below 1")
         check("accumulate", 1 <= self.accumulate <= self.batch_size // 2, "from 1 to half of batch_size")
         check("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+        check("device", self.device in devices(), f"one of those torch {torch.__version__} finds here: {', '.join(devices())}")
 
 
 @dataclass(frozen=True)
@@ -127,7 +136,7 @@ def finetune(
 ) -> FinetuneReport:
     """Fine-tune ``net`` in place and leave it in eval mode.
 
-    With the same arguments on the same machine the result is the same bit for bit, also when the run was interrupted any
+    With the same arguments on the same machine's CPU the result is the same bit for bit, also when the run was interrupted any
     number of times and resumed. On ctrl-C the step under way is finished and a checkpoint written; a second one stops at once.
 
     Args:
@@ -150,8 +159,9 @@ def finetune(
     """
     if len(examples) < 2:
         raise DataError(f"training data holds {len(examples)} examples; fine-tuning needs at least 2")
+    device = torch.device(settings.device)
     modes = [(module, module.training) for module in teacher.modules()]
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), _moved(net, device), _moved(teacher, device):
         torch.manual_seed(settings.seed)
         run = _Run(net, teacher.eval(), examples, settings, targets or {})
         run.enough = enough
@@ -178,6 +188,7 @@ class _Run:
         self.lookups = {name: module for name, module in net.named_modules() if isinstance(module, LookupConv2d)}
         self.steps_per_epoch = max(1, len(examples) // settings.batch_size)
         self.total = self.steps_per_epoch * settings.epochs
+        self.device = torch.device(settings.device)
         self.step = 0
         self.loss_sum = 0.0  # of the epoch under way
         self.losses: list[float] = []
@@ -217,7 +228,7 @@ class _Run:
                     torch.set_rng_state(randomness)
                     self._save(checkpoint)
                     raise
-                self._step(x, y)
+                self._step(x.to(self.device), None if y is None else y.to(self.device))
                 epoch_ended = self.step % self.steps_per_epoch == 0
                 if epoch_ended:
                     order = self._order()
@@ -245,7 +256,7 @@ class _Run:
         run.net, run.lookups = result, {name: cast(LookupConv2d, result.get_submodule(name)) for name in self.lookups}
         run.finish()
         with torch.random.fork_rng(devices=[]):
-            return self.enough(result.eval())
+            return self.enough(result.eval().cpu())
 
     def _order(self) -> tuple[Tensor, ...]:
         """Return the indices of every batch of the epoch under way, a function of seed and epoch only."""
@@ -350,6 +361,7 @@ class _Run:
             "epsilons": self.epsilons, "net": self.net.state_dict(), "optimiser": self.optimiser.state_dict(),
             "supports": {name: lookup.support for name, lookup in self.lookups.items()}, "rng": torch.get_rng_state(),
             "averages": self.averages, "stopped": self.stopped,
+            "device_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }  # fmt: skip
 
     def load(self, saved: _Saved) -> None:
@@ -369,7 +381,10 @@ class _Run:
             torch.set_rng_state(state["rng"])
             self.step, self.loss_sum, self.losses = state["step"], state["loss_sum"], list(state["losses"])
             self.starts, self.epsilons = state["starts"], state["epsilons"]
-            self.averages, self.stopped = state["averages"], state["stopped"]
+            self.averages = {name: average.to(self.device) for name, average in state["averages"].items()}
+            self.stopped = state["stopped"]
+            if state["device_rng"] is not None:
+                torch.cuda.set_rng_state(state["device_rng"], self.device)
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ArtefactError(f"{path}: incomplete checkpoint ({error}); delete it and start without resume") from error
 
@@ -377,7 +392,7 @@ class _Run:
         digest = hashlib.sha256()
         for name, tensor in self.teacher.state_dict().items():
             digest.update(name.encode())
-            digest.update(tensor.detach().contiguous().numpy())
+            digest.update(tensor.detach().cpu().contiguous().numpy())
         shapes = {name: tuple(tensor.shape) for name, tensor in self.net.state_dict().items()}
         return {
             "layer shapes": hashlib.sha256(repr(shapes).encode()).hexdigest()[:12], "non-zeros at the end": self.ends,
@@ -390,6 +405,16 @@ class _Run:
             torch.save(self.state(), buffer)
             content = buffer.getvalue()
             write_atomically(checkpoint, CHECKPOINT_MAGIC + hashlib.sha256(content).digest() + content)
+
+
+@contextmanager
+def _moved(net: nn.Module, device: torch.device) -> Iterator[None]:
+    """Have a net on ``device`` inside the block, and on the CPU again after it."""
+    net.to(device)
+    try:
+        yield
+    finally:
+        net.cpu()
 
 
 def _float32(output: Any) -> Any:
@@ -437,7 +462,7 @@ def _read_checkpoint(path: Path | None) -> _Saved:
         raise ArtefactError(
             f"{path}: not a checkpoint of this version, or damaged ({len(content)} bytes); delete it and start without resume"
         )
-    return _Saved(path, torch.load(io.BytesIO(payload), weights_only=True))
+    return _Saved(path, torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True))
 
 
 def _check_same(path: Path, subject: str, saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:

@@ -506,6 +506,34 @@ def test_mixed_precision_rounds_products_only(kind: str) -> None:
     torch.testing.assert_close(losses["float32"], losses["bfloat16"], rtol=0.02, atol=0)  # a product rounds by 0.4 %
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_trains_on_a_gpu(tmp_path: Path, precision: str) -> None:
+    path = tmp_path / "checkpoint"
+    chosen = settings(device="cuda", precision=precision, average=0.5, feature_weight=0.1)
+    nets = {device: (lookup_net(), dense_net()) for device in ("cpu", "cuda")}
+    for net in (*nets["cpu"], *nets["cuda"]):
+        net[6] = nn.Identity()  # no dropout: its random numbers would be others there
+    on_cpu = finetune(*nets["cpu"], examples(), replace(chosen, device="cpu"), targets=TARGETS)
+    report = finetune(*nets["cuda"], examples(), chosen, targets=TARGETS, checkpoint=path, enough=lambda _: False)
+    assert {t.device.type for net in nets["cuda"] for t in net.state_dict().values()} == {"cpu"}
+    assert report.nonzeros == TARGETS
+    torch.testing.assert_close(report.losses, on_cpu.losses, rtol=0.02, atol=0)
+    again = lookup_net()
+    again[6] = nn.Identity()
+    assert finetune(again, nets["cuda"][1], examples(), chosen, targets=TARGETS, checkpoint=path, resume=True) == report
+    assert_same(nets["cuda"][0], again)
+
+
+def test_devices_are_those_torch_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(SettingsError, match=r"device is 'cuda'; it must be one of those torch \S+ finds here: cpu$"):
+        settings(device="cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert module.devices() == ("cpu", "cuda", "cuda:0", "cuda:1")
+    assert settings(device="cuda:1").device == "cuda:1"
+
+
 def test_progress_counts_steps() -> None:
     seen: list[tuple[str, int, int]] = []
     finetune(lookup_net(), dense_net(), examples(), settings(epochs=2), progress=lambda *step: seen.append(step))

@@ -82,6 +82,7 @@ def compress(
     threshold_c: options.ThresholdC = 0.01,
     distill: options.Distill = True,
     precision: options.Precision = "float32",
+    device: options.Device = "cpu",
     resume: options.Resume = False,
     coefficients: options.Coefficients = "float16",
     seed: options.Seed = 0,
@@ -108,7 +109,9 @@ def compress(
         request.check_output(target)
     tuning = None
     if epochs:
-        tuning = FinetuneSettings(epochs, batch_size, lr, sparsity, threshold_c, l1, distill, seed=seed, precision=precision)
+        tuning = FinetuneSettings(
+            epochs, batch_size, lr, sparsity, threshold_c, l1, distill, seed=seed, precision=precision, device=device
+        )
     plan = PlanSettings(dict_, request.lookups(lookups), tuple(only or ()), tuple(skip or ()), keep_slow, share)
     settings = CompressSettings(plan, init, seed, coefficients, measure, threads, tuning)
     feed = request.Feed(calib, samples, data, options.numbers("--mean", mean), options.numbers("--std", std))

@@ -118,6 +118,7 @@ Distill = Annotated[bool, Option(help="Learn from the dense net too")]
 Precision = Annotated[
     str, Option(help="of products in training: float32, or bfloat16 where the processor has it (AMX, AVX-512)", metavar="TYPE")
 ]
+Device = Annotated[str, Option(help="Where to fine-tune: cpu, cuda or cuda:N", metavar="NAME")]
 Resume = Annotated[bool, Option("--resume", help="Continue an interrupted fine-tuning")]
 
 # Export, measurement, evaluation
@@ -169,7 +170,7 @@ FIXED = {
     "dict_": "--dict", "lookups": "--lookups", "share": "--share", "init": "--init", "only": "--only", "skip": "--skip",
     "keep_slow": "--keep-slow", "coefficients": "--coefficients", "seed": "--seed", "epochs": "--epochs", "lr": "--lr",
     "batch_size": "--batch-size", "sparsity": "--sparsity", "l1": "--l1", "threshold_c": "--threshold-c",
-    "distill": "--distill", "precision": "--precision",
+    "distill": "--distill", "precision": "--precision", "device": "--device",
 }  # fmt: skip
 TARGETS = {
     "target_speedup": "--target-speedup", "target_latency_ms": "--target-latency-ms", "target_size_mb": "--target-size-mb",
@@ -177,7 +178,7 @@ TARGETS = {
 }  # fmt: skip
 FIXED |= TARGETS | {"dry_run": "--dry-run"}
 _NEEDS = (
-    (("lr", "batch_size", "sparsity", "l1", "threshold_c", "distill", "precision"), ("epochs",), "--epochs N"),
+    (("lr", "batch_size", "sparsity", "l1", "threshold_c", "distill", "precision", "device"), ("epochs",), "--epochs N"),
     (("data",), ("epochs", *TARGETS), "--epochs N or a target such as --max-drop"),
     (("samples",), ("calib",), "--calib DATA"),
     (("dry_run",), tuple(TARGETS), "a target such as --target-speedup 4"),
