@@ -29,12 +29,14 @@ from lcnn_compress.files import write_atomically
 from lcnn_compress.graph import calls
 from lcnn_compress.modules import LookupConv2d
 from lcnn_compress.op import (
+    CALL,
     DOMAIN,
     NO_BOUND,
     OP_TYPE,
     OP_VERSION,
     OPSET,
     encode_positions,
+    layer_name,
     node_attributes,
 )
 from lcnn_compress.ordinary import dense_form, drop_domain, drop_unread, set_bodies, split_low_rank
@@ -183,8 +185,10 @@ def with_factors(model: onnx.ModelProto, net: fx.GraphModule, coefficients: str)
         net: of the same layers, batch norms folded.
         coefficients: one of ``stored.TYPES``.
     """
-    modules = {node.name: net.get_submodule(node.name) for node in model.graph.node if node.op_type == OP_TYPE}
-    model = dense_form(model, {name for name, module in modules.items() if not isinstance(module, LookupConv2d)})
+    lookups = [node for node in model.graph.node if node.op_type == OP_TYPE]
+    modules = {node.name: net.get_submodule(layer_name(node)) for node in lookups}
+    dense = {layer_name(node) for node in lookups if not isinstance(modules[node.name], LookupConv2d)}
+    model = dense_form(model, dense)
     graph = model.graph
     for node in graph.node:
         module = modules.get(node.name)
@@ -284,11 +288,13 @@ def _clean(model: onnx.ModelProto) -> None:
 
 
 def _name_layers(model: onnx.ModelProto) -> None:
-    """Give every node that reads a layer's weights the layer's name."""
+    """Give every node that reads a layer's weights the layer's name, and a number where it is not the first."""
     reads = Counter(name for node in model.graph.node for name in node.input)
+    calls_of = Counter[str]()
     for node in model.graph.node:
         if (layer := layer_of(node, reads)) is not None:
-            node.name = layer
+            calls_of[layer] += 1
+            node.name = layer if calls_of[layer] == 1 else f"{layer}{CALL}{calls_of[layer]}"
 
 
 def layer_of(node: onnx.NodeProto, reads: Mapping[str, int]) -> str | None:

@@ -67,9 +67,9 @@ def add_layout_changes(nodes: list[onnx.NodeProto], shares: list[list[str]]) -> 
     A change behind a pooling or an addition of its own, or before the first layer, counts for no layer.
     """
     lookups = [node for node in nodes if node.op_type == OP_TYPE]
-    makers = {name: node.name for node in lookups for name in node.output}
+    makers = {name: layer_name(node) for node in lookups for name in node.output}
     for node, names in zip(nodes, shares, strict=True):
         if node.op_type == "ReorderOutput":
-            names += [lookup.name for lookup in lookups if node.output[0] in lookup.input]
+            names += [layer_name(lookup) for lookup in lookups if node.output[0] in lookup.input]
         elif node.op_type == "ReorderInput" and node.input[0] in makers:
             names.append(makers[node.input[0]])

@@ -23,6 +23,7 @@ INPUTS = ("X", "D", "gaps", "coefficients", "bias", "residual")
 NO_BOUND = 3.4028234663852886e38  # the largest float32: a clip that never acts
 NO_POOL = {"pool_kernel_shape": [1, 1], "pool_strides": [1, 1], "pool_pads": [0] * 4}
 FIRST_STAGE = "/dictionary"  # ends the name of the first of two convolutions that are one layer
+CALL = "/call"  # and a number: the name of a layer's node where the net calls the layer again
 OPSET = 20  # of the standard operators, in a file and in the body alike: the checker wants them equal
 
 
@@ -41,8 +42,8 @@ def node_attributes(geometry: ConvGeometry) -> dict[str, Any]:
 
 
 def layer_name(node: onnx.NodeProto) -> str:
-    """Return the layer a node belongs to."""
-    return str(node.name).removesuffix(FIRST_STAGE)
+    """Return the layer a node belongs to: names of layers have no slash."""
+    return str(node.name).partition("/")[0]
 
 
 def encode_positions(sparse_kernel: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[np.float32]]:

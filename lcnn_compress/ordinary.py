@@ -19,6 +19,7 @@ from lcnn_compress.op import (
     POOL_TYPE,
     decode_positions,
     function_body,
+    layer_name,
     pool_body,
 )
 
@@ -27,26 +28,29 @@ LARGEST_POOL = 256  # of the runtime, in one direction
 
 
 def dense_form(model: onnx.ModelProto, names: set[str] | None = None) -> onnx.ModelProto:
-    """Return a copy in which layers (all, or those named) are one ordinary Conv each, with the rebuilt weight."""
+    """Return a copy in which layers (all, or those named) are one ordinary Conv for each call, with the rebuilt weight."""
     model = onnx.ModelProto.FromString(model.SerializeToString())
     constants = _constants(model.graph)
     firsts = {node.output[0]: node for node in model.graph.node if node.name.endswith(FIRST_STAGE)}
+    weights: dict[str, onnx.TensorProto] = {}
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
+        weight = f"{layer_name(node)}.weight"
         first = firsts.get(node.input[0]) if node.op_type == "Conv" else None
-        chosen = names is None or node.name in names
+        chosen = names is None or layer_name(node) in names
         if chosen and node.op_type == OP_TYPE:
-            weight = numpy_helper.from_array(lookup_weight(node, constants), f"{node.name}.weight")
-            model.graph.initializer.append(weight)
-            nodes += _convolution(node, node.input[0], weight.name, constants)
+            if weight not in weights:
+                weights[weight] = numpy_helper.from_array(lookup_weight(node, constants), weight)
+            nodes += _convolution(node, node.input[0], weight, constants)
             continue
         if chosen and first is not None:
-            weight = numpy_helper.from_array(_product(first, node, constants), f"{node.name}.weight")
-            model.graph.initializer.append(weight)
-            node.input[0], node.input[1] = first.input[0], weight.name
+            if weight not in weights:
+                weights[weight] = numpy_helper.from_array(_product(first, node, constants), weight)
+            node.input[0], node.input[1] = first.input[0], weight
             strides = next(a for a in node.attribute if a.name == "strides")
             strides.ints[:] = [a * b for a, b in zip(strides.ints, _values(first)["strides"], strict=True)]
         nodes.append(node)
+    model.graph.initializer.extend(weights.values())
     _set_nodes(model, nodes)
     return model
 
@@ -57,6 +61,7 @@ def split_low_rank(model: onnx.ModelProto) -> None:
     ONNX Runtime's convolutions are the faster ones then.
     """
     constants = _constants(model.graph)
+    wide: dict[str, str] = {}  # weights written, and what they are as float32
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         kernel = _full_kernel(node, constants) if node.op_type == OP_TYPE else None
@@ -64,20 +69,26 @@ def split_low_rank(model: onnx.ModelProto) -> None:
             nodes.append(node)
             continue
         rows, values = constants[node.input[1]], _values(node)
-        unit = numpy_helper.from_array(numpy_helper.to_array(rows)[:, :, None, None], f"{node.name}{FIRST_STAGE}.weight")
         kernel = kernel.astype(helper.tensor_dtype_to_np_dtype(constants[node.input[3]].data_type))
-        second = numpy_helper.from_array(kernel, f"{node.name}.kernel")
-        model.graph.initializer.extend([unit, second])
-        wide = {tensor.name: f"{tensor.name}/float" for tensor in (unit, second)}
-        nodes += [helper.make_node("Cast", [name], [wide[name]], to=TensorProto.FLOAT) for name in wide]
+        weights = {
+            f"{layer_name(node)}{FIRST_STAGE}.weight": numpy_helper.to_array(rows)[:, :, None, None],
+            f"{layer_name(node)}.kernel": kernel,
+        }
+        for name, values_of in weights.items():
+            if name in wide:
+                continue  # the layer is called again
+            model.graph.initializer.append(numpy_helper.from_array(values_of, name))
+            wide[name] = f"{name}/float"
+            nodes.append(helper.make_node("Cast", [name], [wide[name]], to=TensorProto.FLOAT))
+        unit, second = (wide[name] for name in weights)
         projected = f"{node.name}{FIRST_STAGE}/output"
-        inputs = [node.input[0], wide[unit.name]]
+        inputs = [node.input[0], unit]
         # What a 1x1 steps over is read by nothing.
         strides = values["strides"] if kernel.shape[2:] == (1, 1) and not any(values["pads"]) else [1, 1]
         name = f"{node.name}{FIRST_STAGE}"
         nodes.append(helper.make_node("Conv", inputs, [projected], name=name, group=values["group"], strides=strides))
         left = [all_of // done for all_of, done in zip(values["strides"], strides, strict=True)]
-        nodes += _convolution(node, projected, wide[second.name], constants, left)
+        nodes += _convolution(node, projected, second, constants, left)
     _set_nodes(model, nodes)
 
 

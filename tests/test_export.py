@@ -12,13 +12,14 @@ from cases import small_net
 from torch import nn
 
 from lcnn_compress import runtime
+from lcnn_compress.benchmark import layer_times
 from lcnn_compress.errors import MissingError, ModelError
-from lcnn_compress.export import ExportSettings, export_onnx
+from lcnn_compress.export import ExportSettings, export_onnx, with_factors
 from lcnn_compress.graph import capture, layers
 from lcnn_compress.op import DOMAIN, NO_BOUND
 from lcnn_compress.ordinary import dense_form
 from lcnn_compress.pipeline import CompressSettings, compress_net
-from lcnn_compress.plan import PlanSettings
+from lcnn_compress.plan import LayerPlan, PlanSettings
 
 
 def compressed(model: nn.Module, shape: tuple[int, ...]):
@@ -73,6 +74,49 @@ def test_dense_form_needs_nothing_of_ours(exported, tmp_path):
     (tmp_path / "dense.onnx").write_bytes(dense.SerializeToString())
     with torch.no_grad():
         np.testing.assert_allclose(outputs(tmp_path / "dense.onnx", x), net(x).numpy(), atol=2e-5)
+
+
+class Reused(nn.Module):
+    """One layer at two sizes, as detection heads have it, one that is a product of two, and a dense one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.thin, self.last = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.head(self.stem(x)).relu()
+        x = self.thin(self.thin(self.head(nn.functional.max_pool2d(x, 2))).relu())
+        return self.last(x) + self.last(x.flip(2))
+
+
+def test_a_layer_may_be_called_again(tmp_path):
+    shape = (1, 3, 16, 16)
+    dense = capture(Reused(), torch.zeros(shape))
+    plans = [LayerPlan(name, "dense", "") for name in ("stem", "head", "thin", "last")]
+    plans[1] = LayerPlan("head", "lookup", "", dictionary_size=8, lookups=2)
+    plans[2] = LayerPlan("thin", "lowrank", "", dictionary_size=4, lookups=4)
+    net = compress_net(dense, shape, CompressSettings(measure=False), plans=plans).net
+    path, ordinary = tmp_path / "model.onnx", tmp_path / "dense.onnx"
+    export_onnx(net, path, shape)
+    model = onnx.load(path)
+    called = [n.name for n in model.graph.node if n.op_type in ("Conv", "LookupConv")]
+    thin = ["thin/dictionary", "thin", "thin/call2/dictionary", "thin/call2"]
+    assert called == ["stem", "head", "head/call2", *thin, "last", "last/call2"]
+    ordinary.write_bytes(dense_form(model).SerializeToString())
+    assert [t.name for t in onnx.load(ordinary).graph.initializer if t.name.endswith("weight")] == [
+        "stem.weight", "last.weight", "head.weight", "thin.weight",
+    ]  # fmt: skip
+    part = dense_form(model, {"head"})
+    assert [n.op_type for n in part.graph.node].count("LookupConv") == 0
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        for file, native in ((path, True), (path, False), (ordinary, False)):
+            np.testing.assert_allclose(outputs(file, x, native=native), net(x).numpy(), atol=2e-5)
+    twin = with_factors(model, net, "float16")
+    assert [n.name for n in twin.graph.node if n.op_type in ("Conv", "LookupConv")] == called
+    times = layer_times(path, runs=2)
+    assert set(times) == {"stem", "head", "thin", "last", "(other)"}
 
 
 def test_inliner_of_onnx_can_replace_the_operator(exported, tmp_path):
