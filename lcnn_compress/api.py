@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -70,10 +71,12 @@ def open_model(
     notes = list(loaded.notes)
     shape = input_shape or loaded.input_shape
     if isinstance(loaded.model, nn.Module):
+        module, note = _in_float32(loaded.model)
+        notes += [note] if note else []
         if shape is None:
-            shape, note = infer_input_shape(loaded.model)
+            shape, note = infer_input_shape(module)
             notes += [note] if note else []
-        net = capture(loaded.model, torch.zeros(shape))
+        net = capture(module, torch.zeros(shape))
     else:
         net = from_program(loaded.model)
     if shape is None:
@@ -81,6 +84,15 @@ def open_model(
     sha256 = loaded.sha256 or _weights_sha256(net)
     origin = {"spec": loaded.source, "kind": loaded.kind, "arch": arch, "sha256": sha256}
     return Source(net, (1, *shape[1:]), origin, tuple(notes))
+
+
+def _in_float32(model: nn.Module) -> tuple[nn.Module, str | None]:
+    """Return a model of other floating types as a copy in float32, with a note that says so."""
+    types = {t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()} - {torch.float32}
+    if not types:
+        return model, None
+    names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
+    return copy.deepcopy(model).float(), f"the net holds {names}; it is taken as float32"
 
 
 def compress(

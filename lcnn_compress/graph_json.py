@@ -139,6 +139,8 @@ def _node_from_json(graph: fx.Graph, values: dict[str, Any], nodes: dict[str, fx
     if operation not in ("placeholder", "get_attr", "call_module", "call_function", "output"):
         raise ValueError(f"node '{values['name']}' has the unknown kind '{operation}'")
     args = _decode(values["args"], nodes)
+    if operation == "output":
+        args = [tuple(result) if isinstance(result, list) else result for result in args]  # several outputs are a tuple
     kwargs = _decode(values["kwargs"], nodes) if "kwargs" in values else {}
     callee = _function(target) if operation == "call_function" else target
     return graph.create_node(operation, callee, tuple(args), kwargs, name=values["name"])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from cases import small_net
 from torch import nn
 
-from lcnn_compress import api
+from lcnn_compress import api, runtime
 from lcnn_compress.artefact import FORMAT_VERSION, load_artefact, save_artefact
 from lcnn_compress.errors import ArtefactError, FileError
 from lcnn_compress.pipeline import CompressSettings
@@ -49,6 +50,31 @@ def test_round_trip_gives_the_same_outputs(made):
     assert again.input_shape == (1, 3, 16, 16)
     assert again.config == json.loads(json.dumps(artefact.config))
     assert {p.name for p in path.iterdir()} == {*STABLE, "report.json", "report.html"}
+
+
+class TwoOutputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.boxes, self.classes = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 8, 3), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = self.body(x).relu()
+        return {"boxes": self.boxes(x), "classes": self.classes(x)}
+
+
+def test_several_outputs_stay_in_order(tmp_path):
+    source = api.open_model(TwoOutputs(), (1, 3, 12, 12))
+    artefact = api.compress(source, 8, lookups=2, settings=CompressSettings(measure=False))
+    save_artefact(artefact, tmp_path / "two.lcnn")
+    again = load_artefact(tmp_path / "two.lcnn")
+    x = torch.randn(2, 3, 12, 12)
+    first, second = again.net(x)
+    assert (first.shape[1], second.shape[1]) == (8, 4)
+    api.export_onnx(again, tmp_path / "two.onnx")
+    outputs = runtime.session(tmp_path / "two.onnx").run(None, {"input": x.numpy()})
+    with torch.no_grad():
+        for got, want in zip(outputs, artefact.net(x), strict=True):
+            np.testing.assert_allclose(got, want.numpy(), atol=2e-5)
 
 
 def test_same_configuration_gives_the_same_bytes(made, tmp_path):

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
+from lcnn_compress import api
 from lcnn_compress.errors import FileError, LcnnError, ModelError, SettingsError
 from lcnn_compress.loading import import_callable, is_callable_spec, load_model
 from lcnn_compress.zoo import fashion_resnet
@@ -145,6 +146,19 @@ def test_safetensors_fill_the_factory(tmp_path: Path) -> None:
     loaded = load_model(str(tmp_path / "w.bin"), arch=ARCH)
     assert isinstance(loaded.model, nn.Module)
     assert torch.equal(loaded.model.get_buffer("1.running_mean"), torch.ones(4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_nets_of_other_types_are_taken_as_float32(dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 900, 2)).to(dtype).eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    source = api.open_model(model, (1, 3, 32, 32))
+    assert source.notes == (f"the net holds {str(dtype).removeprefix('torch.')}; it is taken as float32",)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(source.net(x), model.double()(x.double()).float(), rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(tensor.to(dtype), before[name]) for name, tensor in model.state_dict().items())
+    assert api.open_model(model.float(), (1, 3, 32, 32)).notes == ()
 
 
 def test_a_program_loads_with_the_shape_of_its_example(saved_program: Path) -> None:

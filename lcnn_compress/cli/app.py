@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,11 +108,8 @@ def compress(
     })  # fmt: skip
     if not dry_run:
         request.check_output(target)
-    tuning = None
-    if epochs:
-        tuning = FinetuneSettings(
-            epochs, batch_size, lr, sparsity, threshold_c, l1, distill, seed=seed, precision=precision, device=device
-        )
+    tune = partial(FinetuneSettings, seed=seed, precision=precision, device=device)
+    tuning = tune(epochs, batch_size, lr, sparsity, threshold_c, l1, distill) if epochs else None
     plan = PlanSettings(dict_, request.lookups(lookups), tuple(only or ()), tuple(skip or ()), keep_slow, share)
     settings = CompressSettings(plan, init, seed, coefficients, measure, threads, tuning)
     feed = request.Feed(calib, samples, data, options.numbers("--mean", mean), options.numbers("--std", std))
