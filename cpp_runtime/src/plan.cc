@@ -21,7 +21,7 @@ constexpr int64_t kTileFloats = 12 * 1024;
 constexpr int64_t kMinTileVectors = 4;
 // A copy that fits the first-level cache beside the sums.
 constexpr int64_t kCopyFloats = 12 * 1024;
-// With pooling: filters in a unit of work; and units for each group of images, if the rows allow.
+// With pooling: filters in a unit of work; and units of an image, if its rows allow.
 constexpr int64_t kBandFilters = 32;
 constexpr int64_t kCopiedBandFilters = 64;
 constexpr int64_t kBandUnits = 4;
@@ -120,7 +120,8 @@ class Planner {
     return std::min(rows_.output, (pooled - 1) * axis.stride + axis.kernel);
   }
 
-  // Fewer filters at a time load or copy S more often, bands of fewer rows compute more rows twice.
+  // With fewer filters at a time S is loaded or copied more often, with fewer rows more of them are
+  // computed twice.
   void ChooseBands() {
     band_filters_ =
         std::clamp<int64_t>(shape_.out_channels, 1, copied_ ? kCopiedBandFilters : kBandFilters);
