@@ -215,7 +215,10 @@ def _tensor(net: fx.GraphModule, node: fx.Node) -> Tensor:
 def _module_name(net: fx.GraphModule, node: fx.Node, module: nn.Module) -> str:
     """Name a module after the attribute that held its weight; add it unless it is there already."""
     weights = [a for a in node.args[1:] if isinstance(a, fx.Node) and a.op == "get_attr"]
-    owner = str(weights[0].target).rpartition(".")[0] if weights else ""
+    owner, _, leaf = str(weights[0].target if weights else "").rpartition(".")
+    if owner and net.get_submodule(owner)._modules:  # holds more than this layer, as attention does
+        stem = leaf.removesuffix("_weight")
+        owner = f"{owner}.{stem if stem != leaf else type(module).__name__.lower()}"
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     name = owner or (stack[-1][0] if stack and stack[-1][0] else node.name)
     name, suffix = name.removeprefix("L__self__"), 1

@@ -59,6 +59,32 @@ def captured():
     return model, capture(model, x), x
 
 
+class Attention(nn.Module):
+    """Weights that are not called "weight", in modules that have modules of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.head = nn.Conv2d(3, 16, 4, 4), nn.Linear(16, 5)
+        self.block = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+        self.owner = nn.Sequential(nn.Linear(16, 16))
+        self.owner.weight = nn.Parameter(torch.randn(16, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.block(self.patches(x).flatten(2).transpose(1, 2))
+        return self.head(self.owner(nn.functional.linear(x, self.owner.weight)).mean(1))
+
+
+def test_layers_of_attention_are_found_beside_each_other() -> None:
+    model = Attention().eval()
+    net = capture(model, torch.zeros(1, 3, 16, 16))
+    names = [layer.name for layer in layers(net, torch.zeros(1, 3, 16, 16))]
+    inside = [f"block.{name}" for name in ("self_attn.in_proj", "self_attn.out_proj", "linear1", "linear2")]
+    assert names == ["patches", *inside, "owner.linear", "owner.0", "head"]
+    x = torch.randn(3, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), model(x), rtol=1e-4, atol=1e-5)
+
+
 def test_capture_keeps_outputs_names_and_the_callers_model(captured):
     model, net, x = captured
     before = {k: v.clone() for k, v in model.state_dict().items()}
