@@ -6,6 +6,7 @@ each, so that a file can be measured and inspected without the artefact or torch
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 import logging
@@ -28,6 +29,7 @@ from lcnn_compress.errors import ModelError
 from lcnn_compress.files import write_atomically
 from lcnn_compress.graph import calls
 from lcnn_compress.modules import LookupConv2d
+from lcnn_compress.node_layers import LAYER_OPS
 from lcnn_compress.op import (
     CALL,
     DOMAIN,
@@ -241,8 +243,8 @@ def _trace(net: fx.GraphModule, stand_in: fx.GraphModule, example: Tensor) -> on
 
 
 def _finish(model: onnx.ModelProto) -> onnx.ModelProto:
-    _clean(model)
     _name_layers(model)
+    _clean(model)
     _fuse(model)
     drop_unread(model.graph)
     if any(node.domain == DOMAIN for node in model.graph.node):
@@ -288,13 +290,18 @@ def _clean(model: onnx.ModelProto) -> None:
 
 
 def _name_layers(model: onnx.ModelProto) -> None:
-    """Give every node that reads a layer's weights the layer's name, and a number where it is not the first."""
+    """Give every node that reads a layer's weights the layer's name, and a number where it is not the first.
+
+    Other products, such as those of attention, lose theirs: a name says that a node is a layer.
+    """
     reads = Counter(name for node in model.graph.node for name in node.input)
     calls_of = Counter[str]()
     for node in model.graph.node:
-        if (layer := layer_of(node, reads)) is not None:
+        if (layer := layer_of(node, reads) or _caller(node)) is not None:
             calls_of[layer] += 1
             node.name = layer if calls_of[layer] == 1 else f"{layer}{CALL}{calls_of[layer]}"
+        elif node.op_type in LAYER_OPS:
+            node.name = ""
 
 
 def layer_of(node: onnx.NodeProto, reads: Mapping[str, int]) -> str | None:
@@ -306,10 +313,17 @@ def layer_of(node: onnx.NodeProto, reads: Mapping[str, int]) -> str | None:
         reads: how many nodes read each tensor.
     """
     leaves = (".dictionary", ".gaps", ".coefficients") if node.op_type == OP_TYPE else (".weight",)
-    if node.op_type not in ("Conv", "Gemm", "MatMul", OP_TYPE):
+    if node.op_type not in LAYER_OPS:
         return None
     names = [name for name, leaf in zip(node.input[1:], leaves, strict=False) if name.endswith(leaf)]
     return next((n.rpartition(".")[0] for n in sorted(names, key=lambda name: reads[name])), None)
+
+
+def _caller(node: onnx.NodeProto) -> str | None:
+    """Return the module whose call became this product: the exporter transposes weights of Linear layers on tokens away."""
+    scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
+    modules = ast.literal_eval(scopes)[:-1]  # the last one is the operator
+    return modules[-1] or None if node.op_type in LAYER_OPS and modules else None
 
 
 def _fuse(model: onnx.ModelProto) -> None:

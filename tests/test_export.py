@@ -119,6 +119,25 @@ def test_a_layer_may_be_called_again(tmp_path):
     assert set(times) == {"stem", "head", "thin", "last", "(other)"}
 
 
+class Similar(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3), nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x).flatten(2).transpose(1, 2)
+        return self.b(torch.softmax(x @ x.transpose(1, 2), -1) @ x)
+
+
+def test_products_without_weights_are_no_layers(tmp_path, caplog):
+    shape = (1, 3, 8, 8)
+    export_onnx(compressed(Similar(), shape), tmp_path / "model.onnx", shape)
+    model = onnx.load(tmp_path / "model.onnx")
+    assert sorted(n.name for n in model.graph.node if n.op_type == "MatMul") == ["", "", "b"]
+    assert set(layer_times(tmp_path / "model.onnx", runs=2)) == {"a", "b", "(other)"}
+    assert "no time found" not in caplog.text
+
+
 def test_inliner_of_onnx_can_replace_the_operator(exported, tmp_path):
     from onnx.inliner import inline_local_functions
 
