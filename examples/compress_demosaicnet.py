@@ -34,8 +34,7 @@ from lcnn_compress.machine import machine
 from lcnn_compress.pipeline import CompressSettings, TrainingData
 from lcnn_compress.plan import LayerPlan, PlanSettings
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 SHAPE = (1, 3, 256, 256)
 CROP = 384
 CALIBRATION_SIZE, TRAINING_SIZE = 128, 64  # pixels of a patch
@@ -92,7 +91,7 @@ def bilinear(crop: Tensor) -> Tensor:
 
 
 def open_net() -> api.Source:
-    return api.open_model(package_file("demosaicnet", "data", "bayer.pth"), SHAPE, arch=f"{HERE / 'nets.py'}:demosaicnet")
+    return api.open_model(package_file("demosaicnet", "data", "bayer.pth"), SHAPE, arch="lcnn_compress.zoo:demosaicnet")
 
 
 def variants(options: argparse.Namespace, train: list[NDArray[np.float32]]) -> dict[str, tuple[Artefact, float]]:

@@ -25,7 +25,7 @@ from lcnn_compress import api
 from lcnn_compress.data import Examples
 from lcnn_compress.evaluation import score
 from lcnn_compress.quickstart import ARCH, EMBEDDED
-from lcnn_compress.zoo import fashion_resnet
+from lcnn_compress.zoo import BayerDemosaick, fashion_resnet
 
 Run = Callable[[Tensor], Tensor]
 VALIDATION_IMAGES = 10_000
@@ -137,7 +137,7 @@ def demosaicnet_case(scored_images: int | None, work: Path) -> Case:  # noqa: AR
         return sum(map(demosaic.psnr, restored, crops)) / len(crops)
 
     return Case(
-        "demosaicnet", "PSNR, dB", demosaic.open_net(), lambda width: nets.BayerDemosaick(width=max(1, round(64 * width))),
+        "demosaicnet", "PSNR, dB", demosaic.open_net(), lambda width: BayerDemosaick(width=max(1, round(64 * width))),
         train, {"validation": lambda run: psnr(validation, run), "test": lambda run: psnr(test, run)}, 8, len(calibration),
         lambda indices: calibration[indices], ("fullres_processor.*",), (2, 4, 6, 10), (1e-4, 3e-4), share=0.1,
     )  # fmt: skip

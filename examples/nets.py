@@ -1,44 +1,15 @@
-"""Architectures of two pretrained nets that install from PyPI, written from their published descriptions.
+"""Architectures of a pretrained net that installs from PyPI, and of nets trained here; demosaicnet is in ``lcnn_compress.zoo``.
 
-    demosaicnet Bayer   pip install --no-deps demosaicnet==0.0.14        (MIT; Gharbi et al. 2016)
     digit-recognizer    pip install --no-deps digit-recognizer-py==0.1.0 (MIT)
 
-Only the weight files of those packages are used; nothing of them is imported.
+Written from its published description: only the weight file of that package is used; nothing of it is imported.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
-import torch
 from torch import Tensor, nn
-
-
-class BayerDemosaick(nn.Module):
-    """Restores RGB (n, 3, h, w) from its Bayer mosaic (the same shape, missing colours 0), padded to keep the size.
-
-    A trunk of 15 3x3 convolutions works at half resolution; its outputs are split into filters and masks and multiplied.
-    """
-
-    def __init__(self, depth: int = 15, width: int = 64) -> None:
-        super().__init__()
-        layers: OrderedDict[str, nn.Module] = OrderedDict(pack_mosaic=nn.Conv2d(3, 4, 2, stride=2))
-        for i in range(1, depth + 1):
-            channels = 4 if i == 1 else width, 2 * width if i == depth else width
-            layers[f"conv{i}"] = nn.Conv2d(*channels, 3, padding=1)
-            layers[f"relu{i}"] = nn.ReLU()
-        self.main_processor = nn.Sequential(layers)
-        self.residual_predictor = nn.Conv2d(width, 12, 1)
-        self.upsampler = nn.ConvTranspose2d(12, 3, 2, stride=2, groups=3)
-        self.fullres_processor = nn.Sequential(
-            OrderedDict(post_conv=nn.Conv2d(6, width, 3, padding=1), post_relu=nn.ReLU(), output=nn.Conv2d(width, 3, 1))
-        )
-
-    def forward(self, mosaic: Tensor) -> Tensor:
-        filters, masks = self.main_processor(mosaic).chunk(2, 1)
-        upsampled = self.upsampler(self.residual_predictor(filters * masks))
-        restored: Tensor = self.fullres_processor(torch.cat([mosaic, upsampled], 1))
-        return restored
 
 
 class DigitRecognizer(nn.Module):
@@ -55,11 +26,6 @@ class DigitRecognizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.fc_layers(self.conv_layers(x).flatten(1))
         return logits
-
-
-def demosaicnet() -> nn.Module:
-    """Factory for ``--arch examples/nets.py:demosaicnet``."""
-    return BayerDemosaick()
 
 
 def digit_recognizer() -> nn.Module:

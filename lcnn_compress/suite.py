@@ -75,12 +75,14 @@ class Setting:
 ALEXNET = Net("alexnet", zoo.alexnet, wide_macs=1_135_256_096)
 RESNET18 = Net("resnet18", zoo.resnet18)
 VGG16 = Net("vgg16", zoo.vgg16)
+DEMOSAICNET = Net("demosaicnet", zoo.demosaicnet, (1, 3, 256, 256))
 LAST = "classifier.6 was not published: given the dictionary and density of classifier.4 (FC7)"
 SHARED = "eight neighbouring filters look the same places up, unlike those published"
 BYTES = "dictionaries of 2^18 entries and more as int8, the others as float16"
 UNPUBLISHED = (
     "densities were not published: one lookup per position on average, in shortcuts too, which the published code leaves dense"
 )
+LIKE_RESNET = "nothing was published for this net: dictionaries of ResNet-18's layers of 64 channels, one lookup per position"
 FAST = Setting(
     ALEXNET, "LCNN-fast", "features.0=3,features.*=30,classifier.*=512",
     (0.083, 0.034, 0.008, 0.013, 0.027, 0.001, 0.002, 0.002),
@@ -115,6 +117,13 @@ PAPER = (
     Setting(RESNET18, "2x, low rank", "layer*=0.414", (1.0,)),
     Setting(VGG16, "10x", "features.0=3,*=0.25", macs_ratio=10),
     Setting(VGG16, "10x, shared", "features.0=3,*=0.25", macs_ratio=10, share=8, note=SHARED),
+    Setting(DEMOSAICNET, "LCNN-fast", "*.post_conv=6,main_processor.conv*=16", note=LIKE_RESNET),
+    Setting(
+        DEMOSAICNET, "LCNN-fast, shared", "*.post_conv=6,main_processor.conv*=16", share=8, note=f"{LIKE_RESNET}; {SHARED}",
+    ),
+    Setting(DEMOSAICNET, "LCNN-accurate", "*.post_conv=6,main_processor.conv*=128", note=LIKE_RESNET),
+    Setting(DEMOSAICNET, "4x", "*.post_conv=6,main_processor.conv*=0.5", macs_ratio=4),
+    Setting(DEMOSAICNET, "4x, shared", "*.post_conv=6,main_processor.conv*=0.5", macs_ratio=4, share=8, note=SHARED),
 )  # fmt: skip
 SUITES = {"paper": PAPER}
 

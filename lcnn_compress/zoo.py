@@ -6,6 +6,8 @@ Every factory returns random weights unless it says otherwise; ``fashion_resnet`
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 
@@ -92,6 +94,34 @@ class SequentialNet(nn.Module):
         return logits
 
 
+class BayerDemosaick(nn.Module):
+    """Restores RGB (n, 3, h, w) from its Bayer mosaic (the same shape, missing colours 0), padded to keep the size.
+
+    Gharbi et al. 2016, "Deep joint demosaicking and denoising", as in the PyPI package demosaicnet (MIT), whose weights fit: a
+    trunk of 15 3x3 convolutions works at half resolution; its outputs are split into filters and masks and multiplied.
+    """
+
+    def __init__(self, depth: int = 15, width: int = 64) -> None:
+        super().__init__()
+        layers: OrderedDict[str, nn.Module] = OrderedDict(pack_mosaic=nn.Conv2d(3, 4, 2, stride=2))
+        for i in range(1, depth + 1):
+            channels = 4 if i == 1 else width, 2 * width if i == depth else width
+            layers[f"conv{i}"] = nn.Conv2d(*channels, 3, padding=1)
+            layers[f"relu{i}"] = nn.ReLU()
+        self.main_processor = nn.Sequential(layers)
+        self.residual_predictor = nn.Conv2d(width, 12, 1)
+        self.upsampler = nn.ConvTranspose2d(12, 3, 2, stride=2, groups=3)
+        self.fullres_processor = nn.Sequential(
+            OrderedDict(post_conv=nn.Conv2d(6, width, 3, padding=1), post_relu=nn.ReLU(), output=nn.Conv2d(width, 3, 1))
+        )
+
+    def forward(self, mosaic: Tensor) -> Tensor:
+        filters, masks = self.main_processor(mosaic).chunk(2, 1)
+        upsampled = self.upsampler(self.residual_predictor(filters * masks))
+        restored: Tensor = self.fullres_processor(torch.cat([mosaic, upsampled], 1))
+        return restored
+
+
 def fashion_resnet(widths: tuple[int, int, int] = (32, 64, 128)) -> nn.Module:
     """Return the architecture of the embedded default (10 classes of Fashion-MNIST)."""
     return FashionResNet(widths, 10)
@@ -132,3 +162,8 @@ def vgg16(n_classes: int = 1000) -> nn.Module:
         nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout(), nn.Linear(4096, n_classes),
     )  # fmt: skip
     return SequentialNet(nn.Sequential(*layers), 7, classifier)
+
+
+def demosaicnet() -> nn.Module:
+    """Return the Bayer demosaicking net of Gharbi et al. 2016: 9.4 GMAC at 3x256x256."""
+    return BayerDemosaick()
