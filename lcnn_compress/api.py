@@ -28,7 +28,8 @@ from lcnn_compress.export import export_onnx as export_net
 from lcnn_compress.files import write_atomically
 from lcnn_compress.graph import capture, fold_batch_norms, from_program, layers
 from lcnn_compress.loading import LoadedModel, infer_input_shape, load_model
-from lcnn_compress.ordinary import dense_form
+from lcnn_compress.op import FIRST_STAGE
+from lcnn_compress.ordinary import constants_of, dense_form
 from lcnn_compress.pipeline import CompressSettings, TrainingData, compress_net
 from lcnn_compress.plan import LayerPlan
 from lcnn_compress.progress import Progress, silent
@@ -250,15 +251,23 @@ def describe_onnx(path: Path) -> dict[str, Any]:
         "operators": dict(kinds.most_common()), "body for other runtimes": bool(model.functions),
     }  # fmt: skip
     nodes = {node.name: node for node in model.graph.node}
-    constants = {t.name: t for t in model.graph.initializer}
-    return {"facts": facts, "layers": [_onnx_row(row, nodes[row["name"]], constants) for row in stored.get("lcnn.layers", [])]}
+    constants, rows = constants_of(model.graph), stored.get("lcnn.layers", [])
+    found = [row for row in rows if row["name"] in nodes and nodes[row["name"]].input[1] in constants]
+    if missing := [row["name"] for row in rows if row not in found]:
+        facts["layers without a node of their name"] = ", ".join(missing)
+    return {"facts": facts, "layers": [_onnx_row(row, nodes, constants) for row in found]}
 
 
-def _onnx_row(row: dict[str, Any], node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> dict[str, Any]:
+def _onnx_row(row: dict[str, Any], nodes: dict[str, onnx.NodeProto], constants: dict[str, onnx.TensorProto]) -> dict[str, Any]:
     """Complete a stored row with the shapes found in the file."""
+    node, first = nodes[row["name"]], nodes.get(row["name"] + FIRST_STAGE)
     groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-    kernel = next((list(a.ints) for a in node.attribute if a.name == "kernel_shape"), [1, 1])
     dims = list(constants[node.input[1]].dims)
+    if first is not None:
+        channels, size = constants[first.input[1]].dims[1] * groups, dims[1]
+        shape = {"in_channels": channels, "out_channels": dims[0], "kernel": dims[2:]}
+        return row | shape | {"dictionary_size": size, "lookups_per_position": float(size)}
+    kernel = next((list(a.ints) for a in node.attribute if a.name == "kernel_shape"), [1, 1])
     if row["kind"] == "dense":
         flipped = node.op_type == "MatMul"
         return row | {

@@ -290,7 +290,8 @@ def layers(net: fx.GraphModule, example: Tensor) -> list[Layer]:
         geometry, source = _effective_geometry(node, module)
         shape = source.meta["tensor_meta"].shape
         if isinstance(module, nn.Linear):
-            sizes = (geometry.kernel,) * int(torch.Size(shape[1:-1]).numel())  # one pixel out for each row of features
+            # One pixel out for each row of features; attention and windows move the batch to another place.
+            sizes = (geometry.kernel,) * (int(torch.Size(shape[:-1]).numel()) // len(example))
         else:
             sizes = ((int(shape[2]), int(shape[3])),)
         if name in found:

@@ -30,7 +30,7 @@ LARGEST_POOL = 256  # of the runtime, in one direction
 def dense_form(model: onnx.ModelProto, names: set[str] | None = None) -> onnx.ModelProto:
     """Return a copy in which layers (all, or those named) are one ordinary Conv for each call, with the rebuilt weight."""
     model = onnx.ModelProto.FromString(model.SerializeToString())
-    constants = _constants(model.graph)
+    constants = constants_of(model.graph)
     firsts = {node.output[0]: node for node in model.graph.node if node.name.endswith(FIRST_STAGE)}
     weights: dict[str, onnx.TensorProto] = {}
     nodes: list[onnx.NodeProto] = []
@@ -60,7 +60,7 @@ def split_low_rank(model: onnx.ModelProto) -> None:
 
     ONNX Runtime's convolutions are the faster ones then.
     """
-    constants = _constants(model.graph)
+    constants = constants_of(model.graph)
     wide: dict[str, str] = {}  # weights written, and what they are as float32
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
@@ -105,7 +105,7 @@ def choose_pools(model: onnx.ModelProto) -> None:
     """
     graph = model.graph
     reads = Counter(name for node in graph.node for name in node.input) + Counter(value.name for value in graph.output)
-    constants = _constants(graph)
+    constants = constants_of(graph)
     lookups = {node.output[0]: node for node in graph.node if node.op_type == OP_TYPE}
     own: set[str] = set()
     ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in graph.value_info}
@@ -188,7 +188,7 @@ def _set_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
         drop_domain(model)
 
 
-def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+def constants_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     """Return initialisers by name; what is only converted counts as its source."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     casts = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}

@@ -82,7 +82,9 @@ BYTES = "dictionaries of 2^18 entries and more as int8, the others as float16"
 UNPUBLISHED = (
     "densities were not published: one lookup per position on average, in shortcuts too, which the published code leaves dense"
 )
-LIKE_RESNET = "nothing was published for this net: dictionaries of ResNet-18's layers of 64 channels, one lookup per position"
+LIKE_RESNET = (
+    "nothing was published for this net: the dictionaries of ResNet-18's layers of 64 channels, one lookup per position"
+)
 FAST = Setting(
     ALEXNET, "LCNN-fast", "features.0=3,features.*=30,classifier.*=512",
     (0.083, 0.034, 0.008, 0.013, 0.027, 0.001, 0.002, 0.002),
@@ -117,13 +119,11 @@ PAPER = (
     Setting(RESNET18, "2x, low rank", "layer*=0.414", (1.0,)),
     Setting(VGG16, "10x", "features.0=3,*=0.25", macs_ratio=10),
     Setting(VGG16, "10x, shared", "features.0=3,*=0.25", macs_ratio=10, share=8, note=SHARED),
-    Setting(DEMOSAICNET, "LCNN-fast", "*.post_conv=6,main_processor.conv*=16", note=LIKE_RESNET),
-    Setting(
-        DEMOSAICNET, "LCNN-fast, shared", "*.post_conv=6,main_processor.conv*=16", share=8, note=f"{LIKE_RESNET}; {SHARED}",
-    ),
-    Setting(DEMOSAICNET, "LCNN-accurate", "*.post_conv=6,main_processor.conv*=128", note=LIKE_RESNET),
-    Setting(DEMOSAICNET, "4x", "*.post_conv=6,main_processor.conv*=0.5", macs_ratio=4),
-    Setting(DEMOSAICNET, "4x, shared", "*.post_conv=6,main_processor.conv*=0.5", macs_ratio=4, share=8, note=SHARED),
+    Setting(DEMOSAICNET, "LCNN-fast", "main_processor.conv*=16", note=LIKE_RESNET),
+    Setting(DEMOSAICNET, "LCNN-fast, shared", "main_processor.conv*=16", share=8, note=f"{LIKE_RESNET}; {SHARED}"),
+    Setting(DEMOSAICNET, "LCNN-accurate", "main_processor.conv*=128", note=LIKE_RESNET),
+    Setting(DEMOSAICNET, "4x", "main_processor.conv*=0.5", macs_ratio=4),
+    Setting(DEMOSAICNET, "4x, shared", "main_processor.conv*=0.5", macs_ratio=4, share=8, note=SHARED),
 )  # fmt: skip
 SUITES = {"paper": PAPER}
 

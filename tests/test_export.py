@@ -11,7 +11,7 @@ import torch
 from cases import small_net
 from torch import nn
 
-from lcnn_compress import runtime
+from lcnn_compress import api, runtime
 from lcnn_compress.benchmark import layer_times
 from lcnn_compress.errors import MissingError, ModelError
 from lcnn_compress.export import ExportSettings, export_onnx, with_factors
@@ -117,6 +117,24 @@ def test_a_layer_may_be_called_again(tmp_path):
     assert [n.name for n in twin.graph.node if n.op_type in ("Conv", "LookupConv")] == called
     times = layer_times(path, runs=2)
     assert set(times) == {"stem", "head", "thin", "last", "(other)"}
+
+
+def test_a_file_tells_the_shapes_of_every_kind(tmp_path):
+    source = api.open_model(Reused(), (1, 3, 16, 16))
+    plans = [LayerPlan(name, "dense", "") for name in ("stem", "head", "thin", "last")]
+    plans[1] = LayerPlan("head", "lookup", "", dictionary_size=8, lookups=2)
+    plans[2] = LayerPlan("thin", "lowrank", "", dictionary_size=4, lookups=4)
+    artefact = api.compress_source(source, CompressSettings(measure=False), plans=plans)
+    api.export_onnx(artefact, tmp_path / "model.onnx")
+    told = api.describe_onnx(tmp_path / "model.onnx")
+    shown = [[row.get(key) for key in ("in_channels", "out_channels", "kernel", "dictionary_size")] for row in told["layers"]]
+    assert shown == [[3, 16, [3, 3], None], [16, 16, [3, 3], 8], [16, 16, [3, 3], 4], [16, 4, [1, 1], None]]
+    model = onnx.load(tmp_path / "model.onnx")
+    next(n for n in model.graph.node if n.name == "stem").name = "other"
+    onnx.save(model, tmp_path / "model.onnx")
+    told = api.describe_onnx(tmp_path / "model.onnx")
+    assert told["facts"]["layers without a node of their name"] == "stem"
+    assert [row["name"] for row in told["layers"]] == ["head", "thin", "last"]
 
 
 class Similar(nn.Module):

@@ -80,6 +80,8 @@ def test_layers_of_attention_are_found_beside_each_other() -> None:
     names = [layer.name for layer in layers(net, torch.zeros(1, 3, 16, 16))]
     inside = [f"block.{name}" for name in ("self_attn.in_proj", "self_attn.out_proj", "linear1", "linear2")]
     assert names == ["patches", *inside, "owner.linear", "owner.0", "head"]
+    tokens = [len(layer.sizes) for layer in layers(net, torch.zeros(1, 3, 16, 16))]  # attention puts them before the batch
+    assert tokens == [1, 16, 16, 16, 16, 16, 16, 1]
     x = torch.randn(3, 3, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(net(x), model(x), rtol=1e-4, atol=1e-5)
