@@ -116,7 +116,7 @@ def layer_times(model: Path, *, threads: int = 1, runs: int = 20, rounds: int = 
     """Return ms of every layer for one image, least of the medians of ``rounds``, and of everything else as ``"(other)"``.
 
     A layer is a node Conv, Gemm, MatMul or LookupConv that has a name. An activation counts where it was fused into the layer;
-    layout changes next to a LookupConv count for it (``_add_layout_changes``). A layer that cannot be found in the profile is
+    layout changes next to a LookupConv count for it (``add_layout_changes``). A layer that cannot be found in the profile is
     missing here and logged.
 
     Raises:

@@ -6,7 +6,6 @@ each, so that a file can be measured and inspected without the artefact or torch
 
 from __future__ import annotations
 
-import ast
 import copy
 import json
 import logging
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, fx, nn
 
@@ -233,7 +233,7 @@ def _trace(net: fx.GraphModule, stand_in: fx.GraphModule, example: Tensor) -> on
                     input_names=["input"],
                 )  # fmt: skip
                 assert program is not None
-                model = _finish(program.model_proto)
+                model = _finish(program.model_proto, net)
                 if _difference(net, model.SerializeToString(), size, native=False) < 1e-3:
                     return model
         except Exception as error:  # the exporter wraps whatever went wrong in its own and other classes
@@ -242,9 +242,9 @@ def _trace(net: fx.GraphModule, stand_in: fx.GraphModule, example: Tensor) -> on
     raise ModelError(f"torch.onnx cannot export the net: {type(problem).__name__}: {lines[-1] if lines else ''}") from problem
 
 
-def _finish(model: onnx.ModelProto) -> onnx.ModelProto:
-    _name_layers(model)
+def _finish(model: onnx.ModelProto, net: fx.GraphModule) -> onnx.ModelProto:
     _clean(model)
+    _name_layers(model, net)
     _fuse(model)
     drop_unread(model.graph)
     if any(node.domain == DOMAIN for node in model.graph.node):
@@ -289,19 +289,23 @@ def _clean(model: onnx.ModelProto) -> None:
                 dim.dim_param = names[dim.dim_param]
 
 
-def _name_layers(model: onnx.ModelProto) -> None:
+def _name_layers(model: onnx.ModelProto, net: fx.GraphModule) -> None:
     """Give every node that reads a layer's weights the layer's name, and a number where it is not the first.
 
     Other products, such as those of attention, lose theirs: a name says that a node is a layer.
     """
     reads = Counter(name for node in model.graph.node for name in node.input)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    linears = {str(call.target): linear.weight.detach().numpy() for call, linear in calls(net, nn.Linear)}
     calls_of = Counter[str]()
     for node in model.graph.node:
-        if (layer := layer_of(node, reads) or _caller(node)) is not None:
+        if node.op_type not in LAYER_OPS:
+            continue
+        layer = layer_of(node, reads) or _transposed(node, tensors, linears)
+        node.name = ""
+        if layer is not None:
             calls_of[layer] += 1
             node.name = layer if calls_of[layer] == 1 else f"{layer}{CALL}{calls_of[layer]}"
-        elif node.op_type in LAYER_OPS:
-            node.name = ""
 
 
 def layer_of(node: onnx.NodeProto, reads: Mapping[str, int]) -> str | None:
@@ -319,11 +323,14 @@ def layer_of(node: onnx.NodeProto, reads: Mapping[str, int]) -> str | None:
     return next((n.rpartition(".")[0] for n in sorted(names, key=lambda name: reads[name])), None)
 
 
-def _caller(node: onnx.NodeProto) -> str | None:
-    """Return the module whose call became this product: the exporter transposes weights of Linear layers on tokens away."""
-    scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
-    modules = ast.literal_eval(scopes)[:-1]  # the last one is the operator
-    return modules[-1] or None if node.op_type in LAYER_OPS and modules else None
+def _transposed(
+    node: onnx.NodeProto, tensors: Mapping[str, onnx.TensorProto], linears: Mapping[str, NDArray[np.float32]]
+) -> str | None:
+    """Return the Linear whose weight a product has: on tokens the exporter transposes it and names it anew."""
+    if node.op_type != "MatMul" or node.input[1] not in tensors:
+        return None
+    weight = numpy_helper.to_array(tensors[node.input[1]])
+    return next((name for name, own in linears.items() if np.array_equal(own.T, weight)), None)
 
 
 def _fuse(model: onnx.ModelProto) -> None:

@@ -1,6 +1,7 @@
 """Small definitions of well-known nets, so that nothing has to be downloaded to try the tool.
 
-Module names and shapes follow torchvision, so its published state_dicts load (``--arch lcnn_compress.zoo:resnet18``).
+Module names and shapes are those of torchvision, and of the package demosaicnet, so that published state_dicts load (``--arch
+lcnn_compress.zoo:resnet18``).
 Every factory returns random weights unless it says otherwise; ``fashion_resnet`` is the embedded default's architecture.
 """
 

@@ -90,13 +90,18 @@ class Reused(nn.Module):
         return self.last(x) + self.last(x.flip(2))
 
 
+REUSED = (
+    LayerPlan("stem", "dense", ""),
+    LayerPlan("head", "lookup", "", dictionary_size=8, lookups=2),
+    LayerPlan("thin", "lowrank", "", dictionary_size=4, lookups=4),
+    LayerPlan("last", "dense", ""),
+)
+
+
 def test_a_layer_may_be_called_again(tmp_path):
     shape = (1, 3, 16, 16)
     dense = capture(Reused(), torch.zeros(shape))
-    plans = [LayerPlan(name, "dense", "") for name in ("stem", "head", "thin", "last")]
-    plans[1] = LayerPlan("head", "lookup", "", dictionary_size=8, lookups=2)
-    plans[2] = LayerPlan("thin", "lowrank", "", dictionary_size=4, lookups=4)
-    net = compress_net(dense, shape, CompressSettings(measure=False), plans=plans).net
+    net = compress_net(dense, shape, CompressSettings(measure=False), plans=REUSED).net
     path, ordinary = tmp_path / "model.onnx", tmp_path / "dense.onnx"
     export_onnx(net, path, shape)
     model = onnx.load(path)
@@ -121,10 +126,7 @@ def test_a_layer_may_be_called_again(tmp_path):
 
 def test_a_file_tells_the_shapes_of_every_kind(tmp_path):
     source = api.open_model(Reused(), (1, 3, 16, 16))
-    plans = [LayerPlan(name, "dense", "") for name in ("stem", "head", "thin", "last")]
-    plans[1] = LayerPlan("head", "lookup", "", dictionary_size=8, lookups=2)
-    plans[2] = LayerPlan("thin", "lowrank", "", dictionary_size=4, lookups=4)
-    artefact = api.compress_source(source, CompressSettings(measure=False), plans=plans)
+    artefact = api.compress_source(source, CompressSettings(measure=False), plans=REUSED)
     api.export_onnx(artefact, tmp_path / "model.onnx")
     told = api.describe_onnx(tmp_path / "model.onnx")
     shown = [[row.get(key) for key in ("in_channels", "out_channels", "kernel", "dictionary_size")] for row in told["layers"]]
@@ -137,22 +139,26 @@ def test_a_file_tells_the_shapes_of_every_kind(tmp_path):
     assert [row["name"] for row in told["layers"]] == ["head", "thin", "last"]
 
 
-class Similar(nn.Module):
+class Attending(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b = nn.Conv2d(3, 16, 3), nn.Linear(16, 16)
+        self.a, self.mix, self.b = nn.Conv2d(3, 16, 3), nn.MultiheadAttention(16, 2, batch_first=True), nn.Linear(16, 16)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.a(x).flatten(2).transpose(1, 2)
-        return self.b(torch.softmax(x @ x.transpose(1, 2), -1) @ x)
+        return self.b(self.b(self.mix(x, x, x, need_weights=False)[0]) @ x.transpose(1, 2) @ x)
 
 
 def test_products_without_weights_are_no_layers(tmp_path, caplog):
     shape = (1, 3, 8, 8)
-    export_onnx(compressed(Similar(), shape), tmp_path / "model.onnx", shape)
-    model = onnx.load(tmp_path / "model.onnx")
-    assert sorted(n.name for n in model.graph.node if n.op_type == "MatMul") == ["", "", "b"]
-    assert set(layer_times(tmp_path / "model.onnx", runs=2)) == {"a", "b", "(other)"}
+    dense = capture(Attending(), torch.zeros(shape))
+    names = [layer.name for layer in layers(dense, torch.zeros(shape))]
+    assert names == ["a", "mix.in_proj", "mix.out_proj", "b"]
+    export_onnx(dense, tmp_path / "model.onnx", shape)
+    named = [n.name for n in onnx.load(tmp_path / "model.onnx").graph.node if n.op_type in ("Conv", "Gemm", "MatMul")]
+    assert [name for name in named if name] == [*names, "b/call2"]
+    assert named.count("") == 4
+    assert set(layer_times(tmp_path / "model.onnx", runs=2)) == {*names, "(other)"}
     assert "no time found" not in caplog.text
 
 
