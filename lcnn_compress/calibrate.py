@@ -75,7 +75,9 @@ def reestimate_batch_norms(net: nn.Module, batches: Iterable[Tensor]) -> None:
             for x in batches:
                 net(x)
         except ValueError as error:  # torch's word for one value per channel
-            raise DataError(f"a calibration batch cannot give batch-norm statistics: {error}; use larger batches") from error
+            raise DataError(
+                f"a calibration batch cannot give batch-norm statistics: {error}; use larger batches, or one image fewer"
+            ) from error
         finally:
             for name, norm in norms.items():
                 norm.momentum = momenta[name]
