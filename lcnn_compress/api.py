@@ -72,7 +72,7 @@ def open_model(
     notes = list(loaded.notes)
     shape = input_shape or loaded.input_shape
     if isinstance(loaded.model, nn.Module):
-        module, note = _in_float32(loaded.model)
+        module, note = _float32_on_cpu(loaded.model)
         notes += [note] if note else []
         if shape is None:
             shape, note = infer_input_shape(module)
@@ -87,13 +87,14 @@ def open_model(
     return Source(net, (1, *shape[1:]), origin, tuple(notes))
 
 
-def _in_float32(model: nn.Module) -> tuple[nn.Module, str | None]:
-    """Return a model of other floating types as a copy in float32, with a note that says so."""
-    types = {t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()} - {torch.float32}
-    if not types:
+def _float32_on_cpu(model: nn.Module) -> tuple[nn.Module, str | None]:
+    """Return a model of other floating types, or on a GPU, as a copy in float32 on the CPU, with a note if types change."""
+    tensors = [*model.parameters(), *model.buffers()]
+    types = {t.dtype for t in tensors if t.is_floating_point()} - {torch.float32}
+    if not types and all(t.device.type == "cpu" for t in tensors):
         return model, None
     names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
-    return copy.deepcopy(model).float(), f"the net holds {names}; it is taken as float32"
+    return copy.deepcopy(model).float().cpu(), f"the net holds {names}; it is taken as float32" if types else None
 
 
 def compress(

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from lcnn_compress.distill import Features, loss_of
 from lcnn_compress.errors import ArtefactError, DataError, FileError, ModelError, SettingsError
 from lcnn_compress.files import write_atomically
+from lcnn_compress.graph import move
 from lcnn_compress.modules import LookupConv2d
 from lcnn_compress.pattern import largest, shared_scores
 from lcnn_compress.progress import Progress, silent
@@ -255,8 +256,9 @@ class _Run:
         run = copy.copy(self)
         run.net, run.lookups = result, {name: cast(LookupConv2d, result.get_submodule(name)) for name in self.lookups}
         run.finish()
+        move(result, torch.device("cpu"))
         with torch.random.fork_rng(devices=[]):
-            return self.enough(result.eval().cpu())
+            return self.enough(result.eval())
 
     def _order(self) -> tuple[Tensor, ...]:
         """Return the indices of every batch of the epoch under way, a function of seed and epoch only."""
@@ -410,11 +412,11 @@ class _Run:
 @contextmanager
 def _moved(net: nn.Module, device: torch.device) -> Iterator[None]:
     """Have a net on ``device`` inside the block, and on the CPU again after it."""
-    net.to(device)
+    move(net, device)
     try:
         yield
     finally:
-        net.cpu()
+        move(net, torch.device("cpu"))
 
 
 def _float32(output: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
 from torch.fx.passes.shape_prop import ShapeProp
 
 from lcnn_compress.errors import ModelError
@@ -113,6 +114,7 @@ def from_program(program: torch.export.ExportedProgram) -> fx.GraphModule:
     _prune_attributes(net)
     for tensor in [*net.parameters(), *net.buffers()]:
         tensor.data = tensor.data.clone()  # the caller's model keeps its own
+    move(net, torch.device("cpu"))  # it may have been captured on a GPU
     return net.eval()
 
 
@@ -428,6 +430,16 @@ def _call_on_planes(net: fx.GraphModule, node: fx.Node, layer: Layer) -> None:
     rows.meta = dict(node.meta)
     for user in users:
         user.replace_input_with(node, rows)
+
+
+def move(net: nn.Module, device: torch.device) -> None:
+    """Move a net to ``device``, with the tensors its graph makes: ``torch.export`` writes the device it ran on into their calls."""
+    net.to(device)
+    if isinstance(net, fx.GraphModule):
+        for node in net.graph.nodes:
+            args, kwargs = map_aggregate((node.args, node.kwargs), lambda a: device if isinstance(a, torch.device) else a)
+            node.args, node.kwargs = args, kwargs
+        net.recompile()
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from lcnn_compress import graph_json
 from lcnn_compress.errors import ArtefactError, ModelError
-from lcnn_compress.graph import capture, fold_batch_norms, from_program, layers, replace
+from lcnn_compress.graph import capture, fold_batch_norms, from_program, layers, move, replace
 from lcnn_compress.modules import LookupConv2d
 
 
@@ -35,6 +35,19 @@ class Oddities(nn.Module):
         x = functional.hardswish(self.norm(self.strided(functional.pad(x, (0, 1, 1, 2)))))
         tokens = self.tokens(x.flatten(2).transpose(1, 2))
         return self.norm1(tokens.mean(1)), functional.conv2d(x, self.weight)
+
+
+class Coordinates(nn.Module):
+    """Makes tensors of its own, which torch.export nails to a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.offset = torch.randn(8, 1, 1)  # neither a parameter nor a buffer
+
+    def forward(self, x):
+        x = self.conv(x)
+        return x * torch.arange(x.shape[3], device=x.device) + torch.ones(8, 1, 1) + self.offset
 
 
 def oddities() -> Oddities:
@@ -214,3 +227,21 @@ def test_models_that_cannot_be_captured_say_why():
         from_program(program)
     with pytest.raises(ModelError, match=r"does not run on an input of \(1, 4, 16, 16\)"):
         layers(capture(small_net(), torch.zeros(2, 3, 16, 16)), torch.zeros(1, 4, 16, 16))
+
+
+def test_moves_with_what_the_graph_makes():
+    x = torch.randn(2, 3, 8, 9)
+    net = capture(Coordinates(), x)
+    move(net, torch.device("meta"))
+    assert net(x.to("meta")).device.type == "meta"  # mixing devices is an error
+
+
+def test_takes_a_program_of_another_device():
+    x, model = torch.randn(2, 3, 8, 9), Coordinates()
+    program = torch.export.export(model, (x,))
+    for node in program.graph.nodes:
+        if "device" in node.kwargs:
+            node.kwargs = {**node.kwargs, "device": torch.device("cuda")}
+    program.graph_module.recompile()
+    assert "device(type='cuda')" in program.graph_module.code
+    torch.testing.assert_close(from_program(program)(x), model(x))
