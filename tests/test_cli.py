@@ -273,16 +273,20 @@ def test_a_net_in_which_no_layer_gains_ends_with_1(here: Path) -> None:
     assert {row["kind"] for row in api.load("none.lcnn").report["layers"]} == {"dense"}
 
 
-def test_a_whole_net_that_is_not_faster_ends_with_1(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("target", "code"), [({}, 1), ({"speedup": 2.0}, 1), ({"size_mb": 0.5}, 0)])
+def test_a_whole_net_that_is_not_faster_ends_with_1_unless_only_a_size_was_asked_for(
+    here: Path, monkeypatch: pytest.MonkeyPatch, target: dict[str, float], code: int
+) -> None:
     report = api.load("model.lcnn").report
     report["totals"] |= {"dense_ms": 1.0, "lookup_ms": 1.25, "speedup": 0.8}
+    report["budget"] = {"target": target, "predicted_speedup": 0.9}
     from lcnn_compress.cli import app
 
     def compress(*args: object, **kwargs: object) -> dict[str, Any]:
         return report
 
     monkeypatch.setattr(app, "_compress", compress)
-    result = lcnn("compress", "model.pt", code=1)
+    result = lcnn("compress", "model.pt", code=code)
     assert "warning: the whole net is not faster than dense (0.80x)" in result.stderr
 
 
