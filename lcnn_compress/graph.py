@@ -10,11 +10,12 @@ import copy
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import getitem
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import map_aggregate
+from torch.fx.node import map_aggregate, map_arg
 from torch.fx.passes.shape_prop import ShapeProp
 
 from lcnn_compress.errors import ModelError
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 FEW_CHANNELS = 7  # vectors of so few numbers leave no room for a dictionary
 aten = torch.ops.aten
 _FLATTENS = (aten.flatten.using_ints, aten.view.default, aten.reshape.default)
+_LAYERS = (
+    aten.conv2d.default, aten.conv2d.padding, aten.convolution.default, aten.linear.default, aten.batch_norm.default,
+)  # fmt: skip
 _NOT_CONVERTED = {
     aten.conv1d.default: "Conv1d",
     aten.conv3d.default: "Conv3d",
@@ -106,6 +110,7 @@ def from_program(program: torch.export.ExportedProgram) -> fx.GraphModule:
     captured = program.module(check_guards=False)
     net = fx.GraphModule(captured, copy.deepcopy(captured.graph))  # the program's own class refuses train() and eval()
     _simplify(net)
+    _compute_weights(net)
     inputs = [node for node in net.graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1:
         raise ModelError(f"the model takes {len(inputs)} inputs ({', '.join(n.name for n in inputs)}); only one is supported")
@@ -130,6 +135,32 @@ def _simplify(net: fx.GraphModule) -> None:
     output.args = (leaves[0],) if len(leaves) == 1 else (tuple(leaves),)
     net.graph.eliminate_dead_code()
     net.recompile()
+
+
+@torch.no_grad()
+def _compute_weights(net: fx.GraphModule) -> None:
+    """Compute the weights of layers that depend on no input, as those under a weight norm do, once and for all."""
+    known: dict[fx.Node, Any] = {}
+    for node in list(net.graph.nodes):
+        if node.op == "get_attr":
+            known[node] = _tensor(net, node)
+        elif _is_pure(node) and node.all_input_nodes and all(source in known for source in node.all_input_nodes):
+            args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
+            known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        elif node.target in _LAYERS:
+            for weight in node.all_input_nodes[1:]:
+                if weight in known and weight.op != "get_attr":
+                    net.register_buffer(weight.name, known[weight].clone())
+                    with net.graph.inserting_before(node):
+                        node.replace_input_with(weight, net.graph.get_attr(weight.name))
+    net.graph.eliminate_dead_code()
+
+
+def _is_pure(node: fx.Node) -> bool:
+    if node.target is getitem:
+        return True
+    operator = node.target if isinstance(node.target, torch._ops.OpOverload) else None
+    return operator is not None and not operator._schema.is_mutable and torch.Tag.nondeterministic_seeded not in operator.tags
 
 
 def _restore_modules(net: fx.GraphModule) -> None:
@@ -355,24 +386,14 @@ def _own_padding(module: nn.Conv2d) -> tuple[int, int, int, int]:
 
 def _zero_pads(node: fx.Node) -> list[int] | None:
     """Return [left, right, top, bottom] if ``node`` pads only height and width, with zeros and by no negative amount."""
-    if node.target not in (aten.constant_pad_nd.default, aten.pad.default) or _padding_mode(node) is not None:
+    if node.target not in (aten.constant_pad_nd.default, aten.pad.default):
+        return None
+    rest = [*node.args[2:], *node.kwargs.values()]  # the mode, which constant_pad_nd lacks, and the value
+    if any(value not in ("constant", None, 0) for value in rest):
         return None
     pads = [p for p in node.args[1] if isinstance(p, int)]  # type: ignore[union-attr]
     pads += [0] * (4 - len(pads))
     return pads if len(pads) == 4 and len(node.args[1]) in (2, 4) and min(pads) >= 0 else None  # type: ignore[arg-type]
-
-
-def _padding_mode(node: fx.Node) -> str | None:
-    """Return what a padding operator pads with when that is not zero, else None."""
-    if node.target is aten.pad.default:
-        mode = node.args[2] if len(node.args) > 2 else node.kwargs.get("mode", "constant")
-        value = node.args[3] if len(node.args) > 3 else node.kwargs.get("value")
-        return str(mode) if mode != "constant" else f"constant {value}" if value else None
-    if node.target is aten.constant_pad_nd.default:
-        value = node.args[2] if len(node.args) > 2 else 0
-        return f"constant {value}" if value else None
-    names = ("reflection_pad2d", "replication_pad2d", "circular_pad")
-    return next((name for name in names if name in str(node.target)), None)
 
 
 def _obstacle(node: fx.Node, module: nn.Module) -> str | None:
@@ -383,8 +404,6 @@ def _obstacle(node: fx.Node, module: nn.Module) -> str | None:
     assert isinstance(module, nn.Conv2d)
     if module.in_channels == module.groups > 1:
         return "depthwise: each filter sees one channel, there is no channel vector to look up"
-    if (mode := _padding_mode(node.all_input_nodes[0])) is not None:
-        return f"padding mode '{mode}' is not zero padding"
     return None
 
 

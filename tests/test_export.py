@@ -227,6 +227,23 @@ class Mobile(nn.Module):
         return self.classifier(nn.functional.hardswish(self.hidden(x)))
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_padding_that_is_not_zeros_and_computed_weights_agree_with_torch(tmp_path, native):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1, padding_mode="circular"), nn.LeakyReLU(0.2), nn.ReflectionPad2d(2),
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(16, 24, 5, stride=2)), nn.ReLU(), nn.Upsample(scale_factor=2),
+        nn.ReplicationPad2d((0, 1, 2, 0)), nn.Conv2d(24, 8, 3),
+    ).eval()  # fmt: skip
+    net = compressed(model, (1, 3, 16, 16))
+    export_onnx(net, tmp_path / "net.onnx", (1, 3, 16, 16))
+    nodes = onnx.load(tmp_path / "net.onnx").graph.node
+    assert [n.name for n in nodes if n.domain == DOMAIN] == ["3", "7"]
+    for shape in ((1, 3, 16, 16), (2, 3, 9, 31)):
+        x = torch.randn(shape)
+        np.testing.assert_allclose(outputs(tmp_path / "net.onnx", x, native=native), net(x).detach(), rtol=1e-3, atol=1e-4)
+
+
 @pytest.fixture(scope="module")
 def mobile(tmp_path_factory):
     torch.manual_seed(0)

@@ -229,6 +229,54 @@ def test_models_that_cannot_be_captured_say_why():
         layers(capture(small_net(), torch.zeros(2, 3, 16, 16)), torch.zeros(1, 4, 16, 16))
 
 
+class Standardised(nn.Conv2d):
+    """Weight standardisation, Qiao et al. 2019."""
+
+    def forward(self, x):
+        var, mean = torch.var_mean(self.weight, (1, 2, 3), keepdim=True)
+        return functional.conv2d(x, (self.weight - mean) / (var + 1e-5).sqrt(), self.bias, padding=self.padding)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+def test_weights_computed_from_parameters_are_layers():
+    torch.manual_seed(0)
+    norms = nn.utils.parametrizations
+    model = nn.Sequential(
+        norms.weight_norm(nn.Conv2d(3, 16, 3, padding=1)), nn.ReLU(), nn.utils.weight_norm(nn.Conv2d(16, 12, 3)),
+        norms.spectral_norm(nn.Conv2d(12, 16, 3, stride=2)), Standardised(16, 24, 3, padding=1), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), norms.spectral_norm(nn.Linear(24, 10)),
+    )  # fmt: skip
+    x = torch.randn(2, 3, 16, 16)
+    model(x)  # a spectral norm is estimated in training
+    net = capture(model, x)
+    assert [layer.name for layer in layers(net, x)] == ["0", "2", "3", "4", "7"]
+    assert sorted(net.state_dict()) == sorted(f"{name}.{leaf}" for name in (0, 2, 3, 4, 7) for leaf in ("weight", "bias"))
+    torch.testing.assert_close(net(x), model.eval()(x))
+
+
+class Noisy(nn.Conv2d):
+    def forward(self, x):
+        return functional.conv2d(x, self.weight + torch.randn_like(self.weight), self.bias)
+
+
+def test_random_weights_stay_random():
+    x = torch.randn(2, 3, 8, 8)
+    net = capture(Noisy(3, 8, 3), x)
+    assert layers(net, x) == []
+    assert not torch.equal(net(x), net(x))
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_padding_that_is_not_zeros_is_done_before_the_layer(mode):
+    x = torch.randn(2, 3, 11, 10)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=(1, 2), padding_mode=mode), nn.ConstantPad2d(1, 0.5), nn.Conv2d(8, 4, 3))
+    net = capture(model, x)
+    for layer in layers(net, x):
+        assert (layer.obstacle, layer.geometry.padding) == (None, (0, 0, 0, 0))
+        replace(net, layer, lookup_of(layer))
+    torch.testing.assert_close(net(x), model(x), rtol=1e-4, atol=1e-5)
+
+
 def test_moves_with_what_the_graph_makes():
     x = torch.randn(2, 3, 8, 9)
     net = capture(Coordinates(), x)

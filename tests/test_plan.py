@@ -115,12 +115,9 @@ def test_presets_and_shares():
     assert PlanSettings(dictionary="fast").effective_lookups == 1
 
 
-def test_depthwise_and_other_padding_stay_dense():
-    net = nn.Sequential(
-        nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 64, 3, padding=1, padding_mode="reflect"), nn.Conv2d(64, 64, 3)
-    )
+def test_depthwise_stays_dense():
+    net = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 64, 3), nn.Conv2d(64, 64, 3))
     example = torch.zeros(1, 8, 12, 12)
     reasons = [p.reason for p in plan_layers(layers(capture(net, example), example), PlanSettings())]
     assert "depthwise" in reasons[0]
-    assert "padding mode 'reflect'" in reasons[1]
-    assert reasons[2] == ""
+    assert reasons[1:] == ["", ""]
