@@ -146,7 +146,7 @@ def _compute_weights(net: fx.GraphModule) -> None:
             known[node] = _tensor(net, node)
         elif _is_pure(node) and node.all_input_nodes and all(source in known for source in node.all_input_nodes):
             args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
-            known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+            known[node] = node.target(*args, **kwargs)
         elif node.target in _LAYERS:
             for weight in node.all_input_nodes[1:]:
                 if weight in known and weight.op != "get_attr":
@@ -333,7 +333,7 @@ def layers(net: fx.GraphModule, example: Tensor) -> list[Layer]:
             found[name] = Layer(name, module, known.geometry, known.sizes + sizes, obstacle, known.is_classifier)
         else:
             last = isinstance(module, nn.Linear) and not _reaches_layer(net, node)
-            found[name] = Layer(name, module, geometry, sizes, _obstacle(node, module), last)
+            found[name] = Layer(name, module, geometry, sizes, _obstacle(module), last)
     return list(found.values())
 
 
@@ -396,7 +396,7 @@ def _zero_pads(node: fx.Node) -> list[int] | None:
     return pads if len(pads) == 4 and len(node.args[1]) in (2, 4) and min(pads) >= 0 else None  # type: ignore[arg-type]
 
 
-def _obstacle(node: fx.Node, module: nn.Module) -> str | None:
+def _obstacle(module: nn.Module) -> str | None:
     if isinstance(module, LookupConv2d):
         return "already a lookup convolution"
     if isinstance(module, nn.Linear):
@@ -452,7 +452,7 @@ def _call_on_planes(net: fx.GraphModule, node: fx.Node, layer: Layer) -> None:
 
 
 def move(net: nn.Module, device: torch.device) -> None:
-    """Move a net to ``device``, with the tensors its graph makes: ``torch.export`` writes the device it ran on into their calls."""
+    """Move a net to ``device``, with the tensors its graph makes: torch.export writes the device it ran on into their calls."""
     net.to(device)
     if isinstance(net, fx.GraphModule):
         for node in net.graph.nodes:
