@@ -234,8 +234,10 @@ def _trace(net: fx.GraphModule, stand_in: fx.GraphModule, example: Tensor) -> on
                 )  # fmt: skip
                 assert program is not None
                 model = _finish(program.model_proto, net)
-                if _difference(net, model.SerializeToString(), size, native=False) < 1e-3:
+                difference = _difference(net, model.SerializeToString(), size, native=False)
+                if difference < 1e-3:
                     return model
+                raise ModelError(f"its outputs differ from torch's by {difference:.2e} of the largest")
         except Exception as error:  # the exporter wraps whatever went wrong in its own and other classes
             problem = problem or error
     lines = str(problem).strip().splitlines()

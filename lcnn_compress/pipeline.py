@@ -227,6 +227,7 @@ class _Timing:
         progress("exporting", 0, 1)
         folded = copy.deepcopy(net)
         fold_batch_norms(folded)
+        round_factors(folded, self.settings.coefficients)  # as the file stores them: normalisation can magnify rounding
         self.model = to_onnx(folded, self.input_shape, ExportSettings(self.settings.coefficients), {})
         progress("exporting", 1, 1)
         self.measure(progress)

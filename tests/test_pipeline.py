@@ -115,6 +115,16 @@ def test_dense_layers_make_up_for_lookup_layers_before_them(images: int, enough:
         assert error(net.get_submodule("conv2")) < 0.9 * error(dense.get_submodule("conv2"))
 
 
+@needs_library
+def test_rounding_that_many_layers_add_up_is_no_failed_export() -> None:
+    torch.manual_seed(0)
+    blocks = [(torch.nn.Conv2d(16, 16, 3), torch.nn.InstanceNorm2d(16), torch.nn.ReLU()) for _ in range(8)]
+    source = api.open_model(torch.nn.Sequential(*(module for block in blocks for module in block)), (1, 16, 24, 24))
+    settings = CompressSettings(PlanSettings("4", 2, keep_slow=True))
+    artefact = api.compress(source, settings=settings)
+    assert {row["kind"] for row in artefact.report["layers"]} == {"lookup"}
+
+
 def test_layers_in_another_memory_layout_are_solved_too() -> None:
     """A 1x1 layer whose channels come last in memory has views of one tensor that differ only in strides of no meaning."""
     torch.manual_seed(0)
