@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from torch import Tensor, fx, nn
 
 from lcnn_compress import runtime
@@ -247,6 +247,7 @@ def _trace(net: fx.GraphModule, stand_in: fx.GraphModule, example: Tensor) -> on
 def _finish(model: onnx.ModelProto, net: fx.GraphModule) -> onnx.ModelProto:
     _clean(model)
     _name_layers(model, net)
+    _keep_zero_pads(model.graph)
     _fuse(model)
     drop_unread(model.graph)
     if any(node.domain == DOMAIN for node in model.graph.node):
@@ -289,6 +290,17 @@ def _clean(model: onnx.ModelProto) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in names:
                 dim.dim_param = names[dim.dim_param]
+
+
+def _keep_zero_pads(graph: onnx.GraphProto) -> None:
+    """Keep ONNX Runtime (1.31) from moving zeros padded before a max pooling into the pooling, which pads with -inf."""
+    padded = {node.output[0] for node in graph.node if node.op_type == "Pad"}
+    for node in graph.node:
+        if node.op_type == "MaxPool" and node.input[0] in padded:
+            kept = [a for a in node.attribute if a.name not in ("auto_pad", "pads")]
+            if not any(any(a.ints) for a in node.attribute if a.name == "pads"):
+                del node.attribute[:]
+                node.attribute.extend([*kept, helper.make_attribute("auto_pad", "VALID")])  # the same, but not fused
 
 
 def _name_layers(model: onnx.ModelProto, net: fx.GraphModule) -> None:

@@ -244,6 +244,14 @@ def test_padding_that_is_not_zeros_and_computed_weights_agree_with_torch(tmp_pat
         np.testing.assert_allclose(outputs(tmp_path / "net.onnx", x, native=native), net(x).detach(), rtol=1e-3, atol=1e-4)
 
 
+def test_zeros_padded_before_a_max_pooling_stay_zeros(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ConstantPad2d(1, 0.0), nn.MaxPool2d(3, 2), nn.Conv2d(16, 8, 1))
+    model[0].bias.data.fill_(-9.0)  # every zero is the largest of its window
+    net = compressed(model, (1, 3, 16, 16))
+    assert export_onnx(net, tmp_path / "net.onnx", (1, 3, 16, 16)) < 1e-5
+
+
 @pytest.fixture(scope="module")
 def mobile(tmp_path_factory):
     torch.manual_seed(0)
