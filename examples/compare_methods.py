@@ -126,7 +126,7 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.content: dict[str, Any] = {"settings": {}, "dense": {}, "plans": {}, "runs": {}, "times": {}}
+        self.content: dict[str, Any] = {"settings": {}, "dense": {}, "plans": {}, "runs": {}, "times": {}, "timed_on": {}}
         if path.is_file():
             self.content = json.loads(path.read_text())
 
@@ -381,6 +381,7 @@ class Comparison:
             for name, values in ms.items()
         }  # fmt: skip
         self.results.put("times", self.case.name, found)
+        self.results.put("timed_on", self.case.name, {"date": time.strftime("%Y-%m-%d"), "machine": machine()})
         self.step(f"{self.case.name}: {len(files)} files timed {rounds} times")
 
 

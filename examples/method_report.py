@@ -82,7 +82,8 @@ def table(content: dict[str, Any]) -> str:
         found = points(content, net)
         lines += [
             f"\n{net}: dense {dense['score']:.2f} ({dense['metric']}), {content['times'][net]['dense']['ms']:.2f} ms, "
-            f"{dense['macs'] / 1e6:.1f} million MACs, {dense['bytes'] / 1e3:.0f} kB\n",
+            f"{dense['macs'] / 1e6:.1f} million MACs, {dense['bytes'] / 1e3:.0f} kB; "
+            f"{content['timed_on'][net]['date']}, {content['timed_on'][net]['machine']['cpu']}\n",
             f"| method | ms | faster | fewer MACs | kB | {dense['metric']} | range |", "|---|---|---|---|---|---|---|",
         ]  # fmt: skip
         lines += [

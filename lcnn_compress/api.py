@@ -27,7 +27,7 @@ from lcnn_compress.export import ExportSettings, to_onnx
 from lcnn_compress.export import export_onnx as export_net
 from lcnn_compress.files import write_atomically
 from lcnn_compress.graph import capture, fold_batch_norms, from_program, layers
-from lcnn_compress.loading import LoadedModel, infer_input_shape, load_model
+from lcnn_compress.loading import LoadedModel, infer_input_shape, load_model, unwrapped
 from lcnn_compress.op import FIRST_STAGE
 from lcnn_compress.ordinary import constants_of, dense_form
 from lcnn_compress.pipeline import CompressSettings, TrainingData, compress_net
@@ -66,6 +66,7 @@ def open_model(
         ModelError, FileError, SettingsError: it cannot be read or captured, or its input shape cannot be known.
     """
     if isinstance(model, nn.Module):
+        model = unwrapped(model)
         loaded = LoadedModel(model, "memory", type(model).__name__, None, None, None, ())
     else:
         loaded = load_model(str(model), arch=arch, trust_pickle=trust_pickle)

@@ -109,7 +109,7 @@ def load_model(spec: str, *, arch: str | None = None, trust_pickle: bool = False
         raise SettingsError(f"{spec}: is a whole net ({loaded.kind}), but --arch is {arch}; leave --arch out")
     try:
         if isinstance(loaded.model, nn.Module):
-            loaded = replace(loaded, model=_unwrapped(loaded.model).eval())
+            loaded = replace(loaded, model=unwrapped(loaded.model).eval())
         _check_finite(loaded.model, spec)
     except _UNREADABLE as error:  # a damaged pickle can lack attributes that every module has
         raise _unreadable(path, error, trust_pickle) from error
@@ -209,8 +209,12 @@ def build_module(spec: str) -> nn.Module:
     return module
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    return _unwrapped(model.module) if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else model
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the net inside DataParallel or torch.compile."""
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return unwrapped(model.module)
+    compiled = model._modules.get("_orig_mod")  # as torch.compile names it
+    return model if compiled is None else unwrapped(compiled)
 
 
 def _make_importable(folder: Path) -> None:
@@ -375,12 +379,23 @@ def _from_held(path: Path, held: object, arch: str | None) -> LoadedModel:
     if arch is None:
         raise ModelError(f"{path}: is a state_dict of {len(held)} tensors, not a net; add --arch pkg.mod:factory")
     model = build_module(arch)
-    _fill(model, {key.removeprefix("module."): value for key, value in held.items()}, path, arch)
+    _fill(model, _without_wrappers(held, set(model.state_dict())), path, arch)
     return LoadedModel(model, "state_dict", str(path), notes=notes)
 
 
 def _is_state_dict(held: Mapping[Any, Any]) -> bool:
     return bool(held) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in held.items())
+
+
+def _without_wrappers(state: Mapping[str, Tensor], own: set[str]) -> dict[str, Tensor]:
+    """Drop the names that DataParallel, torch.compile or a trainer's class put before those of the net itself."""
+    state = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
+    while not own & state.keys():
+        first = {key.partition(".")[0] for key in state}
+        if len(first) > 1 or not all("." in key for key in state):
+            break
+        state = {key.partition(".")[2]: value for key, value in state.items()}
+    return state
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], path: Path, arch: str) -> None:

@@ -119,9 +119,17 @@ def test_data_parallel_is_unwrapped(tmp_path: Path) -> None:
     assert same(loaded.model, small_net())
 
 
+@pytest.mark.parametrize("wrapper", [torch.compile, nn.DataParallel])
+def test_a_net_in_memory_is_unwrapped(wrapper: Callable[[nn.Module], nn.Module]) -> None:
+    source = api.open_model(wrapper(small_net()), (1, 3, 8, 8))
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(source.net(x), small_net().eval()(x))
+    assert source.origin["spec"] == "Sequential"
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("key", [None, "state_dict", "model", "model_state_dict"])
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model.net."])
 def test_a_state_dict_fills_the_factory(zipped: bool, key: str | None, prefix: str, tmp_path: Path) -> None:
     state = {prefix + name: value + 1 for name, value in small_net().state_dict().items()}
     torch.save({key: state, "epoch": 3} if key else state, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
