@@ -101,7 +101,7 @@ def to_onnx(
     stand_in = fx.GraphModule(net, copy.deepcopy(net.graph))
     for node, lookup in list(calls(net, LookupConv2d)):
         stand_in.add_submodule(str(node.target), _LookupConvNode(lookup, settings.coefficients))
-    model = _trace(net, stand_in, torch.zeros(2, *input_shape[1:]))
+    model = _trace(net, stand_in, input_shape)
     if settings.dense:
         model = dense_form(model)
     else:
@@ -213,23 +213,24 @@ def with_factors(model: onnx.ModelProto, net: fx.GraphModule, coefficients: str)
     return model
 
 
-def _trace(net: fx.GraphModule, stand_in: fx.GraphModule, example: Tensor) -> onnx.ModelProto:
+def _trace(net: fx.GraphModule, stand_in: fx.GraphModule, input_shape: tuple[int, ...]) -> onnx.ModelProto:
     """Export with as many dynamic axes as hold what they promise: each choice is tried on an input of another size.
 
     (torch's exporter marks height and width dynamic even where it has fixed an adaptive pooling to the traced size.)
     """
     auto = torch.export.Dim.AUTO
     problem: Exception | None = None
-    batch, *rest = example.shape
-    other = (3, *rest)
-    if example.ndim == 4:  # a quarter to a half larger, by multiples of 32 because many nets need those
-        other = (1, rest[0], rest[1] + 32 * -(-rest[1] // 128), rest[2] + 64 * -(-rest[2] // 128))
-    for axes, size in (((0, 2, 3) if example.ndim == 4 else (0,), other), ((0,), (3, *rest)), ((), (batch, *rest))):
+    rest = input_shape[1:]
+    two, other = (2, *rest), (3, *rest)
+    axes_of_all: tuple[int, ...] = (0,)
+    if len(rest) == 3:  # a quarter to a half larger, by multiples of 32 because many nets need those
+        axes_of_all, other = (0, 2, 3), (1, rest[0], rest[1] + 32 * -(-rest[1] // 128), rest[2] + 64 * -(-rest[2] // 128))
+    for axes, traced, size in ((axes_of_all, two, other), ((0,), two, (3, *rest)), ((), input_shape, input_shape)):
         shapes = (dict.fromkeys(axes, auto),) if axes else None
         try:
             with _quiet_exporter(), torch.no_grad():
                 program = torch.onnx.export(
-                    stand_in, (example,), dynamo=True, dynamic_shapes=shapes, opset_version=OPSET, verbose=False,
+                    stand_in, (torch.zeros(traced),), dynamo=True, dynamic_shapes=shapes, opset_version=OPSET, verbose=False,
                     input_names=["input"],
                 )  # fmt: skip
                 assert program is not None

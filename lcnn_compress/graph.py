@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from torch.fx.node import map_aggregate, map_arg
 from torch.fx.passes.shape_prop import ShapeProp
 
@@ -83,17 +84,21 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
     """
     model.eval()
     auto = torch.export.Dim.AUTO
+    two = example  # images at least: a batch of 1 would be taken for a constant
     if len(example) < 2:
-        example = example.expand(2, *example.shape[1:]).contiguous()  # a batch of 1 would be taken for a constant
+        two = example.expand(2, *example.shape[1:]).contiguous()
     problem: Exception | None = None
-    for axes in ((0, 2, 3) if example.ndim == 4 else (0,), (0,), ()):
+    for axes, given in (((0, 2, 3) if example.ndim == 4 else (0,), two), ((0,), two), ((), example)):
         try:
             with torch.no_grad():
-                program = torch.export.export(model, (example,), dynamic_shapes=(dict.fromkeys(axes, auto),), strict=False)
+                program = torch.export.export(model, (given,), dynamic_shapes=(dict.fromkeys(axes, auto),), strict=False)
         except Exception as error:  # torch.export raises whatever the model's own code raises
             problem = problem or error
         else:
-            return from_program(program)
+            net = from_program(program)
+            taken = next(node for node in net.graph.nodes if node.op == "placeholder").meta["val"]
+            if not (axes and is_concrete_int(taken.shape[0])):  # a batch that the model's own code fixes stays what it was
+                return net
     first_line = str(problem).strip().splitlines()[0] if str(problem).strip() else ""
     raise ModelError(
         f"the model cannot be captured for an input of {tuple(example.shape)}: {type(problem).__name__}: {first_line}; "

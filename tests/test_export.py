@@ -244,6 +244,27 @@ def test_padding_that_is_not_zeros_and_computed_weights_agree_with_torch(tmp_pat
         np.testing.assert_allclose(outputs(tmp_path / "net.onnx", x, native=native), net(x).detach(), rtol=1e-3, atol=1e-4)
 
 
+class Mixture(nn.Module):
+    """Every image has a kernel of its own (Yang et al. 2019), which torch's exporter takes for one number of images only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.choice = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16, 4)
+        self.kernels = nn.Parameter(torch.randn(4, 16, 16, 3, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        weight = torch.einsum("nk,koihw->noihw", self.choice(x.mean((2, 3))).softmax(1), self.kernels).flatten(0, 1)
+        return nn.functional.conv2d(x.reshape(1, -1, *x.shape[2:]), weight, groups=len(x)).unflatten(1, (len(x), -1))[0]
+
+
+def test_a_batch_that_cannot_vary_is_one_image(tmp_path):
+    net = compressed(Mixture(), (1, 3, 12, 12))
+    export_onnx(net, tmp_path / "net.onnx", (1, 3, 12, 12))
+    shape = onnx.load(tmp_path / "net.onnx").graph.input[0].type.tensor_type.shape
+    assert [axis.dim_value for axis in shape.dim] == [1, 3, 12, 12]
+
+
 def test_zeros_padded_before_a_max_pooling_stay_zeros(tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ConstantPad2d(1, 0.0), nn.MaxPool2d(3, 2), nn.Conv2d(16, 8, 1))
