@@ -21,7 +21,7 @@ from lcnn_compress import benchmark, budget_run, runtime
 from lcnn_compress.artefact import Artefact, load_artefact, save_artefact
 from lcnn_compress.budget import Target
 from lcnn_compress.data import Examples
-from lcnn_compress.errors import LcnnError, SettingsError
+from lcnn_compress.errors import DataError, LcnnError, SettingsError
 from lcnn_compress.evaluation import Score, onnx_runner, score, torch_runner
 from lcnn_compress.export import ExportSettings, to_onnx
 from lcnn_compress.export import export_onnx as export_net
@@ -130,14 +130,16 @@ def compress_source(
     progress: Progress = silent,
 ) -> Artefact:
     """Compress a loaded model; with the ``plans`` of an earlier run its decisions are repeated and nothing is measured."""
-    return _identified(compress_net(source.net, source.input_shape, settings, data, plans, progress), source)
+    return _identified(compress_net(source.net, source.input_shape, settings, _fitting(data, source), plans, progress), source)
 
 
 def compress_to_target(
     source: Source, settings: CompressSettings, target: Target, data: TrainingData = TrainingData(), progress: Progress = silent
 ) -> Artefact:
     """Compress a loaded model to a speed-up, latency, file size or largest drop; see ``budget_run.compress_to_target``."""
-    artefact = budget_run.compress_to_target(source.net, source.input_shape, settings, target, data, progress=progress)
+    artefact = budget_run.compress_to_target(
+        source.net, source.input_shape, settings, target, _fitting(data, source), progress=progress
+    )
     return _identified(artefact, source)
 
 
@@ -145,14 +147,32 @@ def forecast(
     source: Source, settings: CompressSettings, target: Target, data: TrainingData = TrainingData(), progress: Progress = silent
 ) -> dict[str, Any]:
     """Return the plan for a target and what it is expected to give; nothing is built."""
-    return budget_run.forecast(source.net, source.input_shape, settings, target, data, progress=progress)
+    return budget_run.forecast(source.net, source.input_shape, settings, target, _fitting(data, source), progress=progress)
 
 
 def sensitivity(
     source: Source, settings: SensitivitySettings, data: TrainingData, progress: Progress = silent
 ) -> dict[str, Any]:
     """Return what compressing one layer alone costs; see ``sensitivity.sensitivity``."""
-    return layer_sensitivity(source.net, source.input_shape, settings, data, progress)
+    return layer_sensitivity(source.net, source.input_shape, settings, _fitting(data, source), progress)
+
+
+def _fitting(data: TrainingData, source: Source) -> TrainingData:
+    """Return the data if the net takes two of its inputs at once."""
+    x = data.calibration[0][:2] if data.calibration else None
+    if x is None and data.examples is not None:
+        x = data.examples.batch(torch.arange(min(2, len(data.examples))))[0]
+    if x is not None:
+        try:
+            with torch.no_grad():
+                source.net.eval()(x)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise DataError(
+                f"the net does not take a batch of {tuple(x.shape)} of the data: {reason}; compress it without data if its own "
+                "code fixes how many images it takes"
+            ) from error
+    return data
 
 
 def _identified(artefact: Artefact, source: Source) -> Artefact:

@@ -13,12 +13,12 @@ from torch import nn
 
 from lcnn_compress import api, runtime
 from lcnn_compress.benchmark import layer_times
-from lcnn_compress.errors import MissingError, ModelError
+from lcnn_compress.errors import DataError, MissingError, ModelError
 from lcnn_compress.export import ExportSettings, export_onnx, with_factors
 from lcnn_compress.graph import capture, layers
 from lcnn_compress.op import DOMAIN, NO_BOUND
 from lcnn_compress.ordinary import dense_form
-from lcnn_compress.pipeline import CompressSettings, compress_net
+from lcnn_compress.pipeline import CompressSettings, TrainingData, compress_net
 from lcnn_compress.plan import LayerPlan, PlanSettings
 
 
@@ -263,6 +263,9 @@ def test_a_batch_that_cannot_vary_is_one_image(tmp_path):
     export_onnx(net, tmp_path / "net.onnx", (1, 3, 12, 12))
     shape = onnx.load(tmp_path / "net.onnx").graph.input[0].type.tensor_type.shape
     assert [axis.dim_value for axis in shape.dim] == [1, 3, 12, 12]
+    source, two = api.open_model(Mixture(), (1, 3, 12, 12)), TrainingData([torch.zeros(2, 3, 12, 12)])
+    with pytest.raises(DataError, match=r"does not take a batch of \(2, 3, 12, 12\) of the data: .*; compress it without data"):
+        api.compress_source(source, CompressSettings(), two)
 
 
 def test_zeros_padded_before_a_max_pooling_stay_zeros(tmp_path):
