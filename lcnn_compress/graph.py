@@ -155,9 +155,10 @@ def _compute_weights(net: fx.GraphModule) -> None:
         elif node.target in _LAYERS:
             for weight in node.all_input_nodes[1:]:
                 if weight in known and weight.op != "get_attr":
-                    net.register_buffer(weight.name, known[weight].clone())
+                    name = f"_computed_{weight.name}"
+                    net.register_buffer(name, known[weight].clone())
                     with net.graph.inserting_before(node):
-                        node.replace_input_with(weight, net.graph.get_attr(weight.name))
+                        node.replace_input_with(weight, net.graph.get_attr(name))
     net.graph.eliminate_dead_code()
 
 
@@ -259,6 +260,9 @@ def _module_name(net: fx.GraphModule, node: fx.Node, module: nn.Module) -> str:
         owner = f"{owner}.{stem if stem != leaf else type(module).__name__.lower()}"
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     name = owner or (stack[-1][0] if stack and stack[-1][0] else node.name)
+    others = [n for n in net.graph.nodes if n.op in ("get_attr", "call_module") and n not in node.all_input_nodes]
+    if not owner and any(str(other.target).startswith(f"{name}.") for other in others):
+        name = f"{name}.{type(module).__name__.lower()}"  # weights made of something larger, as attention's of two inputs are
     name, suffix = name.removeprefix("L__self__"), 1
     while True:
         candidate = name if suffix == 1 else f"{name}_{suffix}"
