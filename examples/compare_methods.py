@@ -128,7 +128,7 @@ class Results:
         self.path = path
         self.content: dict[str, Any] = {"settings": {}, "dense": {}, "plans": {}, "runs": {}, "times": {}, "timed_on": {}}
         if path.is_file():
-            self.content = json.loads(path.read_text())
+            self.content |= json.loads(path.read_text())
 
     def check_settings(self, net: str, settings: dict[str, Any]) -> None:
         """Refuse to mix results of a net that were made with different settings.

@@ -260,8 +260,11 @@ def _module_name(net: fx.GraphModule, node: fx.Node, module: nn.Module) -> str:
         owner = f"{owner}.{stem if stem != leaf else type(module).__name__.lower()}"
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     name = owner or (stack[-1][0] if stack and stack[-1][0] else node.name)
-    others = [n for n in net.graph.nodes if n.op in ("get_attr", "call_module") and n not in node.all_input_nodes]
-    if not owner and any(str(other.target).startswith(f"{name}.") for other in others):
+    if not owner and any(
+        other.op in ("get_attr", "call_module") and str(other.target).startswith(f"{name}.")
+        for other in net.graph.nodes
+        if other not in node.all_input_nodes
+    ):
         name = f"{name}.{type(module).__name__.lower()}"  # weights made of something larger, as attention's of two inputs are
     name, suffix = name.removeprefix("L__self__"), 1
     while True:

@@ -259,13 +259,10 @@ class CrossAttention(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.mul, self.attention = (
-            nn.Conv2d(3, 32, 4, 4),
-            nn.MultiheadAttention(32, 4, batch_first=True),
-        )  # named as an operator
+        self.patches, self.attention = nn.Conv2d(3, 32, 4, 4), nn.MultiheadAttention(32, 4, batch_first=True)
 
     def forward(self, x):
-        tokens = self.mul(x).flatten(2).transpose(1, 2)
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
         return self.attention(tokens[:, :5], tokens, tokens, need_weights=False)[0]
 
 
@@ -273,7 +270,7 @@ def test_parts_of_one_weight_are_layers_of_their_own():
     x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     model = CrossAttention()
     net = capture(model, x)
-    names = ["mul", "attention.linear", "attention.linear_2", "attention.out_proj"]
+    names = ["patches", "attention.linear", "attention.linear_2", "attention.out_proj"]
     assert [layer.name for layer in layers(net, x)] == names
     torch.testing.assert_close(net(x), model(x))
 
