@@ -160,7 +160,7 @@ def timed(
     for layer, listed in zip(layers, options, strict=True):
         for shape in _shapes(layer):
             points.setdefault(shape, set()).update(f for c in listed for f in _measured_forms(layer, c.plan))
-            if listed and isinstance(layer.module, nn.Conv2d):
+            if listed:
                 points[shape].add(DENSE)
     times = time_forms(
         {shape: forms for shape, forms in points.items() if forms}, threads=threads, cache=cache, progress=progress
@@ -173,9 +173,9 @@ def timed(
 
 
 def _paces(layers: Sequence[Layer], dense_ms: Mapping[str, float], times: Mapping[Shape, Mapping[Form, float]]) -> list[float]:
-    """Return for each layer how much longer it takes in the dense net than its ordinary convolution beside the forms.
+    """Return for each layer how much longer it takes in the dense net than its ordinary form beside the others.
 
-    ONNX Runtime runs a Linear in another way: it gets the median of the convolutions, as does what is out of all proportion.
+    What is out of all proportion gets the median.
     """
     found: list[float | None] = []
     for layer in layers:
@@ -188,11 +188,10 @@ def _paces(layers: Sequence[Layer], dense_ms: Mapping[str, float], times: Mappin
 
 def _shapes(layer: Layer) -> Counter[Shape]:
     """Return the shapes a layer runs on and how often; a Linear runs once on all its rows of features."""
-    linear = not hasattr(layer.module, "padding") and not hasattr(layer.module, "sparse_kernel")
     sizes = Counter(layer.sizes)
     channels = layer.in_channels, layer.out_channels
-    if linear:
-        return Counter({Shape(*channels, layer.geometry, size, count): 1 for size, count in sizes.items()})
+    if isinstance(layer.module, nn.Linear):
+        return Counter({Shape(*channels, layer.geometry, size, count, linear=True): 1 for size, count in sizes.items()})
     return Counter({Shape(*channels, layer.geometry, size): count for size, count in sizes.items()})
 
 

@@ -41,7 +41,7 @@ from lcnn_compress.op import (
     layer_name,
     node_attributes,
 )
-from lcnn_compress.ordinary import dense_form, drop_domain, drop_unread, set_bodies, split_low_rank
+from lcnn_compress.ordinary import constants_of, dense_form, drop_domain, drop_unread, set_bodies, split_low_rank
 from lcnn_compress.stored import check_type, coefficient_type, dictionary_type
 
 log = logging.getLogger(__name__)
@@ -180,7 +180,7 @@ def _difference(net: fx.GraphModule, data: bytes, size: tuple[int, ...], *, nati
 def with_factors(model: onnx.ModelProto, net: fx.GraphModule, coefficients: str) -> onnx.ModelProto:
     """Return a copy of an exported net whose LookupConv nodes hold what their layers are in ``net``: a twin of that net.
 
-    A layer that is dense in ``net`` becomes an ordinary Conv with its weight. Biases stay.
+    A layer that is dense in ``net`` becomes an ordinary Conv or Gemm with its weight. Biases stay.
 
     Args:
         model: the net with some lookup convolution in each of these layers.
@@ -192,6 +192,7 @@ def with_factors(model: onnx.ModelProto, net: fx.GraphModule, coefficients: str)
     dense = {layer_name(node) for node in lookups if not isinstance(modules[node.name], LookupConv2d)}
     model = dense_form(model, dense)
     graph = model.graph
+    constants = constants_of(graph)
     for node in graph.node:
         module = modules.get(node.name)
         if isinstance(module, LookupConv2d):
@@ -203,7 +204,7 @@ def with_factors(model: onnx.ModelProto, net: fx.GraphModule, coefficients: str)
             graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in zip(names, values, strict=True))
             node.input[1:4] = names
         elif module is not None:
-            tensor = next(t for t in graph.initializer if t.name == node.input[1])
+            tensor = constants[node.input[1]]
             weight = module.weight
             assert isinstance(weight, Tensor)
             values_of = weight.detach().numpy().reshape(tuple(tensor.dims))

@@ -29,26 +29,30 @@ from lcnn_compress.files import sha256_of, write_atomically
 from lcnn_compress.geometry import ConvGeometry, lookup_macs
 from lcnn_compress.machine import machine
 from lcnn_compress.op import DOMAIN, OP_TYPE, OP_VERSION, OPSET, encode_positions, node_attributes
-from lcnn_compress.ordinary import split_low_rank
+from lcnn_compress.ordinary import matrix_product, split_low_rank
 from lcnn_compress.progress import Progress, silent
 
 log = logging.getLogger(__name__)
 ROUNDS = 5
 RUNS = (3, 30)  # of a round
 ROUND_MS = 80.0  # about how long a round of all forms of a shape may take
-METHOD = 4  # of timing; times taken by another one are not used
+METHOD = 5  # of timing; times taken by another one are not used
 MACS_PER_MS = 1e7  # of one slow core: only sets how often a shape is run
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a layer is run on: channels, geometry, (height, width) and the images of one call."""
+    """What a layer is run on: channels, geometry, (height, width) and the images of one call.
+
+    ``linear`` layers are matrix products where they are not lookups; their filters cover the plane.
+    """
 
     in_channels: int
     out_channels: int
     geometry: ConvGeometry
     size: tuple[int, int]
     batch: int = 1
+    linear: bool = False
 
     @property
     def weights(self) -> int:
@@ -69,6 +73,7 @@ class Shape:
             g.groups,
             self.size,
             self.batch,
+            int(self.linear),
         )
         return " ".join(",".join(map(str, p)) if isinstance(p, tuple) else str(p) for p in parts)
 
@@ -194,7 +199,9 @@ def forms_model(shape: Shape, forms: Sequence[Form]) -> onnx.ModelProto:
     Only the first value of what a form gives leaves the model, so that the next one writes to the same memory, as in a net.
     """
     nodes, constants, outputs = [], [numpy_helper.from_array(np.zeros(1, np.float32), "residual")], []
-    constants += [numpy_helper.from_array(np.full(4, value, np.int64), name) for value, name in ((0, "start"), (1, "end"))]
+    n_dims = 2 if shape.linear else 4
+    constants += [numpy_helper.from_array(np.full(n_dims, value, np.int64), name) for value, name in ((0, "start"), (1, "end"))]
+    constants.append(numpy_helper.from_array(np.array([-1, shape.out_channels], np.int64), "features"))
     constants.append(numpy_helper.from_array(np.zeros(shape.out_channels, np.float32), "bias"))
     for i, form in enumerate(forms):
         attributes = node_attributes(shape.geometry)
@@ -203,16 +210,22 @@ def forms_model(shape: Shape, forms: Sequence[Form]) -> onnx.ModelProto:
                 (shape.out_channels, shape.in_channels // shape.geometry.groups, *shape.geometry.kernel), np.float32
             )
             constants.append(numpy_helper.from_array(weight, f"{i}.weight"))
+            inputs = ["X", f"{i}.weight", "bias"]
             plain = {key: attributes[key] for key in ("kernel_shape", "strides", "pads", "dilations", "group")}
-            nodes.append(helper.make_node("Conv", ["X", f"{i}.weight", "bias"], [f"Y{i}"], name=str(i), **plain))
+            conv = helper.make_node("Conv", inputs, [f"Y{i}"], name=str(i), **plain)
+            nodes += matrix_product(inputs, f"Y{i}", str(i)) if shape.linear else [conv]
         else:
             dictionary, gaps, coefficients = _random_factors(shape, form)
             for name, values in (("D", dictionary), ("gaps", gaps), ("coefficients", coefficients)):
                 constants.append(numpy_helper.from_array(values, f"{i}.{name}"))
             inputs = ["X", f"{i}.D", f"{i}.gaps", f"{i}.coefficients", "bias", "residual"]
             nodes.append(helper.make_node(OP_TYPE, inputs, [f"Y{i}"], name=str(i), domain=DOMAIN, **attributes))
-        nodes.append(helper.make_node("Slice", [f"Y{i}", "start", "end"], [f"first{i}"], name=f"first{i}"))
-        outputs.append(helper.make_tensor_value_info(f"first{i}", TensorProto.FLOAT, (1, 1, 1, 1)))
+        result = f"Y{i}"
+        if shape.linear:
+            nodes.append(helper.make_node("Reshape", [result, "features"], [f"features{i}"]))
+            result = f"features{i}"
+        nodes.append(helper.make_node("Slice", [result, "start", "end"], [f"first{i}"], name=f"first{i}"))
+        outputs.append(helper.make_tensor_value_info(f"first{i}", TensorProto.FLOAT, [1] * n_dims))
     entry = helper.make_tensor_value_info("X", TensorProto.FLOAT, (shape.batch, shape.in_channels, *shape.size))
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, OP_VERSION)]
     graph = helper.make_graph(nodes, "forms", [entry], outputs, constants)

@@ -1,4 +1,8 @@
-"""Lookup convolutions as ordinary ones, in an ONNX graph: one of the rebuilt weight, or two without zeros. No torch."""
+"""Lookup convolutions as ordinary ones, in an ONNX graph: one of the rebuilt weight, or two without zeros. No torch.
+
+What was a linear layer becomes a matrix product again: ONNX Runtime multiplies rows of features two to six times as fast as it
+convolves planes of one pixel, or planes that one filter covers.
+"""
 
 from __future__ import annotations
 
@@ -28,27 +32,32 @@ LARGEST_POOL = 256  # of the runtime, in one direction
 
 
 def dense_form(model: onnx.ModelProto, names: set[str] | None = None) -> onnx.ModelProto:
-    """Return a copy in which layers (all, or those named) are one ordinary Conv for each call, with the rebuilt weight."""
+    """Return a copy in which layers (all, or those named) are one Conv or Gemm for each call, with the rebuilt weight."""
     model = onnx.ModelProto.FromString(model.SerializeToString())
-    constants = constants_of(model.graph)
-    firsts = {node.output[0]: node for node in model.graph.node if node.name.endswith(FIRST_STAGE)}
+    constants, linears = constants_of(model.graph), _linears(model.graph)
+    firsts = {node.name: node for node in model.graph.node if node.name.endswith(FIRST_STAGE)}
     weights: dict[str, onnx.TensorProto] = {}
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         weight = f"{layer_name(node)}.weight"
-        first = firsts.get(node.input[0]) if node.op_type == "Conv" else None
+        first = firsts.get(f"{node.name}{FIRST_STAGE}")
         chosen = names is None or layer_name(node) in names
         if chosen and node.op_type == OP_TYPE:
             if weight not in weights:
                 weights[weight] = numpy_helper.from_array(lookup_weight(node, constants), weight)
-            nodes += _convolution(node, node.input[0], weight, constants)
+            nodes += _convolution(node, node.input[0], weight, constants, linear=node.output[0] in linears)
             continue
         if chosen and first is not None:
             if weight not in weights:
                 weights[weight] = numpy_helper.from_array(_product(first, node, constants), weight)
-            node.input[0], node.input[1] = first.input[0], weight
-            strides = next(a for a in node.attribute if a.name == "strides")
-            strides.ints[:] = [a * b for a, b in zip(strides.ints, _values(first)["strides"], strict=True)]
+            inputs = [first.input[0], weight]
+            if node.op_type == "Gemm":
+                flattening, inputs = _flattened(inputs, f"{node.output[0]}/whole")
+                nodes += flattening
+            else:
+                strides = next(a for a in node.attribute if a.name == "strides")
+                strides.ints[:] = [a * b for a, b in zip(strides.ints, _values(first)["strides"], strict=True)]
+            node.input[:2] = inputs
         nodes.append(node)
     model.graph.initializer.extend(weights.values())
     _set_nodes(model, nodes)
@@ -60,7 +69,7 @@ def split_low_rank(model: onnx.ModelProto) -> None:
 
     ONNX Runtime's convolutions are the faster ones then.
     """
-    constants = constants_of(model.graph)
+    constants, linears = constants_of(model.graph), _linears(model.graph)
     wide: dict[str, str] = {}  # weights written, and what they are as float32
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
@@ -85,10 +94,13 @@ def split_low_rank(model: onnx.ModelProto) -> None:
         inputs = [node.input[0], unit]
         # What a 1x1 steps over is read by nothing.
         strides = values["strides"] if kernel.shape[2:] == (1, 1) and not any(values["pads"]) else [1, 1]
-        name = f"{node.name}{FIRST_STAGE}"
-        nodes.append(helper.make_node("Conv", inputs, [projected], name=name, group=values["group"], strides=strides))
+        name, linear = f"{node.name}{FIRST_STAGE}", node.output[0] in linears
+        if linear and kernel.shape[2:] == (1, 1):
+            nodes += matrix_product(inputs, projected, name)
+        else:
+            nodes.append(helper.make_node("Conv", inputs, [projected], name=name, group=values["group"], strides=strides))
         left = [all_of // done for all_of, done in zip(values["strides"], strides, strict=True)]
-        nodes += _convolution(node, projected, second, constants, left)
+        nodes += _convolution(node, projected, second, constants, left, linear=linear)
     _set_nodes(model, nodes)
 
 
@@ -189,10 +201,30 @@ def _set_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
 
 
 def constants_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    """Return initialisers by name; what is only converted counts as its source."""
+    """Return initialisers by name; what is only converted or flattened counts as its source."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    casts = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
-    return constants | {name: constants[source] for name, source in casts.items() if source in constants}
+    for node in graph.node:
+        if node.op_type in ("Cast", "Flatten") and node.input[0] in constants:
+            constants[node.output[0]] = constants[node.input[0]]
+    return constants
+
+
+def _linears(graph: onnx.GraphProto) -> set[str]:
+    """Return the outputs of lookup convolutions that stand for a Linear: one position on a plane they cover, reshaped next."""
+    sizes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim[2:]]
+        for value in [*graph.value_info, *graph.input]
+    }
+    taken = {name for node in graph.node if node.op_type != "Reshape" for name in node.input}
+    taken |= {value.name for value in graph.output}
+    found = set()
+    for node in graph.node:
+        if node.op_type == OP_TYPE and node.output[0] not in taken:
+            values = _values(node)
+            covered = sizes.get(node.input[0]) == list(values["kernel_shape"]) and not any(values["pads"])
+            if covered and values["group"] == 1 and not _pools(values):
+                found.add(node.output[0])
+    return found
 
 
 def _values(node: onnx.NodeProto) -> dict[str, Any]:
@@ -230,13 +262,40 @@ def _rebuilt(rows: NDArray[np.float32], kernel: NDArray[np.float32], groups: int
 def _product(first: onnx.NodeProto, second: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> NDArray[np.float32]:
     """Return the weight of two convolutions in one."""
     rows, kernel = (numpy_helper.to_array(constants[node.input[1]]).astype(np.float32) for node in (first, second))
-    return _rebuilt(rows[:, :, 0, 0], kernel, _values(first)["group"])
+    return _rebuilt(rows[:, :, 0, 0], kernel, _values(first).get("group", 1))
+
+
+def _flattened(names: list[str], prefix: str) -> tuple[list[onnx.NodeProto], list[str]]:
+    """Return nodes that make matrices of a tensor and a weight, and the names of these."""
+    flat = [f"{prefix}/rows", f"{prefix}/matrix"]
+    return [helper.make_node("Flatten", [name], [matrix]) for name, matrix in zip(names, flat, strict=True)], flat
+
+
+def matrix_product(inputs: list[str], output: str, name: str) -> list[onnx.NodeProto]:
+    """Return the nodes of a convolution of a plane with filters as large as it: ``inputs`` are both, and perhaps the bias."""
+    nodes, flat = _flattened(inputs[:2], output)
+    product, axes = f"{output}/product", f"{output}/axes"
+    return [
+        *nodes,
+        helper.make_node("Gemm", [*flat, *inputs[2:]], [product], name=name, transB=1),
+        helper.make_node("Constant", [], [axes], value_ints=[2, 3]),
+        helper.make_node("Unsqueeze", [product, axes], [output]),
+    ]
 
 
 def _convolution(
-    node: onnx.NodeProto, x: str, weight: str, constants: dict[str, onnx.TensorProto], strides: list[int] | None = None
+    node: onnx.NodeProto,
+    x: str,
+    weight: str,
+    constants: dict[str, onnx.TensorProto],
+    strides: list[int] | None = None,
+    *,
+    linear: bool,
 ) -> list[onnx.NodeProto]:
-    """Return the nodes of an ordinary convolution of ``x`` with all that a LookupConv node does to its result."""
+    """Return the nodes of an ordinary convolution of ``x`` with all that a LookupConv node does to its result.
+
+    Where ``linear``, filters cover the plane, and a matrix product does the same.
+    """
     values = _values(node) | ({} if strides is None else {"strides": strides})
     bounds = values.pop("clip_min"), values.pop("clip_max")
     hard_swish = values.pop("hard_swish", 0)
@@ -244,7 +303,10 @@ def _convolution(
     pool = {name.removeprefix("pool_"): values.pop(name) for name in NO_POOL if name in values}
     residual = node.input[5] if node.input[5] not in constants else None
     names = [f"{node.output[0]}/convolved", f"{node.output[0]}/added", f"{node.output[0]}/activated"]
-    nodes = [helper.make_node("Conv", [x, weight, node.input[4]], [names[0]], name=node.name, **values)]
+    inputs = [x, weight, node.input[4]]
+    nodes = [helper.make_node("Conv", inputs, [names[0]], name=node.name, **values)]
+    if linear:
+        nodes = matrix_product(inputs, names[0], node.name)
     if residual is not None:
         nodes.append(helper.make_node("Add", [names[0], residual], [names[1]], name=f"{node.name}/add"))
     if hard_swish:

@@ -179,11 +179,11 @@ def test_onnx_file_has_one_node_with_its_activation_on_the_planes(artefact) -> N
     onnx.checker.check_model(model, full_check=True)
 
 
-def test_dense_form_is_a_convolution_of_the_same_name(artefact) -> None:
+def test_dense_form_is_a_matrix_product_of_the_same_name(artefact) -> None:
     model = to_onnx(artefact.net, SHAPE, ExportSettings(), {})
     dense = dense_form(model)
     fc1 = next(n for n in dense.graph.node if n.name == "fc1")
-    assert fc1.op_type == "Conv"
+    assert fc1.op_type == "Gemm"
     x = images(2).numpy()
     mine, other = (runtime.session(m.SerializeToString(), native=False).run(None, {"input": x})[0] for m in (model, dense))
     assert abs(mine - other).max() < 1e-5

@@ -1,4 +1,7 @@
-"""Low-rank layers run as two ordinary convolutions, which count as one layer and can become one weight again."""
+"""Low-rank layers run as two ordinary convolutions, which count as one layer and can become one weight again.
+
+Those of linear layers are matrix products, as the layers were.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +43,14 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, 
 
 
 def nodes(model: onnx.ModelProto) -> list[tuple[str, str]]:
-    return [(node.name, node.op_type) for node in model.graph.node if node.op_type in ("Conv", OP_TYPE)]
+    return [(node.name, node.op_type) for node in model.graph.node if node.op_type in ("Conv", "Gemm", OP_TYPE)]
 
 
 def test_low_rank_layers_become_two_convolutions(written: tuple[torch.nn.Module, Path]) -> None:
     model = onnx.load(written[1])
     assert nodes(model) == [
         ("stem/dictionary", "Conv"), ("stem", "Conv"), ("conv1", OP_TYPE),
-        ("conv2/dictionary", "Conv"), ("conv2", "Conv"), ("fc/dictionary", "Conv"), ("fc", "Conv"),
+        ("conv2/dictionary", "Conv"), ("conv2", "Conv"), ("fc/dictionary", "Gemm"), ("fc", "Gemm"),
     ]  # fmt: skip
     constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     assert constants["conv2/dictionary.weight"].shape == (8, 32, 1, 1)
@@ -70,7 +73,7 @@ def test_the_dense_form_has_one_convolution_for_each_layer(written: tuple[torch.
     net, path = written
     dense = dense_form(onnx.load(path))
     onnx.checker.check_model(dense, full_check=True)
-    assert nodes(dense) == [(name, "Conv") for name in ("stem", "conv1", "conv2", "fc")]
+    assert nodes(dense) == [("stem", "Conv"), ("conv1", "Conv"), ("conv2", "Conv"), ("fc", "Gemm")]
     assert not any("/dictionary" in t.name for t in dense.graph.initializer)
     weights = {t.name: numpy_helper.to_array(t) for t in dense.graph.initializer}
     for name in ("stem", "conv2", "fc"):
@@ -78,7 +81,7 @@ def test_the_dense_form_has_one_convolution_for_each_layer(written: tuple[torch.
         assert isinstance(layer, LookupConv2d)
         np.testing.assert_allclose(weights[f"{name}.weight"], layer.weight().detach().numpy(), rtol=0, atol=1e-6)
     some = dense_form(onnx.load(path), {"conv2"})
-    assert nodes(some)[3:] == [("conv2", "Conv"), ("fc/dictionary", "Conv"), ("fc", "Conv")]
+    assert nodes(some)[3:] == [("conv2", "Conv"), ("fc/dictionary", "Gemm"), ("fc", "Gemm")]
     assert nodes(some)[:3] == nodes(onnx.load(path))[:3]
     x = torch.randn(2, *SHAPE[1:], generator=torch.Generator().manual_seed(0)).numpy()
     want = runtime.session(path).run(None, {"input": x})[0]
@@ -138,3 +141,49 @@ def test_a_full_identity_stays_an_operator() -> None:
     lookup = LookupConv2d(torch.eye(8), torch.ones(8, 8, 3, 3), None, ConvGeometry((3, 3)))
     model = to_onnx(build_net(dense, (1, 8, 9, 9), {"0": lookup}), (1, 8, 9, 9), ExportSettings(), {})
     assert nodes(model) == [("0", OP_TYPE)]
+
+
+class Linears(torch.nn.Module):
+    """Linear layers on a flattened plane, on tokens and on features, and a convolution that only looks like one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, 16, 3, padding=1)
+        self.flat, self.tokens, self.head = torch.nn.Linear(16 * 20, 24), torch.nn.Linear(16, 24), torch.nn.Linear(24, 6)
+        self.squeeze = torch.nn.Conv2d(16, 24, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        squeezed = self.squeeze(x.mean((2, 3), keepdim=True)).sigmoid().flatten(1)
+        tokens = torch.relu(self.tokens(x.flatten(2).transpose(1, 2)))
+        logits: torch.Tensor = self.head(torch.relu(self.flat(x.flatten(1))) * squeezed + tokens.mean(1))
+        return logits
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_linear_layers_are_matrix_products_in_ordinary_form(native: bool) -> None:
+    shape = (1, 3, 4, 5)
+    source = api.open_model(Linears().eval(), shape)
+    plans = [
+        LayerPlan(layer.name, *(("dense", "") if layer.name == "stem" else ("lowrank", "", 5, 5)))
+        for layer in layers(source.net, torch.zeros(shape))
+    ]
+    net = api.compress_source(source, CompressSettings(measure=False, coefficients="float32"), plans=plans).net
+    low_rank = to_onnx(net, shape, ExportSettings("float32"), {})
+    # A rank of many channels is a convolution of the plane, and only then are the rows flattened.
+    expected = {
+        "stem": ["Conv"], "squeeze": ["Conv"] * 2, "flat": ["Conv", "Gemm"], "tokens": ["Gemm"] * 2, "head": ["Gemm"] * 2,
+    }  # fmt: skip
+    found: dict[str, list[str]] = {}
+    for name, kind in nodes(low_rank):
+        found.setdefault(name.removesuffix("/dictionary"), []).append(kind)
+    assert found == expected
+    dense = dense_form(low_rank)
+    assert sorted(nodes(dense)) == sorted((name, kinds[-1]) for name, kinds in expected.items())
+    x = torch.randn(3, *shape[1:], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        want = net(x).numpy()
+    for model in (low_rank, dense, dense_form(low_rank, {"flat", "head"})):
+        onnx.checker.check_model(model, full_check=True)
+        got = runtime.session(model.SerializeToString(), native=native).run(None, {"input": x.numpy()})[0]
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
