@@ -227,7 +227,14 @@ def test_time_ratio_takes_medians_over_a_second(tmp_path: Path, monkeypatch: pyt
     assert benchmark.time_ratio(dense, dense) > 0
     monkeypatch.setattr(benchmark, "time_in_turn", in_turn)
     assert benchmark.time_ratio(dense, dense) == 2.0
-    assert asked == [(3, 2), (250, 0)]  # a second of pairs of 3 + 1 ms
+    assert asked == [(3, 2), (125, 0)]  # half a second of pairs of 3 + 1 ms
+
+
+def test_the_session_of_the_median_ratio_tells_the_gain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = iter([(8.0, 2.0), (30.0, 10.0), (10.0, 2.0)])
+    monkeypatch.setattr(benchmark, "_medians_in_turn", lambda *_: next(sessions))
+    gain = benchmark.measure_gain(write(tmp_path, lookup=False), write(tmp_path, lookup=True), rounds=1, runs=1)
+    assert (gain.dense_ms, gain.lookup_ms) == (8.0, 2.0)
 
 
 def test_measure_gain_returns_the_layers_asked_for(tmp_path: Path) -> None:
