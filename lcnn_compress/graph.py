@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import getitem
 from typing import Any
@@ -88,10 +89,15 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
     if len(example) < 2:
         two = example.expand(2, *example.shape[1:]).contiguous()
     problem: Exception | None = None
-    for axes, given in (((0, 2, 3) if example.ndim == 4 else (0,), two), ((0,), two), ((), example)):
+    tries: tuple[tuple[tuple[int, ...], Tensor, bool], ...] = (
+        ((0, 2, 3) if example.ndim == 4 else (0,), two, False), ((0,), two, False),
+        ((0,), two, True),  # this tracer alone keeps len(x) open, but fails on more nets
+        ((), example, False),
+    )  # fmt: skip
+    for axes, given, strict in tries:
         try:
-            with torch.no_grad():
-                program = torch.export.export(model, (given,), dynamic_shapes=(dict.fromkeys(axes, auto),), strict=False)
+            with torch.no_grad(), _attention_in_parts():
+                program = torch.export.export(model, (given,), dynamic_shapes=(dict.fromkeys(axes, auto),), strict=strict)
         except Exception as error:  # torch.export raises whatever the model's own code raises
             problem = problem or error
         else:
@@ -104,6 +110,17 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
         f"the model cannot be captured for an input of {tuple(example.shape)}: {type(problem).__name__}: {first_line}; "
         "torch.export must be able to trace it (check --input-shape, and avoid control flow that depends on values)"
     ) from problem
+
+
+@contextmanager
+def _attention_in_parts() -> Iterator[None]:
+    """Keep torch from fusing an encoder layer into one operator, in which no linear layer is seen and which ONNX does not know."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def from_program(program: torch.export.ExportedProgram) -> fx.GraphModule:

@@ -275,6 +275,31 @@ def test_parts_of_one_weight_are_layers_of_their_own():
     torch.testing.assert_close(net(x), model(x))
 
 
+class ClassToken(nn.Module):
+    """Asks for the number of images by ``len``, which one of torch's tracers takes for a constant, before an encoder."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.token = nn.Conv2d(3, 16, 4, 4), nn.Parameter(torch.randn(1, 1, 16))
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2)
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        return self.encoder(torch.cat([self.token.expand(len(x), -1, -1), tokens], 1))[:, 0]
+
+
+def test_a_net_that_asks_for_the_length_of_its_batch_takes_any():
+    model, fused = ClassToken(), torch.backends.mha.get_fastpath_enabled()
+    net = capture(model, torch.zeros(1, 3, 16, 16))
+    assert torch.backends.mha.get_fastpath_enabled() == fused
+    parts = ("self_attn.in_proj", "self_attn.out_proj", "linear1", "linear2")
+    names = [layer.name for layer in layers(net, torch.zeros(1, 3, 16, 16))]
+    assert names == ["patches", *(f"encoder.layers.{i}.{part}" for i in range(2) for part in parts)]
+    x = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), model(x), rtol=1e-4, atol=1e-5)
+
+
 class Noisy(nn.Conv2d):
     def forward(self, x):
         return functional.conv2d(x, self.weight + torch.randn_like(self.weight), self.bias)
