@@ -69,7 +69,7 @@ class BenchSettings:
 
 @dataclass(frozen=True)
 class Gain:
-    """Times (dense, lookup) of one image in ms: per layer the least of several medians, of the whole nets the median of sessions."""
+    """Times (dense, lookup) of one image in ms: per layer the least of several medians, of the nets the median of sessions."""
 
     layers: dict[str, tuple[float, float]]
     dense_ms: float

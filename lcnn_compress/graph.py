@@ -114,7 +114,7 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
 
 @contextmanager
 def _attention_in_parts() -> Iterator[None]:
-    """Keep torch from fusing an encoder layer into one operator, in which no linear layer is seen and which ONNX does not know."""
+    """Keep torch from fusing an encoder layer into one operator, which hides its linear layers and is unknown to ONNX."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
