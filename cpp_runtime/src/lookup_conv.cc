@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <mutex>
 
 #include "dispatch.h"
@@ -56,9 +57,11 @@ struct Job {
   int64_t First(int64_t plane) const { return first_image * weights.shape().out_channels * plane; }
 };
 
-// Where the results of a unit of stage 2 go: filter o of the block to y + (o - first) * plane.
+// Where the results of a unit of stage 2 go: filter o of the block to y + (o - first) * plane. The
+// residual, unless it is a constant, lies likewise.
 struct Target {
   float* y;
+  const float* residual;
   int64_t plane;
 };
 
@@ -99,6 +102,70 @@ void ProjectPanel(const Job& job, const ProjectTile& tile, int64_t group, int64_
   if (depth_begin == 0) ZeroBorders(job, tile, runs, task.rows);
 }
 
+using Four = float __attribute__((vector_size(16)));
+#ifdef __clang__
+#define LCNN_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+using FourIndices = int32_t __attribute__((vector_size(16)));
+#define LCNN_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, FourIndices{__VA_ARGS__})
+#endif
+
+void TransposeFour(const float* from, int64_t from_pitch, float* to, int64_t to_pitch) {
+  Four in[4];
+  for (int i = 0; i < 4; ++i) std::memcpy(&in[i], from + i * from_pitch, sizeof(Four));
+  const Four low01 = LCNN_SHUFFLE(in[0], in[1], 0, 4, 1, 5);
+  const Four low23 = LCNN_SHUFFLE(in[2], in[3], 0, 4, 1, 5);
+  const Four high01 = LCNN_SHUFFLE(in[0], in[1], 2, 6, 3, 7);
+  const Four high23 = LCNN_SHUFFLE(in[2], in[3], 2, 6, 3, 7);
+  const Four out[4] = {
+      LCNN_SHUFFLE(low01, low23, 0, 1, 4, 5), LCNN_SHUFFLE(low01, low23, 2, 3, 6, 7),
+      LCNN_SHUFFLE(high01, high23, 0, 1, 4, 5), LCNN_SHUFFLE(high01, high23, 2, 3, 6, 7)};
+  for (int i = 0; i < 4; ++i) std::memcpy(to + i * to_pitch, &out[i], sizeof(Four));
+}
+#undef LCNN_SHUFFLE
+
+// to[c * to_pitch + r] = from[r * from_pitch + c], so many rows at a time as make a cache line:
+// rows whose distance is a power of two share few sets.
+void Transpose(const float* from, int64_t from_pitch, int64_t rows, int64_t columns, float* to,
+               int64_t to_pitch) {
+  constexpr int64_t kBlock = kCacheLine / sizeof(float);
+  for (int64_t begin = 0; begin < rows; begin += kBlock) {
+    const int64_t end = std::min(rows, begin + kBlock);
+    const int64_t whole = begin + (end - begin) / 4 * 4;
+    for (int64_t c = 0; c < columns; c += 4) {
+      const int64_t last = std::min(columns, c + 4);
+      const int64_t fours = last == c + 4 ? whole : begin;
+      for (int64_t r = begin; r < fours; r += 4) {
+        TransposeFour(from + r * from_pitch + c, from_pitch, to + c * to_pitch + r, to_pitch);
+      }
+      for (int64_t column = c; column < last; ++column) {
+        for (int64_t r = fours; r < end; ++r) {
+          to[column * to_pitch + r] = from[r * from_pitch + column];
+        }
+      }
+    }
+  }
+}
+
+// Packs the tile's pixels of `depth` channels from x on: packed[i * pitch + p].
+void Pack(const Job& job, const ProjectTile& tile, const float* x, int64_t depth, float* packed,
+          int64_t pitch) {
+  const Plan& plan = job.plan;
+  if (!plan.rows) {
+    job.kernels.project->pack({x, plan.in_height * plan.in_width, static_cast<int>(depth),
+                               job.group->project_maps.data() + tile.first_map,
+                               job.group->project_indices.data(), tile.n_vectors, packed, pitch});
+    return;
+  }
+  const int64_t positions = tile.n_vectors * job.kernels.project->lanes;
+  const int64_t rows = std::min(positions, job.group->images - tile.position);
+  const int64_t channels = job.weights.shape().channels;
+  Transpose(x + tile.position * channels, channels, rows, depth, packed, pitch);
+  for (int64_t i = 0; i < depth; ++i) {
+    std::fill(packed + i * pitch + rows, packed + i * pitch + positions, 0.0f);
+  }
+}
+
 // Unit = (tile, conv group): the channels are the rows of S.
 void CopyUnit(void* argument, size_t unit) {
   const Job& job = *static_cast<const Job*>(argument);
@@ -111,10 +178,8 @@ void CopyUnit(void* argument, size_t unit) {
   const int64_t plane = plan.in_height * plan.in_width;
   float* const runs =
       job.s + (group * depth * plan.phases + tile.phase) * plan.run_length + tile.position;
-  job.kernels.project->pack(
-      {job.x + (job.first_image * job.weights.shape().channels + group * depth) * plane, plane,
-       static_cast<int>(depth), job.group->project_maps.data() + tile.first_map,
-       job.group->project_indices.data(), tile.n_vectors, runs, plan.phases * plan.run_length});
+  Pack(job, tile, job.x + (job.first_image * job.weights.shape().channels + group * depth) * plane,
+       depth, runs, plan.phases * plan.run_length);
   ZeroBorders(job, tile, runs, depth);
 }
 
@@ -140,10 +205,8 @@ void ProjectUnit(void* argument, size_t unit) {
 
   for (int64_t begin = 0; begin < depth; begin += plan.depth_block) {
     const auto block_depth = static_cast<int>(std::min(plan.depth_block, depth - begin));
-    job.kernels.project->pack({x + begin * plane, plane, block_depth,
-                               job.group->project_maps.data() + tile.first_map,
-                               job.group->project_indices.data(), tile.n_vectors, packed,
-                               tile.n_vectors * job.kernels.project->lanes});
+    Pack(job, tile, x + begin * plane, block_depth, packed,
+         tile.n_vectors * job.kernels.project->lanes);
     const ProjectTask task = {nullptr, packed, block_depth, 0, tile.n_vectors, false, nullptr, 0};
     for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
       ProjectPanel(job, tile, group, panel, begin, task);
@@ -218,13 +281,13 @@ void LookUp(const Job& job, const LookupTile& tile, size_t block, const Target& 
   task.maps = job.group->lookup_maps.data() + tile.first_map;
   task.indices = job.group->lookup_indices.data();
   task.n_vectors = tile.n_vectors;
-  task.residual =
-      job.residual.tensor == nullptr ? nullptr : job.residual.tensor + job.First(target.plane);
+  const int64_t first = task.filter_begin * target.plane;  // the kernel counts from filter 0
+  task.residual = target.residual == nullptr ? nullptr : target.residual - first;
   task.constant = job.residual.constant;
   task.clip_min = shape.clip_min;
   task.clip_max = shape.clip_max;
   task.hard_swish = shape.hard_swish;
-  task.y = target.y - task.filter_begin * target.plane;  // the kernel counts from filter 0
+  task.y = target.y - first;
   task.plane = target.plane;
   if (job.weights.cut()) {
     LookupParts(job, tile, task);
@@ -239,9 +302,33 @@ void LookupUnit(void* argument, size_t unit) {
   const Plan& plan = job.plan;
   const size_t blocks = plan.filter_blocks.size() - 1;
   const int64_t plane = plan.out_height * plan.out_width;
+  const int64_t first = plan.filter_blocks[unit % blocks] * plane;
+  const float* const residual = job.residual.tensor;
   float* const y = plan.unpooled >= 0 ? job.s + plan.unpooled : job.y + job.First(plane);
   LookUp(job, job.group->lookup_tiles[unit / blocks], unit % blocks,
-         {y + plan.filter_blocks[unit % blocks] * plane, plane});
+         {y + first, residual == nullptr ? nullptr : residual + job.First(plane) + first, plane});
+}
+
+// As LookupUnit, of images of one pixel: a vector of results belongs to as many rows of Y, so they
+// are transposed where they lie in cache.
+void RowsUnit(void* argument, size_t unit) {
+  const Job& job = *static_cast<const Job*>(argument);
+  const Plan& plan = job.plan;
+  const size_t blocks = plan.filter_blocks.size() - 1;
+  const LookupTile& tile = job.group->lookup_tiles[unit / blocks];
+  const int64_t filter = plan.filter_blocks[unit % blocks];
+  const int64_t filters = plan.filter_blocks[unit % blocks + 1] - filter;
+  const int64_t pitch = job.weights.shape().out_channels;
+  const int64_t positions = tile.n_vectors * job.kernels.project->lanes;
+  const int64_t rows = std::min(positions, job.group->images - tile.position);
+  const int64_t first = job.First(1) + tile.position * pitch + filter;
+  constexpr int64_t kPlane = kMaxTileVectors * kMaxLanes;
+  alignas(kCacheLine) float held[kRowFilters * kPlane];
+  alignas(kCacheLine) float residual[kRowFilters * kPlane];
+  const bool adds = job.residual.tensor != nullptr;
+  if (adds) Transpose(job.residual.tensor + first, pitch, rows, filters, residual, kPlane);
+  LookUp(job, tile, unit % blocks, {held, adds ? residual : nullptr, kPlane});
+  Transpose(held, kPlane, filters, rows, job.y + first, pitch);
 }
 
 // Unit = (band, block of filters), the latter fastest.
@@ -257,7 +344,7 @@ void PooledUnit(void* argument, size_t unit) {
   const int64_t filter = plan.filter_blocks[block];
   alignas(kCacheLine) float held[kBandFloats];
   for (size_t tile = band.first_tile; tile < band.end_tile; ++tile) {
-    LookUp(job, job.group->lookup_tiles[tile], block, {held, rows * plan.out_width});
+    LookUp(job, job.group->lookup_tiles[tile], block, {held, nullptr, rows * plan.out_width});
   }
   float* const y = job.y + job.First(pooled) + (band.image * shape.out_channels + filter) * pooled;
   PoolRows(
@@ -304,7 +391,8 @@ void RunGroup(const ParallelFor& parallel_for, StageTimes* times, Job* job) {
   const size_t blocks = plan.filter_blocks.size() - 1;
   const int64_t lookup_macs = plan.lookup_macs / plan.batch * image_share;
   if (job->group->bands.empty()) {
-    RunUnits(parallel_for, lookup_macs, job->group->lookup_tiles.size() * blocks, LookupUnit, job);
+    RunUnits(parallel_for, lookup_macs, job->group->lookup_tiles.size() * blocks,
+             plan.rows ? RowsUnit : LookupUnit, job);
   } else {
     RunUnits(parallel_for, lookup_macs, job->group->bands.size() * blocks, PooledUnit, job);
   }

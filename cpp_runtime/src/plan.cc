@@ -213,9 +213,10 @@ class Planner {
       plan_.unpooled = plan_.scratch_floats;
       plan_.scratch_floats += images_ * y_image;
     }
-    plan_.single_pixel = plan_.batch == 1 && plan_.in_height == 1 && plan_.in_width == 1 &&
-                         plan_.image_pitch == 1 && plan_.phases == 1 && InputPixel(0, 1, 0) == 0 &&
-                         !weights_.identity();
+    const bool pixels = plan_.in_height == 1 && plan_.in_width == 1 && plan_.image_pitch == 1 &&
+                        plan_.phases == 1 && InputPixel(0, 1, 0) == 0;
+    plan_.single_pixel = pixels && plan_.batch == 1 && !weights_.identity();
+    plan_.rows = pixels && images_ > 1 && !shape_.pools();
   }
 
   ImageGroup MakeGroup(int64_t images) {
@@ -296,13 +297,17 @@ class Planner {
     const int64_t vectors =
         together ? CeilDiv((group->images - 1) * plan_.image_pitch + image_span, lanes_)
                  : image_vectors;
-    const auto pixel_of = [&](int64_t position) { return OutputPixel(group->images, position); };
+    const auto pixel_of = [&](int64_t position, int64_t tile) {
+      const int64_t pixel = OutputPixel(group->images, position);
+      return plan_.rows && pixel >= 0 ? position - tile : pixel;
+    };
     for (int64_t stretch = 0; stretch < stretches; ++stretch) {
       AddTiles(stretch * plan_.image_pitch, vectors, pixel_of, group);
     }
   }
 
-  // Tiles of about equal length for so many vectors of positions.
+  // Tiles of about equal length for so many vectors of positions. pixel_of(position, first position
+  // of the tile) is the pixel or -1.
   template <class PixelOf>
   void AddTiles(int64_t begin, int64_t vectors, const PixelOf& pixel_of, ImageGroup* group) const {
     const int64_t tiles = CeilDiv(vectors, max_vectors_);
@@ -314,8 +319,9 @@ class Planner {
                                static_cast<int32_t>(group->lookup_maps.size())};
       int64_t pixels = 0;
       for (int64_t v = 0; v < last - first; ++v) {
-        AppendLaneMap(position + v * lanes_, lanes_, pixel_of, &group->lookup_maps,
-                      &group->lookup_indices);
+        AppendLaneMap(
+            position + v * lanes_, lanes_, [&](int64_t p) { return pixel_of(p, position); },
+            &group->lookup_maps, &group->lookup_indices);
         pixels += group->lookup_maps.back().count;
       }
       if (pixels > 0) {
@@ -343,7 +349,7 @@ class Planner {
         const int64_t start = image * plan_.image_pitch + first;
         AddTiles(
             start, CeilDiv(span, lanes_),
-            [&](int64_t position) {
+            [&](int64_t position, int64_t) {
               const int64_t row = (position - image * plan_.image_pitch) / plan_.pitch;
               const int64_t column = (position - image * plan_.image_pitch) % plan_.pitch;
               if (row >= band.row_end || column >= columns_.output) return int64_t{-1};
@@ -453,9 +459,9 @@ class Planner {
       blocks = std::max(blocks, CeilDiv(shape_.out_channels, kMaxWaitingFilters));
     }
     blocks = std::max<int64_t>(1, blocks);
-    if (band_rows_ > 0) {
-      for (int64_t o = 0; o < shape_.out_channels; o += band_filters_)
-        plan_.filter_blocks.push_back(o);
+    if (band_rows_ > 0 || plan_.rows) {
+      const int64_t filters = plan_.rows ? kRowFilters : band_filters_;
+      for (int64_t o = 0; o < shape_.out_channels; o += filters) plan_.filter_blocks.push_back(o);
       plan_.filter_blocks.push_back(shape_.out_channels);
       return;
     }

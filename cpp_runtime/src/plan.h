@@ -54,7 +54,7 @@ struct ImageGroup {
   std::vector<LookupTile> lookup_tiles;
   std::vector<Band> bands;            // with pooling, unless they would be too large
   std::vector<LaneMap> project_maps;  // positions to pixels of X, from the group's first image on
-  std::vector<LaneMap> lookup_maps;   // positions to pixels of Y
+  std::vector<LaneMap> lookup_maps;   // positions to pixels of Y; with rows, of the tile
   std::vector<int32_t> project_indices;
   std::vector<int32_t> lookup_indices;
 };
@@ -82,6 +82,7 @@ struct Plan {
   int64_t run_length = 0;  // a multiple of kMaxLanes
   int64_t phases = 0;
   bool single_pixel = false;  // stage 1 is a matrix-vector product
+  bool rows = false;          // several images of one pixel: X and Y are matrices, S is transposed
 
   int64_t depth_block = 0;  // channels packed at a time
   int64_t panel_blocks = 0;
@@ -112,6 +113,10 @@ constexpr int64_t kPackFloats = 6144;
 
 // Filters whose sums wait for the next part of their lists, in one unit of work.
 constexpr int64_t kMaxWaitingFilters = 128;
+
+// Of matrices, filters in a unit of work: their results wait in the first-level cache to be
+// transposed.
+constexpr int64_t kRowFilters = 64;
 
 // With pooling, floats of the result of some filters in a band: they stay in the second-level
 // cache.
