@@ -263,9 +263,23 @@ def test_a_batch_that_cannot_vary_is_one_image(tmp_path):
     export_onnx(net, tmp_path / "net.onnx", (1, 3, 12, 12))
     shape = onnx.load(tmp_path / "net.onnx").graph.input[0].type.tensor_type.shape
     assert [axis.dim_value for axis in shape.dim] == [1, 3, 12, 12]
-    source, two = api.open_model(Mixture(), (1, 3, 12, 12)), TrainingData([torch.zeros(2, 3, 12, 12)])
+
+
+class OneImage(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x.reshape(1, 3, 12, 12)))
+
+
+def test_data_in_batches_are_taken_where_the_net_takes_them(tmp_path):
+    two = TrainingData([torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))])
+    mixture = api.compress_source(api.open_model(Mixture(), (1, 3, 12, 12)), CompressSettings(measure=False), two)
+    assert export_onnx(mixture.net, tmp_path / "net.onnx", (1, 3, 12, 12)) < 1e-5
     with pytest.raises(DataError, match=r"does not take a batch of \(2, 3, 12, 12\) of the data: .*; compress it without data"):
-        api.compress_source(source, CompressSettings(), two)
+        api.compress_source(api.open_model(OneImage(), (1, 3, 12, 12)), CompressSettings(), two)
 
 
 def test_zeros_padded_before_a_max_pooling_stay_zeros(tmp_path):
