@@ -141,7 +141,7 @@ def measure_gain(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Gain:
-    """Time two forms of one net layer by layer, dense and lookup in turn: ``rounds`` times ``runs`` runs of each.
+    """Time two forms of one net, dense and lookup in turn: whole, and layer by layer ``rounds`` times ``runs`` runs of each.
 
     Args:
         dense: a file that names its layers like ``lookup``.
@@ -293,13 +293,13 @@ JOBS: dict[str, Job] = {"latency": _latency_job, "memory": _memory_job, "layers"
 
 
 def _in_turn(
-    files: tuple[Path, Path], shape: list[int] | None, threads: int, pairs: tuple[int, int], seed: int
+    files: tuple[Path, Path], shape: list[int], threads: int, pairs: tuple[int, int], seed: int
 ) -> tuple[list[float], list[float], float]:
     """Time runs of two files in turn, the order swapped each time.
 
     Args:
         files: dense and lookup.
-        shape: of the input; None is one image at the size the file states.
+        shape: of the input.
         threads: of one operator.
         pairs: counted and warm-up.
         seed: of the input.

@@ -167,13 +167,13 @@ def test_max_abs_diff_is_between_the_two_nets(tmp_path: Path) -> None:
     x = np.random.default_rng(5).standard_normal((2, 3, 8, 8), np.float32)
     outputs = [runtime.session(path, threads=1).run(None, {"x": x})[0] for path in (dense, lookup)]
     assert difference == np.abs(outputs[0] - outputs[1]).max() > 0
-    *_, nothing = benchmark._in_turn((dense, dense), None, 1, (1, 0), seed=5)
+    *_, nothing = benchmark._in_turn((dense, dense), [1, 3, 8, 8], 1, (1, 0), seed=5)
     assert nothing == 0
 
 
 def test_pairs_are_counted_without_the_warm_up(tmp_path: Path) -> None:
     dense, lookup = write(tmp_path, lookup=False), write(tmp_path, lookup=True)
-    dense_ms, lookup_ms, _ = benchmark._in_turn((dense, lookup), None, 1, (4, 3), seed=0)
+    dense_ms, lookup_ms, _ = benchmark._in_turn((dense, lookup), [1, 3, 8, 8], 1, (4, 3), seed=0)
     assert (len(dense_ms), len(lookup_ms)) == (4, 4)
 
 
@@ -318,7 +318,7 @@ def test_files_of_two_nets_are_refused(tmp_path: Path) -> None:
     other.graph.output.append(helper.make_tensor_value_info("flat", TensorProto.FLOAT, ["n", 16]))
     onnx.save(other, tmp_path / "other.onnx")
     with pytest.raises(SettingsError, match=r"other.onnx gives \[\(1, 16\)\], densen.onnx \[\(1, 10\)\]; both must be forms"):
-        benchmark._in_turn((tmp_path / "other.onnx", write(tmp_path, lookup=False)), None, 1, (1, 0), seed=0)
+        benchmark._in_turn((tmp_path / "other.onnx", write(tmp_path, lookup=False)), [1, 3, 8, 8], 1, (1, 0), seed=0)
 
 
 def test_a_file_without_our_metadata_is_refused(tmp_path: Path) -> None:
