@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import copy
 import logging
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import getitem
+from types import FrameType
 from typing import Any
 
 import torch
@@ -25,6 +28,7 @@ from lcnn_compress.geometry import ConvGeometry, dense_macs
 from lcnn_compress.modules import LookupConv2d
 
 log = logging.getLogger(__name__)
+MOST_SECONDS = 30.0  # of the processor, for keeping heights and widths open
 FEW_CHANNELS = 7  # vectors of so few numbers leave no room for a dictionary
 aten = torch.ops.aten
 _FLATTENS = (aten.flatten.using_ints, aten.view.default, aten.reshape.default)
@@ -80,6 +84,9 @@ class Layer:
 def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
     """Capture ``model`` (in eval mode) as a net with dynamic batch, height and width wherever the model allows.
 
+    Height and width are open only if that takes no longer than ``MOST_SECONDS``: where a net computes with its sizes, formulas
+    grow with every layer, and simplifying those of MobileViTv2 takes hours.
+
     Raises:
         ModelError: torch.export cannot capture it, or it does not map one tensor to tensors.
     """
@@ -96,7 +103,7 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
     )  # fmt: skip
     for axes, given, strict in tries:
         try:
-            with torch.no_grad(), _attention_in_parts():
+            with torch.no_grad(), _attention_in_parts(), _limited(MOST_SECONDS if 2 in axes else 0.0):
                 program = torch.export.export(model, (given,), dynamic_shapes=(dict.fromkeys(axes, auto),), strict=strict)
         except Exception as error:  # torch.export raises whatever the model's own code raises
             problem = problem or error
@@ -121,6 +128,28 @@ def _attention_in_parts() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in the block when the process has computed for so long; 0 is no limit, nor is there one in a thread.
+
+    It is raised every second until the block ends: where it comes in code that catches everything, it comes again.
+    """
+    if not seconds or threading.current_thread() is not threading.main_thread():  # other threads get no signals
+        yield
+        return
+
+    def stop(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        raise TimeoutError(f"not done after {seconds:g} s")
+
+    previous = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, previous)
 
 
 def from_program(program: torch.export.ExportedProgram) -> fx.GraphModule:
@@ -197,7 +226,11 @@ def _restore_modules(net: fx.GraphModule) -> None:
             call = net.graph.call_module(name, (node.args[0],))
         call.meta = dict(node.meta)
         node.replace_all_uses_with(call)
+        inputs = node.all_input_nodes
         net.graph.erase_node(node)
+        for tensor in inputs:
+            if tensor.op == "get_attr" and not tensor.users:  # what it reads may be gone by now
+                net.graph.erase_node(tensor)
     net.graph.eliminate_dead_code()
     net.recompile()
 
@@ -272,7 +305,7 @@ def _module_name(net: fx.GraphModule, node: fx.Node, module: nn.Module) -> str:
     """Name a module after the attribute that held its weight; add it unless it is there already."""
     weights = [a for a in node.args[1:] if isinstance(a, fx.Node) and a.op == "get_attr"]
     owner, _, leaf = str(weights[0].target if weights else "").rpartition(".")
-    if owner and net.get_submodule(owner)._modules:  # holds more than this layer, as attention does
+    if owner and (net.get_submodule(owner)._modules or _holds_more(net, owner, node, module)):  # as attention does
         stem = leaf.removesuffix("_weight")
         owner = f"{owner}.{stem if stem != leaf else type(module).__name__.lower()}"
     stack = list((node.meta.get("nn_module_stack") or {}).values())
@@ -293,6 +326,17 @@ def _module_name(net: fx.GraphModule, node: fx.Node, module: nn.Module) -> str:
         if type(known) is type(module) and known.extra_repr() == module.extra_repr() and _same_weights(known, module):
             return candidate
         suffix += 1
+
+
+def _holds_more(net: fx.GraphModule, owner: str, node: fx.Node, module: nn.Module) -> bool:
+    """Tell whether others than ``node`` read tensors of ``owner`` that are not to be had from ``module``."""
+    for read in net.graph.nodes:
+        parent, _, leaf = str(read.target).rpartition(".")
+        if read.op == "get_attr" and parent == owner and set(read.users) - {node}:
+            kept = getattr(module, leaf, None)
+            if kept is None or kept.data_ptr() != _tensor(net, read).data_ptr():
+                return True
+    return False
 
 
 def _same_weights(a: nn.Module, b: nn.Module) -> bool:

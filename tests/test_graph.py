@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from cases import small_net
 from torch import nn
 from torch.nn import functional
 
-from lcnn_compress import graph_json
+from lcnn_compress import graph, graph_json
 from lcnn_compress.errors import ArtefactError, ModelError
 from lcnn_compress.graph import capture, fold_batch_norms, from_program, layers, move, replace
 from lcnn_compress.modules import LookupConv2d
@@ -229,6 +230,23 @@ def test_models_that_cannot_be_captured_say_why():
         layers(capture(small_net(), torch.zeros(2, 3, 16, 16)), torch.zeros(1, 4, 16, 16))
 
 
+def test_sizes_that_take_forever_to_keep_open_are_fixed(monkeypatch):
+    class Pondering(nn.Module):
+        """As MobileViTv2, whose formulas for open sizes grow with every layer."""
+
+        def forward(self, x):
+            while isinstance(x.shape[2], torch.SymInt):
+                pass
+            return 2 * x
+
+    monkeypatch.setattr(graph, "MOST_SECONDS", 0.3)
+    net = capture(Pondering(), torch.zeros(1, 3, 8, 8))
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
+    shape = next(node for node in net.graph.nodes if node.op == "placeholder").meta["val"].shape
+    assert shape[1:] == (3, 8, 8)
+    assert net(torch.ones(5, 3, 8, 8)).tolist() == torch.full((5, 3, 8, 8), 2.0).tolist()
+
+
 class Standardised(nn.Conv2d):
     """Weight standardisation, Qiao et al. 2019."""
 
@@ -252,6 +270,37 @@ def test_weights_computed_from_parameters_are_layers():
     assert [layer.name for layer in layers(net, x)] == ["0", "2", "3", "4", "7"]
     assert sorted(net.state_dict()) == sorted(f"{name}.{leaf}" for name in (0, 2, 3, 4, 7) for leaf in ("weight", "bias"))
     torch.testing.assert_close(net(x), model.eval()(x))
+
+
+class Functional(nn.Module):
+    """A convolution as a function of tensors under any name, some of them read elsewhere too; timm's BlurPool is of this kind."""
+
+    def __init__(self, weight, gain, repeated=1):
+        super().__init__()
+        self.names = weight, gain
+        self.repeated = repeated
+        setattr(self, weight, nn.Parameter(torch.randn(4, 4, 3, 3)))
+        if gain:
+            setattr(self, gain, nn.Parameter(torch.rand(4)))
+
+    def forward(self, x):
+        weight, gain = (getattr(self, name) if name else None for name in self.names)
+        for _ in range(self.repeated):
+            x = functional.conv2d(x, weight, gain if self.names[1] == "bias" else None, padding=1)
+        return x if gain is None else x * gain[:, None, None]
+
+
+def test_functional_convolutions_keep_what_else_is_read():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        Functional("filt", ""), Functional("kernel", "gain"), Functional("weight", "gain"), Functional("kernel", "", 2),
+        Functional("kernel", "bias"), Functional("weight", "bias"),
+    )  # fmt: skip
+    x = torch.randn(2, 4, 8, 8)
+    net = capture(model, x)
+    assert [layer.name for layer in layers(net, x)] == ["0", "1.conv2d", "2.conv2d", "3.conv2d", "4", "5"]
+    assert [len(layer.sizes) for layer in layers(net, x)] == [1, 1, 1, 2, 1, 1]
+    torch.testing.assert_close(net(x), model(x))
 
 
 class CrossAttention(nn.Module):
