@@ -230,6 +230,7 @@ def _trace(net: fx.GraphModule, stand_in: fx.GraphModule, input_shape: tuple[int
         shapes = (dict.fromkeys(axes, auto),) if axes else None
         try:
             with _quiet_exporter(), torch.no_grad():
+                stand_in(torch.zeros(size))  # the exporter takes minutes to find out what the net does not take
                 program = torch.onnx.export(
                     stand_in, (torch.zeros(traced),), dynamo=True, dynamic_shapes=shapes, opset_version=OPSET, verbose=False,
                     input_names=["input"],

@@ -17,7 +17,8 @@ from lcnn_compress.graph import FEW_CHANNELS, Layer
 # Shares of m (channels of one group): ResNet-18 LCNN-fast uses 16/32/64/128, m / 4; "accurate" keeps twice that.
 PRESETS: dict[str, tuple[float, int | float]] = {"fast": (0.25, 1), "accurate": (0.5, 0.5)}
 DEFAULT_LOOKUPS = 0.25  # share of the dictionary
-TINY_SHARE = 0.01
+TINY_SHARE = 0.01  # of the MACs, and of the weights; in nets of many layers this part of an average layer's
+TINY_PART = 0.2
 SHARES = (1, 2, 4, 8)  # filters with one pattern that the runtime has kernels for
 KINDS = ("dense", "lookup", "sparse", "lowrank")
 
@@ -129,8 +130,8 @@ def plan_layers(layers: Sequence[Layer], settings: PlanSettings) -> list[LayerPl
     rules = parse_dictionary(settings.dictionary)
     _check_globs(layers, [*settings.only, *settings.skip, *(rule.glob for rule in rules if rule.explicit)])
     _check_size(layers, rules)
-    total, weights = _totals(layers)
-    return [_plan_layer(layer, settings, rules, total, weights) for layer in layers]
+    shares = _shares(layers)
+    return [_plan_layer(layer, settings, rules, share) for layer, share in zip(layers, shares, strict=True)]
 
 
 def reasons_against(layers: Sequence[Layer], settings: PlanSettings) -> list[str | None]:
@@ -141,13 +142,25 @@ def reasons_against(layers: Sequence[Layer], settings: PlanSettings) -> list[str
         SettingsError: a glob matches nothing.
     """
     _check_globs(layers, [*settings.only, *settings.skip])
-    total, weights = _totals(layers)
-    return [_reason_against(layer, settings, _named(layer, settings), total, weights) for layer in layers]
+    shares = _shares(layers)
+    return [
+        _reason_against(layer, settings, _named(layer, settings), share) for layer, share in zip(layers, shares, strict=True)
+    ]
 
 
-def _totals(layers: Sequence[Layer]) -> tuple[int, int]:
-    """Return MACs and weights of all layers."""
-    return sum(layer.dense_macs for layer in layers), sum(layer.weight().numel() for layer in layers)
+@dataclass(frozen=True)
+class _Share:
+    """What part of the net's MACs a layer has, and whether that and its part of the weights are too small to bother."""
+
+    macs: float
+    tiny: bool
+
+
+def _shares(layers: Sequence[Layer]) -> list[_Share]:
+    macs, weights = [layer.dense_macs for layer in layers], [layer.weight().numel() for layer in layers]
+    limit = min(TINY_SHARE, TINY_PART / len(layers))
+    parts = [(m / max(1, sum(macs)), w / max(1, sum(weights))) for m, w in zip(macs, weights, strict=True)]
+    return [_Share(part[0], max(part) < limit) for part in parts]
 
 
 def _check_globs(layers: Sequence[Layer], globs: Sequence[str]) -> None:
@@ -204,10 +217,10 @@ def check_plan(plan: LayerPlan, layer: Layer) -> None:
     check("lookups", count or (isinstance(lookups, float) and 0 < lookups < 1), f"a share below 1.0 or 1 to {size} entries")
 
 
-def _plan_layer(layer: Layer, settings: PlanSettings, rules: Sequence[DictionaryRule], total: int, weights: int) -> LayerPlan:
+def _plan_layer(layer: Layer, settings: PlanSettings, rules: Sequence[DictionaryRule], share: _Share) -> LayerPlan:
     named = _named(layer, settings)
     rule = next((r for r in rules if fnmatchcase(layer.name, r.glob)), None)
-    reason = _reason_against(layer, settings, named or (rule is not None and rule.explicit), total, weights)
+    reason = _reason_against(layer, settings, named or (rule is not None and rule.explicit), share)
     if reason is None and rule is None:
         reason = "no --dict entry matches it"
     if reason is not None:
@@ -253,7 +266,7 @@ def planned_macs(layer: Layer, plan: LayerPlan) -> int:
     return sum(lookup_macs(layer.in_channels, rows, nonzeros, layer.geometry, size) for size in layer.sizes)
 
 
-def _reason_against(layer: Layer, settings: PlanSettings, named: bool, total: int, weights: int) -> str | None:
+def _reason_against(layer: Layer, settings: PlanSettings, named: bool, share: _Share) -> str | None:
     if layer.obstacle is not None:
         return layer.obstacle
     if settings.only and not _named(layer, settings):
@@ -268,7 +281,6 @@ def _reason_against(layer: Layer, settings: PlanSettings, named: bool, total: in
         return "classifier: few vectors, each of its own class (name it with --only to compress it)"
     if channels <= FEW_CHANNELS:
         return f"only {channels} input channel{'s' if channels > 1 else ''}: no room for a dictionary (--only overrides)"
-    share = layer.dense_macs / max(1, total)
-    if share < TINY_SHARE and layer.weight().numel() / max(1, weights) < TINY_SHARE:
-        return f"tiny: {share:.2%} of the net's MACs (--only overrides)"
+    if share.tiny:
+        return f"tiny: {share.macs:.2%} of the net's MACs (--only overrides)"
     return None

@@ -368,3 +368,11 @@ def test_sizes_the_net_fixes_stay_fixed_and_clip_is_fused(tmp_path):
     x = torch.randn(5, 8, 12, 12)
     with torch.no_grad():
         np.testing.assert_allclose(outputs(tmp_path / "fixed.onnx", x), net(x).numpy(), atol=2e-5)
+
+
+def test_what_the_net_does_not_take_is_not_exported(tmp_path, monkeypatch):
+    tried, export = [], torch.onnx.export
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **options: tried.append(options) or export(*args, **options))
+    net = capture(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(128, 4)), torch.zeros(1, 3, 6, 6))
+    export_onnx(net, tmp_path / "flat.onnx", (1, 3, 6, 6))
+    assert [list(options["dynamic_shapes"][0]) for options in tried] == [[0]]  # each takes minutes where nets are large

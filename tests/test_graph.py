@@ -273,7 +273,7 @@ def test_weights_computed_from_parameters_are_layers():
 
 
 class Functional(nn.Module):
-    """A convolution as a function of tensors under any name, some of them read elsewhere too; timm's BlurPool is of this kind."""
+    """A convolution as a function of tensors under any name, some of them read elsewhere too, as in timm's BlurPool."""
 
     def __init__(self, weight, gain, repeated=1):
         super().__init__()

@@ -121,3 +121,12 @@ def test_depthwise_stays_dense():
     reasons = [p.reason for p in plan_layers(layers(capture(net, example), example), PlanSettings())]
     assert "depthwise" in reasons[0]
     assert reasons[1:] == ["", ""]
+
+
+@pytest.mark.parametrize("depth", [20, 120])
+def test_only_layers_far_below_the_average_are_tiny(depth):
+    net = nn.Sequential(*(nn.Conv2d(16, 16, 3, padding=1) for _ in range(depth)), nn.AvgPool2d(8), nn.Conv2d(16, 16, 1))
+    example = torch.zeros(1, 16, 8, 8)
+    *rest, last = plan_layers(layers(capture(net, example), example), PlanSettings())
+    assert {plan.kind for plan in rest} == {"lookup"}
+    assert last.reason.startswith("tiny: 0.0")
