@@ -242,9 +242,12 @@ def _trace(net: fx.GraphModule, stand_in: fx.GraphModule, input_shape: tuple[int
                     return model
                 raise ModelError(f"its outputs differ from torch's by {difference:.2e} of the largest")
         except Exception as error:  # the exporter wraps whatever went wrong in its own and other classes
-            problem = problem or error
-    lines = str(problem).strip().splitlines()
-    raise ModelError(f"torch.onnx cannot export the net: {type(problem).__name__}: {lines[-1] if lines else ''}") from problem
+            problem = error  # of the last try, which asks for least
+    cause: BaseException | None = problem
+    while cause is not None and cause.__cause__ is not None:
+        cause = cause.__cause__  # the exporter's own words are pages about where it was
+    lines = str(cause).strip().splitlines()
+    raise ModelError(f"torch.onnx cannot export the net: {type(cause).__name__}: {lines[-1] if lines else ''}") from problem
 
 
 def _finish(model: onnx.ModelProto, net: fx.GraphModule) -> onnx.ModelProto:

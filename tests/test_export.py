@@ -205,6 +205,16 @@ def test_a_failed_check_writes_nothing(exported, tmp_path, monkeypatch):
     assert path.read_bytes() == b"the old file"
 
 
+def test_what_onnx_lacks_is_named(tmp_path):
+    class Waves(nn.Module):
+        def forward(self, x):
+            return torch.special.bessel_j0(x)
+
+    net = capture(nn.Sequential(nn.Conv2d(3, 8, 3), Waves()), torch.zeros(1, 3, 6, 6))
+    with pytest.raises(ModelError, match=r"torch\.onnx cannot export the net: \w+: .*bessel_j0"):
+        export_onnx(net, tmp_path / "waves.onnx", (1, 3, 6, 6))
+
+
 class Mobile(nn.Module):
     """The parts of MobileNetV3: hard swish as a module, in place and as a function, behind a sum, a gate and a linear layer."""
 
