@@ -90,6 +90,25 @@ class _LookupConvNode(nn.Module):
         )
 
 
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **options: Any
+) -> Tensor:
+    """Attention of tensors (..., L, E) of any rank as one of (N, heads, L, E), which is all that torch's exporter takes."""
+    q, k, v = (_four_dimensional(x, query.shape[:-2]) for x in (query, key, value))
+    if attn_mask is not None and attn_mask.ndim > 2:
+        attn_mask = _four_dimensional(attn_mask, query.shape[:-2])
+    result = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask, *args, **options)
+    return result.reshape(*query.shape[:-1], value.shape[-1])
+
+
+def _four_dimensional(x: Tensor, leading: torch.Size) -> Tensor:
+    """Return (*leading, L, E), or what is broadcast to that, as (N, heads, L, E)."""
+    if x.ndim == 4 == len(leading) + 2:
+        return x
+    x = x.expand(*leading, -1, -1)
+    return x.unsqueeze(-3).flatten(0, -4) if len(leading) < 2 else x.flatten(0, -4)
+
+
 def to_onnx(
     net: fx.GraphModule, input_shape: tuple[int, ...], settings: ExportSettings, metadata: dict[str, Any]
 ) -> onnx.ModelProto:
@@ -101,6 +120,10 @@ def to_onnx(
     stand_in = fx.GraphModule(net, copy.deepcopy(net.graph))
     for node, lookup in list(calls(net, LookupConv2d)):
         stand_in.add_submodule(str(node.target), _LookupConvNode(lookup, settings.coefficients))
+    for node in stand_in.graph.nodes:
+        if node.target is torch.ops.aten.scaled_dot_product_attention.default:
+            node.target = _attention
+    stand_in.recompile()
     model = _trace(net, stand_in, input_shape)
     if settings.dense:
         model = dense_form(model)
