@@ -24,8 +24,10 @@ from lcnn_compress.local_fit import gather
 from lcnn_compress.progress import Progress, silent
 
 PROBED_LOOKUPS, PROBED_SPARSE, PROBED_RANKS = (1, 4), 3, 4
+FEW_PROBES = {"lookup": 3, "sparse": 2, "lowrank": 2}  # in nets as ResNet-50, which has 800 of the others
 MOST_MACS = 1e12  # of the dense net on all images and probes: about a minute of one core
 IMAGES = (16, 64)
+MANY_MACS = 2e13  # of all probes on the fewest images
 LEAST_EFFECT = 1e-12
 SLOPES = (1.0, 4.0)  # of an effect over the error of the filters, on logarithmic scales, beyond what was tried
 
@@ -94,8 +96,10 @@ def estimate(
         progress: gets ("trying layers", forms tried, in total).
     """
     probes = [choose_probes(listed) for listed in options]
-    macs = sum(layer.dense_macs for layer in layers) * max(1, sum(map(len, probes)))
-    images = first_images(batches, int(np.clip(MOST_MACS / max(1, macs), *IMAGES)))
+    macs = _macs_of(dense, layers, batches)
+    if macs * sum(map(len, probes)) * min(IMAGES[0], sum(map(len, batches))) > MANY_MACS:
+        probes = [choose_probes(listed, few=True) for listed in options]
+    images = first_images(batches, int(np.clip(MOST_MACS / max(1.0, macs * sum(map(len, probes))), *IMAGES)))
     net: fx.GraphModule = copy.deepcopy(dense)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it; a quarter faster
     judge = Outputs(net, images)
@@ -121,8 +125,17 @@ def estimate(
     return effects
 
 
-def choose_probes(options: Sequence[Candidate]) -> list[Candidate]:
-    """Return the forms of a layer that are tried: every dictionary size at few and many lookups, some densities and ranks."""
+def _macs_of(dense: fx.GraphModule, layers: Sequence[Layer], batches: Sequence[Tensor]) -> float:
+    """Return about how many MACs the layers have on one calibration image, which may differ in size from what is timed."""
+    example = next(node for node in dense.graph.nodes if node.op == "placeholder").meta["tensor_meta"].shape
+    return sum(layer.dense_macs for layer in layers) * batches[0][0].numel() / max(1, torch.Size(example[1:]).numel())
+
+
+def choose_probes(options: Sequence[Candidate], few: bool = False) -> list[Candidate]:
+    """Return the forms of a layer that are tried: every dictionary size at few and many lookups, some densities and ranks.
+
+    With ``few`` less than half of them: of each kind the most and the least harmful, and lookups between.
+    """
 
     def listed(kind: str, size: int | None = None) -> list[Candidate]:
         found = [c for c in options if c.plan.kind == kind and size in (None, c.plan.dictionary_size)]
@@ -134,6 +147,8 @@ def choose_probes(options: Sequence[Candidate]) -> list[Candidate]:
         found = listed(kind)
         return [found[i] for i in sorted(set(np.linspace(0, len(found) - 1, count).round().astype(int)))] if found else []
 
+    if few:
+        return [candidate for kind, count in FEW_PROBES.items() for candidate in spread(kind, count)]
     lookups: list[Candidate] = []
     for size in sorted({c.plan.dictionary_size for c in options if c.plan.kind == "lookup"}):
         of_size = listed("lookup", size)

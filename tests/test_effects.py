@@ -225,17 +225,21 @@ def test_a_sample_of_filters_tells_the_error_of_all(monkeypatch):
     assert local_errors(layer, listed, moments) is None
 
 
-@pytest.mark.parametrize("most_features", [5000, 1])
-def test_effects_are_those_of_the_built_layer_and_grow_with_the_error(net, found, images, most_features, monkeypatch):
+@pytest.mark.parametrize(("most_features", "few"), [(5000, False), (1, False), (5000, True)])
+def test_effects_are_those_of_the_built_layer_and_grow_with_the_error(net, found, images, most_features, few, monkeypatch):
     monkeypatch.setattr("lcnn_compress.local_errors.MOST_FEATURES", most_features)
+    if few:
+        monkeypatch.setattr("lcnn_compress.effects.MANY_MACS", 0.0)
     layer = found["conv2"]
     listed = [replace(c, ms=1.0) for c in candidates(layer, 2, 0)]
     batches = list(images.split(20))
-    (effects,) = estimate(net, [layer], [listed], batches)
+    steps = []
+    (effects,) = estimate(net, [layer], [listed], batches, lambda *step: steps.append(step))
     moments = gather(net, layer, batches)
     errors = local_errors(layer, listed, moments) or [c.weight_error for c in listed]
     judge, other = Outputs(net, list(images.split(32))), copy.deepcopy(net)
-    probes = choose_probes(listed)
+    probes = choose_probes(listed, few)
+    assert steps[-1] == ("trying layers", len(probes) + 1, len(probes) + 1)
     for kind in ("sparse", "lowrank"):
         of_kind = sorted((e, v) for c, e, v in zip(listed, errors, effects, strict=True) if c.plan.kind == kind)
         assert all(b >= a * (1 - 1e-9) for (_, a), (_, b) in pairwise(of_kind))
@@ -253,6 +257,16 @@ def test_options_with_common_patterns_only_have_effects_too(net, found, images, 
     listed = [replace(c, ms=1.0) for c in candidates(layer, 2, 0) if c.plan.kind == kind and c.plan.share == 4]
     (effects,) = estimate(net, [layer], [listed], [images])
     assert all(0 < effect < 10 for effect in effects)
+
+
+def test_few_probes_are_the_ends_of_every_kind(found):
+    listed = candidates(found["conv2"], 2, 0)
+    few = choose_probes(listed, few=True)
+    assert len(few) < len(choose_probes(listed)) / 2
+    for kind in ("lookup", "sparse", "lowrank"):
+        own = [c.nonzeros for c in listed if c.plan.kind == kind and c.plan.share == 1]
+        tried = [c.nonzeros for c in few if c.plan.kind == kind]
+        assert (min(own), max(own)) == (min(tried), max(tried))
 
 
 def test_outputs_of_the_same_net_have_no_error(net, images):
