@@ -24,7 +24,7 @@ from lcnn_compress.local_fit import gather
 from lcnn_compress.progress import Progress, silent
 
 PROBED_LOOKUPS, PROBED_SPARSE, PROBED_RANKS = (1, 4), 3, 4
-FEW_PROBES = {"lookup": 3, "sparse": 2, "lowrank": 2}  # in nets as ResNet-50, which has 800 of the others
+FEW_PROBES = {"lookup": 3, "sparse": 2, "lowrank": 2}  # in nets as large as ResNet-50, which has 800 of the others
 MOST_MACS = 1e12  # of the dense net on all images and probes: about a minute of one core
 IMAGES = (16, 64)
 MANY_MACS = 2e13  # of all probes on the fewest images

@@ -148,8 +148,11 @@ def _limited(seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, previous)
+        try:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        finally:  # it may come just now, but not again within a second
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, previous or signal.SIG_DFL)
 
 
 def from_program(program: torch.export.ExportedProgram) -> fx.GraphModule:
