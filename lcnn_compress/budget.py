@@ -251,10 +251,16 @@ def _template(
             groups = layer.geometry.groups
             dictionary = torch.zeros(groups, layer.in_channels // groups)
             kernel = torch.zeros(layer.out_channels, 1, *layer.geometry.kernel)
-            kernel.view(-1)[0] = 1.0 + len(stand_ins)  # the exporter gives equal lists one name, and layers are told by it
+            kernel.view(-1)[0] = 1.0
             stand_ins[layer.name] = LookupConv2d(dictionary, kernel, layer.module.bias, layer.geometry)
     net = build_net(dense, input_shape, stand_ins)
     fold_batch_norms(net)
+    for number, name in enumerate(stand_ins, 1):
+        # The exporter gives equal lists one name, and layers are told by it; a batch norm may have scaled them by 0.
+        folded = net.get_submodule(name)
+        assert isinstance(folded, LookupConv2d)
+        with torch.no_grad():
+            folded.sparse_kernel.view(-1)[0] = number
     model = to_onnx(net, input_shape, ExportSettings(coefficients), {})
     progress("exporting", 1, 1)
     return model

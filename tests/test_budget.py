@@ -94,6 +94,19 @@ def test_the_model_of_a_choice_is_the_exported_net() -> None:
     assert len(to_onnx(net, SHAPE, ExportSettings(), {}).graph.node) == len(model.graph.node)
 
 
+def test_layers_whose_batch_norm_scales_by_zero_are_told_apart() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 16, 3, padding=1),
+    )  # fmt: skip
+    for i in (2, 5):
+        nn.init.zeros_(net[i].weight)  # as residual nets start, and pruned channels end
+    made = prepare(api.open_model(net, SHAPE).net, SHAPE, SETTINGS, with_times=False)
+    weights = {i.name: list(i.dims) for i in made.model(made.stay_dense()).graph.initializer if len(i.dims) == 4}
+    assert sorted(weights.values()) == [[16, 3, 3, 3], [16, 16, 3, 3], [16, 32, 3, 3], [32, 16, 3, 3]]
+
+
 @pytest.mark.usefixtures("fake_times")
 @pytest.mark.parametrize("scale", [0.8, 1.0, 1.4])
 @pytest.mark.parametrize(("kind", "value"), [("speedup", 1.6), ("latency_ms", 4.5)])
