@@ -251,7 +251,7 @@ def _template(
             groups = layer.geometry.groups
             dictionary = torch.zeros(groups, layer.in_channels // groups)
             kernel = torch.zeros(layer.out_channels, 1, *layer.geometry.kernel)
-            kernel.view(-1)[0] = 1.0
+            kernel.view(-1)[0] = 1.0  # the only entry of its support
             stand_ins[layer.name] = LookupConv2d(dictionary, kernel, layer.module.bias, layer.geometry)
     net = build_net(dense, input_shape, stand_ins)
     fold_batch_norms(net)

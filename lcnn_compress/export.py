@@ -94,17 +94,17 @@ def _attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **options: Any
 ) -> Tensor:
     """Attention of tensors (..., L, E) of any rank as one of (N, heads, L, E), which is all that torch's exporter takes."""
+    attend = nn.functional.scaled_dot_product_attention
+    if query.ndim == 4:
+        return attend(query, key, value, attn_mask, *args, **options)
     q, k, v = (_four_dimensional(x, query.shape[:-2]) for x in (query, key, value))
     if attn_mask is not None and attn_mask.ndim > 2:
         attn_mask = _four_dimensional(attn_mask, query.shape[:-2])
-    result = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask, *args, **options)
-    return result.reshape(*query.shape[:-1], value.shape[-1])
+    return attend(q, k, v, attn_mask, *args, **options).reshape(*query.shape[:-1], value.shape[-1])
 
 
 def _four_dimensional(x: Tensor, leading: torch.Size) -> Tensor:
     """Return (*leading, L, E), or what is broadcast to that, as (N, heads, L, E)."""
-    if x.ndim == 4 == len(leading) + 2:
-        return x
     x = x.expand(*leading, -1, -1)
     return x.unsqueeze(-3).flatten(0, -4) if len(leading) < 2 else x.flatten(0, -4)
 

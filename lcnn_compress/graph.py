@@ -85,7 +85,7 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
     """Capture ``model`` (in eval mode) as a net with dynamic batch, height and width wherever the model allows.
 
     Height and width are open only if that takes no longer than ``MOST_SECONDS``: where a net computes with its sizes, formulas
-    grow with every layer, and simplifying those of MobileViTv2 takes hours.
+    grow with every layer, and simplifying those of MobileViTv2 was not done after four minutes.
 
     Raises:
         ModelError: torch.export cannot capture it, or it does not map one tensor to tensors.
