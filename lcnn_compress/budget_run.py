@@ -84,7 +84,7 @@ def compress_to_target(
     if target.kind == "max_drop":
         found = fastest_within(problem, target.value, data, progress)
         artefact, choice = found.artefact, found.choice
-        artefact.report["totals"] |= measured_totals(artefact, settings, progress)
+        artefact.report["totals"] |= measured_totals(artefact, settings, problem.template, progress)
         more: dict[str, Any] = {"drop": asdict(found.drop), "tried": found.tried}
     else:
         trials: list[dict[str, Any]] = []
@@ -94,12 +94,12 @@ def compress_to_target(
             best = best_trained(problem, target, data, progress)
             result, trials = best.fit, best.tried
         choice = result.choice
-        artefact = compress_net(dense, input_shape, settings, data, choice.plans, progress, problem.built)
+        artefact = _built(problem, choice, data, progress)
         if target.kind != "size_mb" and data.calibration and settings.finetune is None:
             part = part_of_target(problem, target, artefact.report)
             second = corrected(problem, target, part)
             if second is not None and second.plans != choice.plans:
-                other = compress_net(dense, input_shape, settings, data, second.plans, progress, problem.built)
+                other = _built(problem, second, data, progress)
                 if abs(math.log(part_of_target(problem, target, other.report))) < abs(math.log(part)):
                     artefact, choice = other, second
         more = {"rounds": result.rounds, "trials": trials}
@@ -111,6 +111,12 @@ def compress_to_target(
         row |= {"predicted_ms": rows[row["name"]]["predicted_ms"], "predicted_error": rows[row["name"]]["error"]}
     artefact.report["budget"] = budget
     return artefact
+
+
+def _built(problem: Problem, choice: Choice, data: TrainingData, progress: Progress) -> Artefact:
+    return compress_net(
+        problem.dense, problem.input_shape, problem.settings, data, choice.plans, progress, problem.built, problem.template
+    )
 
 
 def _expected(problem: Problem, target: Target, choice: Choice) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from lcnn_compress.data import Examples, batches
 from lcnn_compress.dictionary import IDENTITY, INITS, factorise
 from lcnn_compress.effects import Outputs, first_images
 from lcnn_compress.errors import SettingsError
-from lcnn_compress.export import ExportSettings, to_onnx
+from lcnn_compress.export import ExportSettings, to_onnx, with_factors
 from lcnn_compress.files import write_atomically
 from lcnn_compress.finetune import FinetuneSettings, finetune
 from lcnn_compress.graph import Layer, fold_batch_norms, layers
@@ -110,6 +110,7 @@ def compress_net(
     plans: Sequence[LayerPlan] | None = None,
     progress: Progress = silent,
     built: dict[LayerPlan, LookupConv2d] | None = None,
+    template: onnx.ModelProto | None = None,
 ) -> Artefact:
     """Compress a captured net; ``dense`` itself is not changed.
 
@@ -121,6 +122,7 @@ def compress_net(
         plans: decisions of an earlier run (its ``config["layers"]``); nothing is planned or measured then.
         progress: called as work goes on.
         built: lookup convolutions that earlier calls with this net and these settings made; this call adds its own.
+        template: the net as ``export.with_factors`` wants it; what is measured is not exported anew then.
 
     Raises:
         ModelError: the net cannot be compressed or does not run on ``input_shape``.
@@ -132,7 +134,8 @@ def compress_net(
     found = layers(dense, torch.zeros(input_shape))
     decided = plan_layers(found, settings.plan) if plans is None else _check_plans(plans, found)
     lookups = make_lookups(found, decided, settings, built, progress)
-    timing = _Timing(input_shape, settings) if settings.measure and runtime.library_path() is not None and lookups else None
+    measures = settings.measure and runtime.library_path() is not None and lookups
+    timing = _Timing(input_shape, settings, template) if measures else None
     if timing is not None and plans is None:
         timing.export(build_net(dense, input_shape, lookups), progress)
         decided = timing.keep_what_gains(decided, settings.plan.keep_slow, progress)
@@ -207,9 +210,11 @@ def build_net(dense: fx.GraphModule, input_shape: tuple[int, ...], lookups: dict
     return net.eval()
 
 
-def measured_totals(artefact: Artefact, settings: CompressSettings, progress: Progress = silent) -> dict[str, float]:
+def measured_totals(
+    artefact: Artefact, settings: CompressSettings, template: onnx.ModelProto | None, progress: Progress = silent
+) -> dict[str, float]:
     """Measure a finished net against its dense form; note the times of layers, return those of the net."""
-    timing = _Timing(artefact.input_shape, settings)
+    timing = _Timing(artefact.input_shape, settings, template)
     timing.export(artefact.net, progress)
     return add_times(artefact.report["layers"], timing.times)
 
@@ -217,18 +222,22 @@ def measured_totals(artefact: Artefact, settings: CompressSettings, progress: Pr
 class _Timing:
     """Measures a net layer by layer against its dense form, both in ONNX Runtime."""
 
-    def __init__(self, input_shape: tuple[int, ...], settings: CompressSettings) -> None:
-        self.input_shape, self.settings = input_shape, settings
+    def __init__(self, input_shape: tuple[int, ...], settings: CompressSettings, template: onnx.ModelProto | None) -> None:
+        self.input_shape, self.settings, self.template = input_shape, settings, template
         self.model: onnx.ModelProto
         self.times: benchmark.Gain
 
     def export(self, net: fx.GraphModule, progress: Progress) -> None:
         """Export ``net`` and measure it."""
         progress("exporting", 0, 1)
+        coefficients = self.settings.coefficients
         folded = copy.deepcopy(net)
         fold_batch_norms(folded)
-        round_factors(folded, self.settings.coefficients)  # as the file stores them: normalisation can magnify rounding
-        self.model = to_onnx(folded, self.input_shape, ExportSettings(self.settings.coefficients), {})
+        round_factors(folded, coefficients)  # as the file stores them: normalisation can magnify rounding
+        if self.template is None:
+            self.model = to_onnx(folded, self.input_shape, ExportSettings(coefficients), {})
+        else:  # the exporter takes minutes for some nets
+            self.model = with_factors(self.template, folded, coefficients)
         progress("exporting", 1, 1)
         self.measure(progress)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from cases import Noise, small_net
@@ -26,6 +27,7 @@ from lcnn_compress.finetune import FinetuneSettings, finetune
 from lcnn_compress.graph import fold_batch_norms, layers
 from lcnn_compress.layer_times import Form, Shape
 from lcnn_compress.modules import LookupConv2d
+from lcnn_compress.op import OP_TYPE, layer_name
 from lcnn_compress.pipeline import CompressSettings, TrainingData, build_net
 from lcnn_compress.plan import PlanSettings
 
@@ -324,6 +326,30 @@ def test_a_size_is_met_and_the_run_can_be_repeated(model: Path) -> None:
     lcnn(*MODEL[:4], "-c", "one.lcnn/config.json", "-o", "two.lcnn", code=None)
     for name in ("config.json", "model.safetensors"):
         assert (model / "one.lcnn" / name).read_bytes() == (model / "two.lcnn" / name).read_bytes()
+
+
+@needs_library
+@pytest.mark.usefixtures("fake_times")
+@pytest.mark.parametrize(("kind", "value"), [("speedup", 2.0), ("max_drop", 50)])
+def test_the_net_that_is_measured_is_not_exported_anew(kind: str, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[list[str]] = []
+
+    def gain(dense: Path, lookup: Path, **_: Any) -> Gain:
+        measured.append(sorted(layer_name(n) for n in onnx.load(lookup).graph.node if n.op_type == OP_TYPE))
+        return Gain({}, 2.0, 1.0)
+
+    def refused(*_: Any) -> None:
+        raise AssertionError("exported")
+
+    source = api.open_model(small_net(), SHAPE)
+    data = TrainingData([torch.randn(16, 3, 16, 16)], held_out=Noise(40))
+    monkeypatch.setattr(pipeline, "to_onnx", refused)
+    monkeypatch.setattr(pipeline.benchmark, "measure_gain", gain)
+    made = budget_run.compress_to_target(source.net, SHAPE, replace(SETTINGS, measure=True), Target(kind, value), data)
+    assert made.report["totals"]["speedup"] == 2.0
+    lookups = [name for name, module in made.net.named_modules() if isinstance(module, LookupConv2d)]
+    assert lookups
+    assert measured[-1] == sorted(lookups)
 
 
 @pytest.mark.parametrize(
