@@ -112,11 +112,13 @@ def estimate(
         done += 1
         known: list[tuple[Candidate, float, float]] = []
         error_now = judge.error_behind(net, layer.name)
+        dense_weight = layer.weight().detach().flatten(2)
+        variance = max(moments.variance(dense_weight), torch.finfo(torch.float32).tiny)
         for candidate in tried:
             progress("trying layers", done, total)
             weight, shift = moments.solve(*coded(layer, candidate), layer.weight().detach(), candidate.plan.share)
+            own = candidate.weight_error if errors is None else moments.variance(weight - dense_weight) / variance
             with replaced(net, layer, weight, shift):
-                own = candidate.weight_error if errors is None else moments.error(weight, layer.weight().detach())
                 known.append((candidate, own, error_now()))
             done += 1
         errors = errors or [candidate.weight_error for candidate in listed]

@@ -58,13 +58,10 @@ class InputMoments:
             shift.append((weights[g] - new.flatten(1)) @ self.mean[g])
         return torch.cat(rebuilt), torch.cat(shift)
 
-    def error(self, rebuilt: Tensor, weight: Tensor) -> float:
-        """Return the variance of what a rebuilt weight (C_out, m, taps) gets wrong, relative to that of the outputs."""
-        groups = len(self.mean)
-        whole = weight.flatten(2).unflatten(0, (groups, -1)).flatten(2)  # (groups, O, F)
-        off = rebuilt.unflatten(0, (groups, -1)).flatten(2) - whole
-        wrong, variance = (float(((part @ self.covariance) * part).sum()) for part in (off, whole))
-        return wrong / max(variance, torch.finfo(torch.float32).tiny)
+    def variance(self, weight: Tensor) -> float:
+        """Return the variance of the outputs of filters (C_out, m, ...), all together."""
+        filters = weight.flatten(1).unflatten(0, (len(self.mean), -1))  # (groups, O, F)
+        return float(((filters @ self.covariance) * filters).sum())
 
     def responses(self, group: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the covariances (k * taps, F) of what rows (k, m) give at each tap with the inputs, and among themselves."""

@@ -184,7 +184,8 @@ def test_coefficients_are_the_ridge_least_squares_of_the_inputs(case, monkeypatc
 def exact_local_error(layer, candidate, moments):
     """Of a form with its pattern chosen and its coefficients solved, all filters."""
     rebuilt, _ = moments.solve(*coded(layer, candidate), layer.weight().detach(), candidate.plan.share)
-    return moments.error(rebuilt, layer.weight().detach())
+    weight = layer.weight().detach().flatten(2)
+    return moments.variance(rebuilt - weight) / moments.variance(weight)
 
 
 def test_local_errors_are_those_of_the_outputs(net, found, images):
