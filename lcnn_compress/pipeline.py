@@ -157,7 +157,8 @@ def compress_net(
         "layers": [asdict(plan) for plan in decided],
         "finetune": None if settings.finetune is None else asdict(settings.finetune), "data": data.recorded_origin(),
     }  # fmt: skip
-    report = make_report(rows, input_shape, training, timing.times if timing is not None and lookups else None)
+    times = timing.times if timing is not None and lookups else None
+    report = make_report(rows, input_shape, sum(map(len, data.calibration)), training, times)
     return Artefact(net, input_shape, config, report)
 
 

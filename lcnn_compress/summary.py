@@ -80,7 +80,11 @@ def add_times(rows: list[dict[str, Any]], times: Gain) -> dict[str, float]:
 
 
 def make_report(
-    rows: list[dict[str, Any]], input_shape: tuple[int, ...], training: dict[str, Any] | None, times: Gain | None
+    rows: list[dict[str, Any]],
+    input_shape: tuple[int, ...],
+    calibration_images: int,
+    training: dict[str, Any] | None,
+    times: Gain | None,
 ) -> dict[str, Any]:
     """Put rows, totals, measured times (ms, one image) and the machine together."""
     sums = {key: sum(row[key] for row in rows) for key in ("macs_dense", "macs", "weight_bytes_dense", "weight_bytes")}
@@ -88,6 +92,6 @@ def make_report(
     if times is not None:
         sums |= add_times(rows, times)
     return {
-        "command": "compress", "input_shape": list(input_shape), "layers": rows, "totals": sums, "training": training,
-        "evaluation": None, "machine": machine(),
+        "command": "compress", "input_shape": list(input_shape), "layers": rows, "totals": sums,
+        "calibration_images": calibration_images, "training": training, "evaluation": None, "machine": machine(),
     }  # fmt: skip

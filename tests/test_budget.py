@@ -20,7 +20,7 @@ from lcnn_compress.benchmark import OTHER, Gain
 from lcnn_compress.budget import Problem, Target, prepare
 from lcnn_compress.budget_drop import Drop, drop_of
 from lcnn_compress.budget_fit import CLOSE, corrected, fit, foresee, learn, part_of_target
-from lcnn_compress.cli.app import _note_missed
+from lcnn_compress.cli.app import _note_few, _note_missed
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export import ExportSettings, to_onnx
 from lcnn_compress.finetune import FinetuneSettings, finetune
@@ -367,3 +367,36 @@ def test_a_missed_target_is_said(
     _note_missed({"budget": {"target": target}, "totals": totals}, quiet=False)
     shown = capsys.readouterr().err
     assert (said in shown) if said else shown == ""
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "training", "said"),
+    [
+        # 57 coefficients for each filter, 49 positions of an image: 20 for each after 23.3 images
+        (16, 7, None, "16 calibration images are few for the 57 coefficients of each filter of conv"),
+        (16, 7, None, "about 24 are enough"),
+        (24, 7, None, ""),
+        (16, 7, {"epochs": 1}, ""),
+        (0, 7, None, ""),
+        (284, 1, None, "about 285 are enough"),  # 5 images for each, where an image is one position
+        (285, 1, None, ""),
+    ],
+)
+def test_few_calibration_images_are_said(
+    images: int, size: int, training: Any, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conv = {
+        "name": "conv", "kind": "sparse", "in_channels": 64, "out_channels": 32, "groups": 1, "kernel": [3, 3],
+        "macs_dense": size**2 * 32 * 64 * 9, "n_nonzeros": 32 * 57,
+    }  # fmt: skip
+    easy, dense = conv | {"name": "easy", "n_nonzeros": 32}, {"name": "fc", "kind": "dense"}
+    _note_few({"calibration_images": images, "layers": [dense, easy, conv], "training": training}, quiet=False)
+    shown = " ".join(capsys.readouterr().err.split())
+    assert (said in shown) if said else shown == ""
+
+
+@needs_library
+def test_a_report_tells_the_calibration_images(model: Path) -> None:
+    shown = lcnn(*MODEL, "--dict", 0.5, "--calib", "data.npz", "--samples", 8, "-o", "few.lcnn", code=None)
+    assert api.load(model / "few.lcnn").report["calibration_images"] == 8
+    assert "8 calibration images are few" in " ".join(shown.stderr.split())
