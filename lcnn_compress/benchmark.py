@@ -43,7 +43,7 @@ PROFILE_WARMUP = 3
 PROFILE_ROUNDS = 5
 PROFILE_RUNS = 10
 RATIO_SECONDS = 0.5  # of counted runs; as many come before them
-RATIO_PAIRS = (20, 2000)
+RATIO_PAIRS = (8, 2000)
 GAIN_SESSIONS = 3  # one net's time in two sessions, seconds apart, differs by several per cent
 
 
@@ -184,7 +184,7 @@ def time_ratio(first: Path, second: Path, *, threads: int = 1, seed: int = 0) ->
 
 def _medians_in_turn(files: tuple[Path, Path], threads: int, seed: int) -> tuple[float, float]:
     runs = [open_net(path, None, threads, seed) for path in files]
-    trial_ms = time_in_turn(runs, (3, 2))
+    trial_ms = time_in_turn(runs, (2, 1))
     pairs = int(np.clip(1000 * RATIO_SECONDS / sum(min(ms) for ms in trial_ms), *RATIO_PAIRS))
     first_ms, second_ms = time_in_turn(runs, (pairs, 0))
     return float(np.median(first_ms)), float(np.median(second_ms))
