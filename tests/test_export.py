@@ -12,6 +12,7 @@ from cases import small_net
 from torch import nn
 
 from lcnn_compress import api, runtime
+from lcnn_compress import export as module
 from lcnn_compress.benchmark import layer_times
 from lcnn_compress.errors import DataError, MissingError, ModelError
 from lcnn_compress.export import ExportSettings, export_onnx, with_factors
@@ -196,8 +197,6 @@ def test_a_failed_check_writes_nothing(exported, tmp_path, monkeypatch):
     net = copy.deepcopy(exported[0])
     path = tmp_path / "wrong.onnx"
     path.write_bytes(b"the old file")
-    from lcnn_compress import export as module
-
     monkeypatch.setattr(module, "_difference", lambda *_, native: 0.5 if native else 0.0)
     monkeypatch.setattr(module.runtime, "library_path", lambda: path)
     with pytest.raises(ModelError, match=r"differs from torch by 5\.00e-01"):
@@ -232,6 +231,17 @@ def test_attention_of_any_rank(tmp_path, axes, mask):
     x = torch.randn(3, 3, 8, 8)
     with torch.no_grad():
         np.testing.assert_allclose(outputs(tmp_path / "attention.onnx", x), net(x).numpy(), atol=1e-5)
+
+
+def test_a_net_that_magnifies_rounding_is_exported_at_the_users_word(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_difference", lambda *_, **__: 5e-3)
+    net, path = compressed(small_net(), (1, 3, 16, 16)), tmp_path / "model.onnx"
+    with pytest.raises(ModelError, match=r"by 5\.00e-03 of the largest, more than 1e-03 \(raise --tolerance"):
+        export_onnx(net, path, (1, 3, 16, 16))
+    assert not path.exists()
+    assert export_onnx(net, path, (1, 3, 16, 16), ExportSettings(tolerance=1e-2)) == 5e-3
+    # Open axes must hold what they promise whatever the user allows.
+    assert [d.dim_value for d in onnx.load(path).graph.input[0].type.tensor_type.shape.dim] == [1, 3, 16, 16]
 
 
 def test_what_onnx_lacks_is_named(tmp_path):
