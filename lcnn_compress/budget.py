@@ -22,7 +22,7 @@ from lcnn_compress.allocate import allocate
 from lcnn_compress.candidates import Candidate, candidates, dense_candidate, timed
 from lcnn_compress.effects import estimate
 from lcnn_compress.errors import SettingsError
-from lcnn_compress.export import ExportSettings, to_onnx, with_factors
+from lcnn_compress.export import only_timed, to_onnx, with_factors
 from lcnn_compress.files import write_atomically
 from lcnn_compress.graph import Layer, fold_batch_norms, layers
 from lcnn_compress.modules import LookupConv2d
@@ -261,7 +261,7 @@ def _template(
         assert isinstance(folded, LookupConv2d)
         with torch.no_grad():
             folded.sparse_kernel.view(-1)[0] = number
-    model = to_onnx(net, input_shape, ExportSettings(coefficients), {})
+    model = to_onnx(net, input_shape, only_timed(coefficients), {})
     progress("exporting", 1, 1)
     return model
 

@@ -23,7 +23,7 @@ from lcnn_compress.data import Examples, batches
 from lcnn_compress.dictionary import IDENTITY, INITS, factorise
 from lcnn_compress.effects import Outputs, first_images
 from lcnn_compress.errors import SettingsError
-from lcnn_compress.export import ExportSettings, to_onnx, with_factors
+from lcnn_compress.export import only_timed, to_onnx, with_factors
 from lcnn_compress.files import write_atomically
 from lcnn_compress.finetune import FinetuneSettings, finetune
 from lcnn_compress.graph import Layer, fold_batch_norms, layers
@@ -236,7 +236,7 @@ class _Timing:
         fold_batch_norms(folded)
         round_factors(folded, coefficients)  # as the file stores them: normalisation can magnify rounding
         if self.template is None:
-            self.model = to_onnx(folded, self.input_shape, ExportSettings(coefficients), {})
+            self.model = to_onnx(folded, self.input_shape, only_timed(coefficients), {})
         else:  # the exporter takes minutes for some nets
             self.model = with_factors(self.template, folded, coefficients)
         progress("exporting", 1, 1)

@@ -244,6 +244,15 @@ def test_a_net_that_magnifies_rounding_is_exported_at_the_users_word(tmp_path, m
     assert [d.dim_value for d in onnx.load(path).graph.input[0].type.tensor_type.shape.dim] == [1, 3, 16, 16]
 
 
+def test_a_net_that_magnifies_rounding_is_timed_like_any_other(monkeypatch):
+    monkeypatch.setattr(module, "_difference", lambda *_, **__: 5e-3)
+    settings = CompressSettings(PlanSettings("0.5", 2, keep_slow=True))
+    assert api.compress(small_net(), input_shape=(1, 3, 16, 16), settings=settings).report["totals"]["speedup"] > 0
+    monkeypatch.setattr(module, "_difference", lambda *_, **__: float("nan"))
+    with pytest.raises(ModelError, match="differ from torch's by nan"):
+        api.compress(small_net(), input_shape=(1, 3, 16, 16), settings=settings)
+
+
 def test_what_onnx_lacks_is_named(tmp_path):
     class Waves(nn.Module):
         def forward(self, x):
