@@ -260,6 +260,26 @@ def test_options_with_common_patterns_only_have_effects_too(net, found, images, 
     assert all(0 < effect < 10 for effect in effects)
 
 
+class Volumes(nn.Module):
+    """A convolution of planes before one of volumes, as timm's lambda layers have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.planes, self.volumes = nn.Conv2d(3, 16, 3, 1, 1), nn.Conv3d(1, 2, (1, 3, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.volumes(self.planes(x)[:, None])
+
+
+def test_other_layers_of_the_net_may_be_of_any_kind(images):
+    torch.manual_seed(0)
+    net = capture(Volumes(), EXAMPLE)
+    layer = next(layer for layer in layers(net, EXAMPLE) if layer.name == "planes")
+    listed = [replace(c, ms=1.0) for c in candidates(layer, "float16", 0)]
+    (effects,) = estimate(net, [layer], [listed], [images])
+    assert all(0 < effect < 2 for effect in effects)
+
+
 def test_few_probes_are_the_ends_of_every_kind(found):
     listed = candidates(found["conv2"], 2, 0)
     few = choose_probes(listed, few=True)
