@@ -93,7 +93,7 @@ def estimate(
         layers: those that may be replaced.
         options: candidates of each layer, none of them dense.
         batches: calibration inputs, each (N, ...); some of them are used.
-        progress: gets ("trying layers", forms tried, in total).
+        progress: gets ("trying layers", forms tried, in total), and what ``gather`` says.
     """
     probes = [choose_probes(listed) for listed in options]
     macs = _macs_of(dense, layers, batches)
@@ -107,8 +107,7 @@ def estimate(
     judge = Outputs(net, images)
     effects: list[list[float]] = []
     done, total = 0, sum(map(len, probes)) + len(probes)
-    for layer, listed, tried in zip(layers, options, probes, strict=True):
-        moments = gather(net, layer, batches)
+    for layer, listed, tried, moments in zip(layers, options, probes, gather(net, layers, batches, progress), strict=True):
         progress("trying layers", done, total)
         errors = local_errors(layer, listed, moments)
         done += 1

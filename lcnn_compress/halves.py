@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import torch
 from torch import fx
 
 
@@ -29,19 +28,6 @@ def cut(net: fx.GraphModule, name: str) -> tuple[fx.GraphModule, fx.GraphModule]
     for twin in reversed(twins[:at]):
         tail.erase_node(twin)
     return fx.GraphModule(net, head), fx.GraphModule(net, tail)
-
-
-def inputs_of(net: fx.GraphModule, name: str) -> fx.GraphModule:
-    """Return a net up to the last call of a layer; its output is what each of the calls gets, a tuple."""
-    graph = copy.deepcopy(net.graph)
-    nodes = list(graph.nodes)
-    calls = [nodes[i] for i in _calls(nodes, name)]
-    results = []
-    for call in calls:  # copies, because the net may change what it gave to an earlier call
-        with graph.inserting_before(call):
-            results.append(graph.call_function(torch.clone, (call.all_input_nodes[0],)))
-    _end(graph, calls[-1], results)
-    return fx.GraphModule(net, graph)
 
 
 def _calls(nodes: list[fx.Node], name: str) -> list[int]:

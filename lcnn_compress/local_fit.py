@@ -7,7 +7,7 @@ layer alone needs less: what the dense layer gives is linear in its inputs, so t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +17,11 @@ from torch.nn import functional
 from lcnn_compress.calibrate import RIDGE
 from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.graph import Layer
-from lcnn_compress.halves import inputs_of
 from lcnn_compress.pattern import choose_pattern
+from lcnn_compress.progress import Progress, silent
 
 SAMPLES = 8192  # input patches of a layer
+PASS_BYTES = 512 << 20  # of patches held at a time; layers beyond it wait for another pass over the images
 MOST_MOMENT_MACS = 2e11  # wide layers see fewer patches
 MOST_SOLVE_MACS = 3e10  # of one form; beyond that its coefficients stay as coded
 MOST_RESPONSES = 1200  # rows times taps of a form whose pattern is chosen by its inputs: within a second
@@ -110,19 +111,61 @@ def _is_solvable(kernel: Tensor) -> bool:
 
 
 @torch.no_grad()
-def gather(net: fx.GraphModule, layer: Layer, batches: Sequence[Tensor]) -> InputMoments:
-    """Return the moments of a layer's input patches at seeded positions, all images of ``batches`` together."""
-    geometry = layer.geometry
-    features = layer.in_channels // geometry.groups * geometry.taps
-    samples = min(SAMPLES, math.ceil(MOST_MOMENT_MACS / features**2))
-    per_image = math.ceil(samples / sum(map(len, batches)))
-    module = net.get_submodule(layer.name)
-    inputs = inputs_of(net, layer.name).eval()
-    seen = [_patches(given, module, geometry, layer.in_channels, per_image) for x in batches for given in inputs(x)]
-    patches = torch.cat(seen, dim=1)  # (groups, n, F)
-    mean = patches.mean(1)
-    centred = patches - mean[:, None]
-    return InputMoments(mean, centred.mT @ centred / patches.shape[1], geometry.taps)
+def gather(
+    net: fx.GraphModule, layers: Sequence[Layer], batches: Sequence[Tensor], progress: Progress = silent
+) -> Iterator[InputMoments]:
+    """Yield the moments of each layer's input patches at seeded positions, all images of ``batches`` together.
+
+    Layers share a pass over the images as far as their patches fit into ``PASS_BYTES``; the net must be the same whenever the
+    next moments are asked for. ``progress`` gets ("reading inputs", batches done, in total) in each pass.
+    """
+    images = sum(map(len, batches))
+    for part in _split_by_memory(layers):
+        seen: dict[str, list[Tensor]] = {layer.name: [] for layer in part}
+        handles = [net.get_submodule(layer.name).register_forward_pre_hook(_keeper(layer, images, seen)) for layer in part]
+        try:
+            for done, x in enumerate(batches):
+                progress("reading inputs", done, len(batches))
+                net.eval()(x)
+        finally:
+            for handle in handles:
+                handle.remove()
+        progress("reading inputs", len(batches), len(batches))
+        for layer in part:
+            patches = torch.cat(seen.pop(layer.name), dim=1)  # (groups, n, F)
+            mean = patches.mean(1)
+            centred = patches - mean[:, None]
+            yield InputMoments(mean, centred.mT @ centred / patches.shape[1], layer.geometry.taps)
+
+
+def _samples(layer: Layer) -> int:
+    """Return how many patches of a layer are wanted."""
+    features = layer.in_channels // layer.geometry.groups * layer.geometry.taps
+    return min(SAMPLES, math.ceil(MOST_MOMENT_MACS / features**2))
+
+
+def _split_by_memory(layers: Sequence[Layer]) -> list[list[Layer]]:
+    """Return the layers in parts whose patches fit into ``PASS_BYTES``."""
+    parts: list[list[Layer]] = []
+    room = 0
+    for layer in layers:
+        needed = 4 * _samples(layer) * layer.in_channels * layer.geometry.taps * len(layer.sizes)
+        if not parts or needed > room:
+            parts.append([])
+            room = PASS_BYTES
+        parts[-1].append(layer)
+        room -= needed
+    return parts
+
+
+def _keeper(layer: Layer, images: int, seen: dict[str, list[Tensor]]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    """Return a hook that keeps some patches of what a layer is given."""
+    per_image = math.ceil(_samples(layer) / images)
+
+    def keep(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        seen[layer.name].append(_patches(given[0], module, layer.geometry, layer.in_channels, per_image))
+
+    return keep
 
 
 def _patches(x: Tensor, module: nn.Module, geometry: ConvGeometry, in_channels: int, per_image: int) -> Tensor:

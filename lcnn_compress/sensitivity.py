@@ -70,8 +70,7 @@ def sensitivity(
     labelled = data.examples if data.examples is not None and _labelled(data.examples) else None
     base = None if labelled is None else score(torch_runner(net), labelled)
     rows: list[dict[str, Any]] = []
-    for layer in free:
-        moments = gather(net, layer, data.calibration)
+    for layer, moments in zip(free, gather(net, free, data.calibration, progress), strict=True):
         forms: list[dict[str, Any]] = []
         error_now = judge.error_behind(net, layer.name)
         for share in settings.sizes:

@@ -158,7 +158,7 @@ def test_coefficients_are_the_ridge_least_squares_of_the_inputs(case, monkeypatc
     net = capture(nn.Sequential(conv, nn.ReLU()), example)
     (layer,) = layers(net, example)
     start = case.module()
-    moments = gather(net, layer, [x])
+    (moments,) = gather(net, [layer], [x])
     weight, shift = moments.solve(start.dictionary.detach(), start.sparse_kernel.detach(), layer.weight().detach())
     solved = LookupConv2d(start.dictionary, start.sparse_kernel, None, layer.geometry)
     best = nn.Parameter(solved.sparse_kernel.detach().clone())
@@ -181,6 +181,43 @@ def test_coefficients_are_the_ridge_least_squares_of_the_inputs(case, monkeypatc
     )
 
 
+class Twice(nn.Module):
+    """One layer is called twice, and its first input is changed in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.twice, self.last = nn.Conv2d(3, 3, 3, 1, 1), nn.Conv2d(3, 3, 1), nn.Linear(16, 4)
+
+    def forward(self, x):
+        early = torch.relu(self.first(x))
+        once = self.twice(early)
+        early.add_(1)
+        return self.last(self.twice(once + early))
+
+
+def test_moments_are_of_what_every_call_is_given(monkeypatch):
+    torch.manual_seed(0)
+    net = capture(Twice(), EXAMPLE)
+    found, x = layers(net, EXAMPLE), torch.randn(24, 3, 16, 16)
+    steps = []
+    together = list(gather(net, found, [x[:16], x[16:]], lambda *step: steps.append(step)))
+    assert steps == [("reading inputs", done, 2) for done in range(3)]  # one pass for all layers
+    with torch.no_grad():
+        early = torch.relu(net.get_submodule("first")(x))
+        given = torch.cat([early, net.get_submodule("twice")(early) + early + 1])
+    rows = given.permute(0, 2, 3, 1).flatten(0, 2)
+    moments = together[[layer.name for layer in found].index("twice")]
+    torch.testing.assert_close(moments.mean[0], rows.mean(0))  # of 342 of 256 positions of an image: all of them
+    torch.testing.assert_close(moments.covariance[0], rows.T.cov(correction=0), rtol=1e-4, atol=1e-6)
+    monkeypatch.setattr("lcnn_compress.local_fit.PASS_BYTES", 0)
+    steps.clear()
+    alone = list(gather(net, found, [x[:16], x[16:]], lambda *step: steps.append(step)))
+    assert len(steps) == 3 * len(found)
+    for one, other in zip(together, alone, strict=True):
+        assert torch.equal(one.mean, other.mean)
+        assert torch.equal(one.covariance, other.covariance)
+
+
 def exact_local_error(layer, candidate, moments):
     """Of a form with its pattern chosen and its coefficients solved, all filters."""
     rebuilt, _ = moments.solve(*coded(layer, candidate), layer.weight().detach(), candidate.plan.share)
@@ -190,7 +227,7 @@ def exact_local_error(layer, candidate, moments):
 
 def test_local_errors_are_those_of_the_outputs(net, found, images):
     layer = found["conv2"]  # 32 filters: all of them are in the sample
-    moments = gather(net, layer, [images])
+    (moments,) = gather(net, [layer], [images])
     listed = candidates(layer, 2, 0)
     errors = local_errors(layer, listed, moments)
     assert errors is not None
@@ -215,7 +252,7 @@ def test_a_sample_of_filters_tells_the_error_of_all(monkeypatch):
     conv = nn.Conv2d(8, 96, 3)
     net = capture(nn.Sequential(conv, nn.ReLU()), torch.zeros(1, 8, 9, 9))
     (layer,) = layers(net, torch.zeros(1, 8, 9, 9))
-    moments = gather(net, layer, [torch.randn(100, 8, 9, 9)])
+    (moments,) = gather(net, [layer], [torch.randn(100, 8, 9, 9)])
     listed = candidates(layer, 2, 0)
     sampled = local_errors(layer, listed, moments)
     monkeypatch.setattr("lcnn_compress.local_errors.FILTERS", (96, 96))
@@ -236,7 +273,7 @@ def test_effects_are_those_of_the_built_layer_and_grow_with_the_error(net, found
     batches = list(images.split(20))
     steps = []
     (effects,) = estimate(net, [layer], [listed], batches, lambda *step: steps.append(step))
-    moments = gather(net, layer, batches)
+    (moments,) = gather(net, [layer], batches)
     errors = local_errors(layer, listed, moments) or [c.weight_error for c in listed]
     judge, other = Outputs(net, list(images.split(32))), copy.deepcopy(net)
     probes = choose_probes(listed, few)
