@@ -227,7 +227,10 @@ def test_time_ratio_takes_medians_over_a_second(tmp_path: Path, monkeypatch: pyt
     assert benchmark.time_ratio(dense, dense) > 0
     monkeypatch.setattr(benchmark, "time_in_turn", in_turn)
     assert benchmark.time_ratio(dense, dense) == 2.0
-    assert asked == [(3, 2), (125, 0)]  # half a second of pairs of 3 + 1 ms
+    assert asked == [(2, 1), (125, 0)]  # half a second of pairs of 3 + 1 ms
+    monkeypatch.setattr(benchmark, "RATIO_SECONDS", 0.01)
+    assert benchmark.time_ratio(dense, dense) == 2.0
+    assert asked[-1] == (8, 0)  # slow nets run as often as that
 
 
 def test_the_session_of_the_median_ratio_tells_the_gain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
