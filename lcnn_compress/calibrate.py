@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,9 @@ log = logging.getLogger(__name__)
 SAMPLES = 32768  # output positions of a layer, all images together, that its least squares see
 SAMPLES_AT_ONCE = 2048
 RIDGE = 1e-3  # pull toward the current coefficients, relative to the mean square of a response
-PASS_BYTES = 512 << 20  # outputs of dense layers held at a time; layers beyond it wait for another pass over the batches
+PASS_BYTES = 512 << 20  # of activations held at a time; layers beyond it wait for another pass over the batches
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -125,7 +127,7 @@ def refit(
     per_image = math.ceil(SAMPLES / sum(len(x) for x in batches))
     with _eval_mode(net), _eval_mode(dense):
         calls = _calls(net, batches[0])
-        passes = _split_by_memory({name: lookup for name, (lookup, _) in calls.items()})
+        passes = split_by_memory((name, 4 * SAMPLES * lookup.out_channels) for name, (lookup, _) in calls.items())
         errors = {}
         done, total = 0, (len(passes) + len(calls)) * len(batches)
         for names in passes:
@@ -179,18 +181,17 @@ def _hooked(hooks: Mapping[Any, Callable[..., None]], before: bool = False) -> I
             handle.remove()
 
 
-def _split_by_memory(lookups: dict[str, LookupConv2d]) -> list[list[str]]:
-    """Return the layers in parts whose wanted outputs fit into ``PASS_BYTES``."""
-    passes: list[list[str]] = []
+def split_by_memory(sizes: Iterable[tuple[T, int]]) -> list[list[T]]:
+    """Return things in parts, in order, whose sizes in bytes fit into ``PASS_BYTES``; one too large is a part alone."""
+    parts: list[list[T]] = []
     room = 0
-    for name, lookup in lookups.items():
-        needed = 4 * SAMPLES * lookup.out_channels
-        if not passes or needed > room:
-            passes.append([])
+    for thing, needed in sizes:
+        if not parts or needed > room:
+            parts.append([])
             room = PASS_BYTES
-        passes[-1].append(name)
+        parts[-1].append(thing)
         room -= needed
-    return passes
+    return parts
 
 
 def _positions(call: int, size: tuple[int, int], per_image: int) -> tuple[Tensor, Tensor]:

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from lcnn_compress.calibrate import RIDGE
+from lcnn_compress.calibrate import RIDGE, split_by_memory
 from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.graph import Layer
 from lcnn_compress.pattern import choose_pattern
 from lcnn_compress.progress import Progress, silent
 
 SAMPLES = 8192  # input patches of a layer
-PASS_BYTES = 512 << 20  # of patches held at a time; layers beyond it wait for another pass over the images
 MOST_MOMENT_MACS = 2e11  # wide layers see fewer patches
 MOST_SOLVE_MACS = 3e10  # of one form; beyond that its coefficients stay as coded
 MOST_RESPONSES = 1200  # rows times taps of a form whose pattern is chosen by its inputs: within a second
@@ -116,11 +115,11 @@ def gather(
 ) -> Iterator[InputMoments]:
     """Yield the moments of each layer's input patches at seeded positions, all images of ``batches`` together.
 
-    Layers share a pass over the images as far as their patches fit into ``PASS_BYTES``; the net must be the same whenever the
+    Layers share a pass over the images as far as memory allows (``split_by_memory``); the net must be the same whenever the
     next moments are asked for. ``progress`` gets ("reading inputs", batches done, in total) in each pass.
     """
     images = sum(map(len, batches))
-    for part in _split_by_memory(layers):
+    for part in split_by_memory((layer, _patch_bytes(layer)) for layer in layers):
         seen: dict[str, list[Tensor]] = {layer.name: [] for layer in part}
         handles = [net.get_submodule(layer.name).register_forward_pre_hook(_keeper(layer, images, seen)) for layer in part]
         try:
@@ -144,18 +143,8 @@ def _samples(layer: Layer) -> int:
     return min(SAMPLES, math.ceil(MOST_MOMENT_MACS / features**2))
 
 
-def _split_by_memory(layers: Sequence[Layer]) -> list[list[Layer]]:
-    """Return the layers in parts whose patches fit into ``PASS_BYTES``."""
-    parts: list[list[Layer]] = []
-    room = 0
-    for layer in layers:
-        needed = 4 * _samples(layer) * layer.in_channels * layer.geometry.taps * len(layer.sizes)
-        if not parts or needed > room:
-            parts.append([])
-            room = PASS_BYTES
-        parts[-1].append(layer)
-        room -= needed
-    return parts
+def _patch_bytes(layer: Layer) -> int:
+    return 4 * _samples(layer) * layer.in_channels * layer.geometry.taps * len(layer.sizes)
 
 
 def _keeper(layer: Layer, images: int, seen: dict[str, list[Tensor]]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

@@ -52,7 +52,7 @@ def sensitivity(
         input_shape: (1, ...).
         settings: sizes, layers, start of the dictionaries.
         data: with calibration inputs, and examples where the drop is wanted.
-        progress: gets ("trying layers", forms tried, in total).
+        progress: gets ("trying layers", forms tried, in total), and what ``gather`` says.
 
     Raises:
         DataError: no calibration inputs.

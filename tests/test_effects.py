@@ -209,7 +209,7 @@ def test_moments_are_of_what_every_call_is_given(monkeypatch):
     moments = together[[layer.name for layer in found].index("twice")]
     torch.testing.assert_close(moments.mean[0], rows.mean(0))  # of 342 of 256 positions of an image: all of them
     torch.testing.assert_close(moments.covariance[0], rows.T.cov(correction=0), rtol=1e-4, atol=1e-6)
-    monkeypatch.setattr("lcnn_compress.local_fit.PASS_BYTES", 0)
+    monkeypatch.setattr("lcnn_compress.calibrate.PASS_BYTES", 0)
     steps.clear()
     alone = list(gather(net, found, [x[:16], x[16:]], lambda *step: steps.append(step)))
     assert len(steps) == 3 * len(found)

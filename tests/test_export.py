@@ -248,9 +248,10 @@ def test_a_net_that_magnifies_rounding_is_timed_like_any_other(monkeypatch):
     monkeypatch.setattr(module, "_difference", lambda *_, **__: 5e-3)
     settings = CompressSettings(PlanSettings("0.5", 2, keep_slow=True))
     assert api.compress(small_net(), input_shape=(1, 3, 16, 16), settings=settings).report["totals"]["speedup"] > 0
-    monkeypatch.setattr(module, "_difference", lambda *_, **__: float("nan"))
-    with pytest.raises(ModelError, match="differ from torch's by nan"):
-        api.compress(small_net(), input_shape=(1, 3, 16, 16), settings=settings)
+    for wrong in ("nan", "inf"):  # inf is another shape
+        monkeypatch.setattr(module, "_difference", lambda *_, wrong=wrong, **__: float(wrong))
+        with pytest.raises(ModelError, match=f"differ from torch's by {wrong}"):
+            api.compress(small_net(), input_shape=(1, 3, 16, 16), settings=settings)
 
 
 def test_what_onnx_lacks_is_named(tmp_path):

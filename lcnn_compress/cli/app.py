@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 COARSE = 0.3  # relative error of a layer's filters beyond which a net without calibration usually loses much
 
 LEAST_OF_TARGET = 0.92
-# Enough for each coefficient of a filter: one of the two, as positions of one image are alike. On the Fashion-MNIST net the
-# error of other images is a fifth higher then.
+# Enough for each coefficient of a filter, one of the two: positions of one image are alike.
 FIT_POSITIONS, FIT_IMAGES = 20, 5
 
 app = typer.Typer(
