@@ -27,11 +27,11 @@ from compare_methods import Part, Results
 from method_nets import CASES, Case
 
 from lcnn_compress import api
-from lcnn_compress.budget import Choice, Problem, prepare
-from lcnn_compress.evaluation import torch_runner
-from lcnn_compress.finetune import FinetuneSettings
-from lcnn_compress.pipeline import CompressSettings, TrainingData
-from lcnn_compress.plan import PlanSettings
+from lcnn_compress.compress.plan import PlanSettings
+from lcnn_compress.compress.settings import CompressSettings, TrainingData
+from lcnn_compress.data.score import torch_runner
+from lcnn_compress.search.problem import Choice, Problem, prepare
+from lcnn_compress.train.recipe import FinetuneSettings
 
 RESULTS = Path(__file__).parent / "results"
 

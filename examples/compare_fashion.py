@@ -26,13 +26,15 @@ import torch
 from datasets import FASHION_MNIST, read_mnist_like
 from torch import Tensor
 
-from lcnn_compress import api, benchmark
-from lcnn_compress.artefact import Artefact
-from lcnn_compress.finetune import FinetuneSettings
+from lcnn_compress import api
+from lcnn_compress.artefact.artefact import Artefact
+from lcnn_compress.bench.compare import BenchSettings
+from lcnn_compress.bench.compare import compare as compare_files
+from lcnn_compress.compress.plan import LayerPlan, PlanSettings
+from lcnn_compress.compress.settings import CompressSettings, TrainingData
 from lcnn_compress.machine import machine
-from lcnn_compress.pipeline import CompressSettings, TrainingData
-from lcnn_compress.plan import LayerPlan, PlanSettings
 from lcnn_compress.quickstart import ARCH, EMBEDDED, INPUT_SHAPE
+from lcnn_compress.train.recipe import FinetuneSettings
 
 RESULTS = Path(__file__).parent / "results"
 SIZES: dict[str, PlanSettings] = {
@@ -81,7 +83,7 @@ def measure(source: api.Source, artefact: Artefact, iterations: int) -> dict[str
         dense, lookup = Path(folder) / "dense.onnx", Path(folder) / "lookup.onnx"
         api.export_onnx(artefact, lookup)
         api.export_dense(source, dense, api.layer_rows(artefact.report))
-        run = benchmark.compare(dense, lookup, benchmark.BenchSettings(iterations=iterations, per_layer=False))["runs"][0]
+        run = compare_files(dense, lookup, BenchSettings(iterations=iterations, per_layer=False))["runs"][0]
     keys = ("speedup_p50", "speedup_ci95", "macs_ratio", "realised_fraction")
     sizes = ("latency_ms_p50", "file_bytes", "peak_rss_bytes", "macs")
     return {key: run[key] for key in keys} | {f"{net}_{key}": run[net][key] for net in ("dense", "lookup") for key in sizes}

@@ -47,19 +47,23 @@ from methods import (
 )
 from torch import Tensor, fx, nn
 
-from lcnn_compress import api, benchmark, runtime
-from lcnn_compress.budget import Problem, Target, prepare
-from lcnn_compress.budget_fit import fit
-from lcnn_compress.budget_trial import RECOVERIES
-from lcnn_compress.data import Examples
+from lcnn_compress import api, runtime
+from lcnn_compress.bench.statistics import ratio_interval
+from lcnn_compress.bench.timing import open_net, time_in_turn
+from lcnn_compress.compress.plan import LayerPlan, PlanSettings
+from lcnn_compress.compress.settings import CompressSettings, TrainingData
+from lcnn_compress.data.examples import Examples
+from lcnn_compress.data.score import onnx_runner, torch_runner
 from lcnn_compress.errors import ModelError, SettingsError
-from lcnn_compress.evaluation import onnx_runner, torch_runner
 from lcnn_compress.files import write_atomically
-from lcnn_compress.finetune import FinetuneSettings, finetune
-from lcnn_compress.graph import layers
 from lcnn_compress.machine import machine
-from lcnn_compress.pipeline import CompressSettings, TrainingData
-from lcnn_compress.plan import LayerPlan, PlanSettings
+from lcnn_compress.net.layers import layers
+from lcnn_compress.search.meet_target import fit
+from lcnn_compress.search.problem import Problem, prepare
+from lcnn_compress.search.target import Target
+from lcnn_compress.search.trained_choice import RECOVERIES
+from lcnn_compress.train.loop import finetune
+from lcnn_compress.train.recipe import FinetuneSettings
 
 RESULTS = Path(__file__).parent / "results"
 PROBED_BATCHES = 4  # that time a training step
@@ -368,15 +372,15 @@ class Comparison:
         }
         files = {name: path for name, path in files.items() if path.is_file()}
         shape = list(self.case.source.input_shape)
-        runs = [benchmark.open_net(path, shape, 1, 0) for path in files.values()]
+        runs = [open_net(path, shape, 1, 0) for path in files.values()]
         twice = [run for run in runs for _ in range(2)]
-        trial = sum(min(ms) for ms in benchmark.time_in_turn(twice, (2, 1)))
+        trial = sum(min(ms) for ms in time_in_turn(twice, (2, 1)))
         rounds = int(np.clip(1000 * self.options.timing_seconds / trial, *ROUNDS))
-        ms = dict(zip(files, benchmark.time_in_turn(twice, (rounds, 2))[1::2], strict=True))
+        ms = dict(zip(files, time_in_turn(twice, (rounds, 2))[1::2], strict=True))
         found = {
             name: {
                 "ms": float(np.median(values)), "speedup": float(np.median(ms["dense"]) / np.median(values)),
-                "speedup_ci95": benchmark.ratio_interval(ms["dense"], values, 0), "rounds": rounds,
+                "speedup_ci95": ratio_interval(ms["dense"], values, 0), "rounds": rounds,
             }
             for name, values in ms.items()
         }  # fmt: skip

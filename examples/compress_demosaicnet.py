@@ -27,12 +27,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from lcnn_compress import api, benchmark
-from lcnn_compress.artefact import Artefact
-from lcnn_compress.finetune import FinetuneSettings
+from lcnn_compress import api
+from lcnn_compress.artefact.artefact import Artefact
+from lcnn_compress.bench.compare import BenchSettings, compare
+from lcnn_compress.compress.plan import LayerPlan, PlanSettings
+from lcnn_compress.compress.settings import CompressSettings, TrainingData
 from lcnn_compress.machine import machine
-from lcnn_compress.pipeline import CompressSettings, TrainingData
-from lcnn_compress.plan import LayerPlan, PlanSettings
+from lcnn_compress.train.recipe import FinetuneSettings
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SHAPE = (1, 3, 256, 256)
@@ -129,7 +130,7 @@ def measure(artefact: Artefact, iterations: int) -> dict[str, Any]:
         dense, lookup = Path(folder) / "dense.onnx", Path(folder) / "lookup.onnx"
         api.export_onnx(artefact, lookup)
         api.export_dense(open_net(), dense, api.layer_rows(artefact.report))
-        run = benchmark.compare(dense, lookup, benchmark.BenchSettings(iterations=iterations, per_layer=False))["runs"][0]
+        run = compare(dense, lookup, BenchSettings(iterations=iterations, per_layer=False))["runs"][0]
     keys = ("speedup_p50", "speedup_ci95", "macs_ratio", "realised_fraction")
     sizes = ("latency_ms_p50", "file_bytes", "peak_rss_bytes", "macs")
     return {key: run[key] for key in keys} | {f"{net}_{key}": run[net][key] for net in ("dense", "lookup") for key in sizes}

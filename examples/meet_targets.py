@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from compare_fashion import Images, calibration, load, measure, open_net
 
-from lcnn_compress import api, benchmark, zoo
-from lcnn_compress.budget import Target
+from lcnn_compress import api, zoo
+from lcnn_compress.bench.compare import BenchSettings, compare
+from lcnn_compress.compress.settings import CompressSettings, TrainingData
 from lcnn_compress.machine import machine
-from lcnn_compress.pipeline import CompressSettings, TrainingData
+from lcnn_compress.search.target import Target
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SPEEDUPS = (1.5, 2.0, 3.0, 4.0)
@@ -70,7 +71,7 @@ def resnet18() -> list[dict[str, Any]]:
             dense, lookup = Path(folder) / "dense.onnx", Path(folder) / "lookup.onnx"
             api.export_onnx(artefact, lookup)
             api.export_dense(source, dense, api.layer_rows(artefact.report))
-            run = benchmark.compare(dense, lookup, benchmark.BenchSettings(iterations=50, per_layer=False))["runs"][0]
+            run = compare(dense, lookup, BenchSettings(iterations=50, per_layer=False))["runs"][0]
         facts |= {key: run[key] for key in ("speedup_p50", "speedup_ci95", "macs_ratio")}
         rows.append({"net": "resnet18, random weights, no data"} | facts)
         print(line(rows[-1]), flush=True)

@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lcnn_compress import api
-from lcnn_compress.data import Examples
-from lcnn_compress.evaluation import score
+from lcnn_compress.data.examples import Examples
+from lcnn_compress.data.score import score
 from lcnn_compress.quickstart import ARCH, EMBEDDED
 from lcnn_compress.zoo import BayerDemosaick, fashion_resnet
 

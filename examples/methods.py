@@ -30,11 +30,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lcnn_compress.dictionary import factorise
+from lcnn_compress.compress.plan import LayerPlan, PlanSettings, plan_layers
 from lcnn_compress.errors import SettingsError
+from lcnn_compress.forms.dictionary import factorise
 from lcnn_compress.geometry import lookup_macs
-from lcnn_compress.graph import Layer
-from lcnn_compress.plan import LayerPlan, PlanSettings, plan_layers
+from lcnn_compress.net.layers import Layer
 
 OURS, UNIFORM, PAPER, SPARSE, LOW_RANK, NARROWER, INT8 = (
     "lookup (ours)", "lookup (one rule)", "lookup (paper)", "sparse", "low rank", "narrower", "int8",

@@ -13,17 +13,29 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from lcnn_compress.errors import LcnnError
+from lcnn_compress.version import __version__
 
-__version__ = "0.1.0"
-__all__ = ["Artefact", "LcnnError", "LookupConv2d", "bench", "compress", "evaluate", "export_onnx", "load", "runtime", "save"]
+__all__ = [
+    "Artefact",
+    "LcnnError",
+    "LookupConv2d",
+    "__version__",
+    "bench",
+    "compress",
+    "evaluate",
+    "export_onnx",
+    "load",
+    "runtime",
+    "save",
+]
 
 if TYPE_CHECKING:
     from lcnn_compress import runtime
     from lcnn_compress.api import bench, compress, evaluate, export_onnx, load, save
-    from lcnn_compress.artefact import Artefact
-    from lcnn_compress.modules import LookupConv2d
+    from lcnn_compress.artefact.artefact import Artefact
+    from lcnn_compress.forms.lookup import LookupConv2d
 
-_HOMES = {"Artefact": "artefact", "LookupConv2d": "modules"} | dict.fromkeys(
+_HOMES = {"Artefact": "artefact.artefact", "LookupConv2d": "forms.lookup"} | dict.fromkeys(
     ("bench", "compress", "evaluate", "export_onnx", "load", "save"), "api"
 )
 

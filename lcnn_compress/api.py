@@ -17,24 +17,32 @@ import onnx
 import torch
 from torch import Tensor, fx, nn
 
-from lcnn_compress import benchmark, budget_run, runtime
-from lcnn_compress.artefact import Artefact, load_artefact, save_artefact
-from lcnn_compress.budget import Target
-from lcnn_compress.data import Examples
+from lcnn_compress import runtime
+from lcnn_compress.artefact.artefact import Artefact, load_artefact, save_artefact
+from lcnn_compress.bench.compare import BenchSettings, compare
+from lcnn_compress.compress.pipeline import compress_net
+from lcnn_compress.compress.plan import LayerPlan
+from lcnn_compress.compress.settings import CompressSettings, TrainingData
+from lcnn_compress.data.examples import Examples
+from lcnn_compress.data.score import Score, onnx_runner, score, torch_runner
 from lcnn_compress.errors import DataError, LcnnError, SettingsError
-from lcnn_compress.evaluation import Score, onnx_runner, score, torch_runner
-from lcnn_compress.export import ExportSettings, to_onnx
-from lcnn_compress.export import export_onnx as export_net
+from lcnn_compress.export.nodes import constants_of
+from lcnn_compress.export.rewrite import dense_form
+from lcnn_compress.export.to_onnx import ExportSettings, to_onnx
+from lcnn_compress.export.to_onnx import export_onnx as export_net
 from lcnn_compress.files import write_atomically
-from lcnn_compress.graph import capture, fold_batch_norms, from_program, layers
-from lcnn_compress.loading import LoadedModel, infer_input_shape, load_model, unwrapped
-from lcnn_compress.op import FIRST_STAGE
-from lcnn_compress.ordinary import constants_of, dense_form
-from lcnn_compress.pipeline import CompressSettings, TrainingData, compress_net
-from lcnn_compress.plan import LayerPlan
+from lcnn_compress.net.capture import capture, from_program
+from lcnn_compress.net.edit import fold_batch_norms
+from lcnn_compress.net.layers import layers
+from lcnn_compress.operators.common import FIRST_STAGE
 from lcnn_compress.progress import Progress, silent
-from lcnn_compress.sensitivity import SensitivitySettings
-from lcnn_compress.sensitivity import sensitivity as layer_sensitivity
+from lcnn_compress.search import search
+from lcnn_compress.search.sensitivity import SensitivitySettings
+from lcnn_compress.search.sensitivity import sensitivity as layer_sensitivity
+from lcnn_compress.search.target import Target
+from lcnn_compress.sources.input_shape import infer_input_shape
+from lcnn_compress.sources.load_model import load_model
+from lcnn_compress.sources.model import LoadedModel, unwrapped
 
 
 @dataclass(frozen=True)
@@ -137,7 +145,7 @@ def compress_to_target(
     source: Source, settings: CompressSettings, target: Target, data: TrainingData = TrainingData(), progress: Progress = silent
 ) -> Artefact:
     """Compress a loaded model to a speed-up, latency, file size or largest drop; see ``budget_run.compress_to_target``."""
-    artefact = budget_run.compress_to_target(
+    artefact = search.compress_to_target(
         source.net, source.input_shape, settings, target, _fitting(data, source), progress=progress
     )
     return _identified(artefact, source)
@@ -147,7 +155,7 @@ def forecast(
     source: Source, settings: CompressSettings, target: Target, data: TrainingData = TrainingData(), progress: Progress = silent
 ) -> dict[str, Any]:
     """Return the plan for a target and what it is expected to give; nothing is built."""
-    return budget_run.forecast(source.net, source.input_shape, settings, target, _fitting(data, source), progress=progress)
+    return search.forecast(source.net, source.input_shape, settings, target, _fitting(data, source), progress=progress)
 
 
 def sensitivity(
@@ -216,17 +224,15 @@ def export_onnx(artefact: Artefact, path: str | Path, settings: ExportSettings |
     return export_net(artefact.net, Path(path), artefact.input_shape, settings, {"layers": layer_rows(artefact.report)})
 
 
-def bench(
-    lookup: str | Path, dense: str | Path | None = None, settings: benchmark.BenchSettings | None = None
-) -> dict[str, Any]:
+def bench(lookup: str | Path, dense: str | Path | None = None, settings: BenchSettings | None = None) -> dict[str, Any]:
     """Compare an exported ONNX file with a dense one (by default its own dense form); the object of ``lcnn bench --json``."""
-    settings = settings or benchmark.BenchSettings()
+    settings = settings or BenchSettings()
     if dense is not None:
-        return benchmark.compare(Path(dense), Path(lookup), settings)
+        return compare(Path(dense), Path(lookup), settings)
     with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
         path = Path(folder) / "dense.onnx"
         write_dense_form(Path(lookup), path)
-        return benchmark.compare(path, Path(lookup), settings) | {"dense_source": "dense form of the same file"}
+        return compare(path, Path(lookup), settings) | {"dense_source": "dense form of the same file"}
 
 
 def write_dense_form(lookup: Path, path: Path) -> None:

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcnn_compress import api, benchmark, runtime
-from lcnn_compress.data import batches, load_examples
-from lcnn_compress.evaluation import onnx_runner, score
-from lcnn_compress.finetune import FinetuneSettings
-from lcnn_compress.pipeline import CALIBRATION_BATCH, CALIBRATION_IMAGES, CompressSettings, TrainingData
-from lcnn_compress.plan import PlanSettings
+from lcnn_compress import api, runtime
+from lcnn_compress.bench.compare import BenchSettings, compare
+from lcnn_compress.compress.plan import PlanSettings
+from lcnn_compress.compress.settings import CALIBRATION_BATCH, CALIBRATION_IMAGES, CompressSettings, TrainingData
+from lcnn_compress.data.examples import batches
+from lcnn_compress.data.load_examples import load_examples
+from lcnn_compress.data.score import onnx_runner, score
 from lcnn_compress.progress import Progress
+from lcnn_compress.train.recipe import FinetuneSettings
 
 EMBEDDED = Path(__file__).parent / "embedded"
 INPUT_SHAPE = (1, 1, 28, 28)
@@ -48,7 +50,7 @@ def run(output: Path, epochs: int, progress: Progress) -> dict[str, Any]:
     api.export_onnx(artefact, lookup_file)
     api.export_dense(source, dense_file, api.layer_rows(artefact.report))
     scores = [score(onnx_runner(runtime.session(path)), test, progress).value for path in (dense_file, lookup_file)]
-    timing = benchmark.compare(dense_file, lookup_file, benchmark.BenchSettings(iterations=200, per_layer=False))
+    timing = compare(dense_file, lookup_file, BenchSettings(iterations=200, per_layer=False))
     return {
         "command": "quickstart", "artefact": str(output), "metric": "top1_percent", "n": len(test),
         "dense": scores[0], "lookup": scores[1], "totals": artefact.report["totals"], "bench": timing,

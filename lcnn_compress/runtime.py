@@ -17,7 +17,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from lcnn_compress.errors import ArtefactError, FileError, MissingError
-from lcnn_compress.op import DOMAIN
+from lcnn_compress.operators.common import DOMAIN
 
 log = logging.getLogger(__name__)
 

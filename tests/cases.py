@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.geometry import ConvGeometry
-from lcnn_compress.modules import LookupConv2d
 
 EPS32 = float(np.finfo(np.float32).eps)
 

@@ -10,9 +10,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lcnn_compress import op, runtime
+from lcnn_compress import runtime
 from lcnn_compress.errors import ArtefactError, FileError, MissingError
 from lcnn_compress.geometry import ConvGeometry
+from lcnn_compress.operators.common import DOMAIN, OP_VERSION, OPSET
+from lcnn_compress.operators.encoding import encode_positions
+from lcnn_compress.operators.lookup_conv import INPUTS, OP_TYPE, function_body, node_attributes
 
 
 @pytest.fixture
@@ -23,23 +26,21 @@ def no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def lookup_model(body: bool = True) -> onnx.ModelProto:
     """One LookupConv, 1x1: y = P D x + bias with P = diag(2, 3), D = [[1, 1], [1, -1]], bias = (10, 20)."""
-    gaps, coefficients = op.encode_positions(np.diag([2.0, 3.0]).astype(np.float32).reshape(2, 2, 1, 1))
+    gaps, coefficients = encode_positions(np.diag([2.0, 3.0]).astype(np.float32).reshape(2, 2, 1, 1))
     arrays = {
         "D": np.array([[1, 1], [1, -1]], np.float32), "gaps": gaps, "coefficients": coefficients,
         "bias": np.array([10, 20], np.float32), "residual": np.zeros(1, np.float32),
     }  # fmt: skip
-    node = helper.make_node(
-        op.OP_TYPE, list(op.INPUTS), ["Y"], name="conv", domain=op.DOMAIN, **op.node_attributes(ConvGeometry((1, 1)))
-    )
+    node = helper.make_node(OP_TYPE, list(INPUTS), ["Y"], name="conv", domain=DOMAIN, **node_attributes(ConvGeometry((1, 1))))
     graph = helper.make_graph(
         [node], "net", [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["n", 2, 1, 1])],
         [helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["n", 2, 1, 1])],
         [numpy_helper.from_array(array, name) for name, array in arrays.items()],
     )  # fmt: skip
-    opsets = [helper.make_opsetid("", op.OPSET), helper.make_opsetid(op.DOMAIN, op.OP_VERSION)]
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, OP_VERSION)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
     if body:
-        model.functions.append(op.function_body())
+        model.functions.append(function_body())
     return model
 
 
@@ -140,7 +141,7 @@ def test_a_damaged_file_is_refused_with_its_name(kind: str, tmp_path: Path) -> N
 def test_the_domain_is_found_across_block_borders(tmp_path: Path) -> None:
     path = tmp_path / "big"
     for offset in ((1 << 20) - 3, (1 << 20), 0):
-        path.write_bytes(b"\0" * offset + op.DOMAIN.encode() + b"\0" * 10)
+        path.write_bytes(b"\0" * offset + DOMAIN.encode() + b"\0" * 10)
         assert runtime.uses_lookups(path)
     path.write_bytes(b"\0" * (1 << 21))
     assert not runtime.uses_lookups(path)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lcnn_compress import __version__
 from lcnn_compress.cli import options, render
-from lcnn_compress.cli.main import guarded
+from lcnn_compress.cli.errors import guarded
+from lcnn_compress.version import __version__
 
 if TYPE_CHECKING:
     from lcnn_compress.api import Source
-    from lcnn_compress.cli.request import Run
+    from lcnn_compress.cli.resolve import Run
 
 COARSE = 0.3  # relative error of a layer's filters beyond which a net without calibration usually loses much
 
@@ -98,10 +98,10 @@ def compress(
     quiet: options.Quiet = False,
 ) -> None:
     """Compress a pretrained net into an artefact NAME.lcnn."""
-    from lcnn_compress.cli import request
-    from lcnn_compress.finetune import FinetuneSettings
-    from lcnn_compress.pipeline import CompressSettings
-    from lcnn_compress.plan import PlanSettings
+    from lcnn_compress.cli import resolve
+    from lcnn_compress.compress.plan import PlanSettings
+    from lcnn_compress.compress.settings import CompressSettings
+    from lcnn_compress.train.recipe import FinetuneSettings
 
     target, given = output or options.default_output(model), options.given(context)
     wanted = options.target(given, {
@@ -109,21 +109,21 @@ def compress(
         "max_drop": max_drop,
     })  # fmt: skip
     if not dry_run:
-        request.check_output(target)
+        resolve.check_output(target)
     tune = partial(FinetuneSettings, seed=seed, precision=precision, device=device)
     tuning = tune(epochs, batch_size, lr, sparsity, threshold_c, l1, distill) if epochs else None
-    plan = PlanSettings(dict_, request.lookups(lookups), tuple(only or ()), tuple(skip or ()), keep_slow, share)
+    plan = PlanSettings(dict_, resolve.lookups(lookups), tuple(only or ()), tuple(skip or ()), keep_slow, share)
     settings = CompressSettings(plan, init, seed, coefficients, measure, threads, tuning)
-    feed = request.Feed(calib, samples, data, options.numbers("--mean", mean), options.numbers("--std", std))
+    feed = resolve.Feed(calib, samples, data, options.numbers("--mean", mean), options.numbers("--std", std))
     if wanted is not None:
-        settings, feed = request.for_target(settings, feed, wanted[0], given, resume)
-    run = request.Run(settings, feed, arch, options.input_shape(input_shape), target=wanted)
+        settings, feed = resolve.for_target(settings, feed, wanted[0], given, resume)
+    run = resolve.Run(settings, feed, arch, options.input_shape(input_shape), target=wanted)
     if config is None:
         options.check_together(given, sparsity)
     else:
-        run = request.repeat(config, given, run)
+        run = resolve.repeat(config, given, run)
     if run.settings.finetune is not None:
-        request.require(run.feed.data is not None, "--epochs asks for fine-tuning, but there is no training data; add --data")
+        resolve.require(run.feed.data is not None, "--epochs asks for fine-tuning, but there is no training data; add --data")
     bars = not (quiet or as_json)
     if dry_run:
         report = _forecast(model, run, trust_pickle=trust_pickle, quiet=quiet, bars=bars)
@@ -142,14 +142,14 @@ def _compress(
 ) -> dict[str, Any]:
     """Compress, write the artefact and return its report."""
     from lcnn_compress import api
-    from lcnn_compress.budget import Target
-    from lcnn_compress.cli import request
+    from lcnn_compress.cli import resolve
+    from lcnn_compress.search.target import Target
 
-    checkpoint = request.Checkpoint(target)
+    checkpoint = resolve.Checkpoint(target)
     plans = checkpoint.earlier_plans(run.settings.finetune, resume) or run.plans
     source = api.open_model(model, run.input_shape, arch=run.arch, trust_pickle=trust_pickle)
     _notes(source, run, trust_pickle, quiet)
-    feed = request.data(run.feed, run.settings.seed, source.input_shape)
+    feed = resolve.data(run.feed, run.settings.seed, source.input_shape)
     keeping = nullcontext(feed) if run.settings.finetune is None else checkpoint.keeping(feed, resume)
     with render.progress(bars) as progress, keeping as kept:
         if run.target is None or plans is not None:
@@ -163,13 +163,13 @@ def _compress(
 def _forecast(model: str, run: Run, *, trust_pickle: bool, quiet: bool, bars: bool) -> dict[str, Any]:
     """Return the plan for a target."""
     from lcnn_compress import api
-    from lcnn_compress.budget import Target
-    from lcnn_compress.cli import request
+    from lcnn_compress.cli import resolve
+    from lcnn_compress.search.target import Target
 
     assert run.target is not None
     source = api.open_model(model, run.input_shape, arch=run.arch, trust_pickle=trust_pickle)
     _notes(source, run, trust_pickle, quiet)
-    feed = request.data(run.feed, run.settings.seed, source.input_shape)
+    feed = resolve.data(run.feed, run.settings.seed, source.input_shape)
     with render.progress(bars) as progress:
         return api.forecast(source, run.settings, Target(*run.target), feed, progress)
 
@@ -266,22 +266,22 @@ def sensitivity(
 ) -> None:
     """Show what compressing one layer alone costs, layer by layer, at several sizes."""
     from lcnn_compress import api
-    from lcnn_compress.cli import request
-    from lcnn_compress.plan import PlanSettings
-    from lcnn_compress.sensitivity import SensitivitySettings, picture
+    from lcnn_compress.cli import resolve
+    from lcnn_compress.compress.plan import PlanSettings
+    from lcnn_compress.search.sensitivity import SensitivitySettings, picture
 
-    request.require(plot is None or plot.suffix == ".svg", f"--plot is '{plot}'; it must end in .svg")
-    request.require(data is not None or calib is not None, "sensitivity needs data; add --data (labelled) or --calib")
+    resolve.require(plot is None or plot.suffix == ".svg", f"--plot is '{plot}'; it must end in .svg")
+    resolve.require(data is not None or calib is not None, "sensitivity needs data; add --data (labelled) or --calib")
     options.check_together(options.given(context) - {"data", "limit"}, "gradual")
     plan = PlanSettings(only=tuple(only or ()), skip=tuple(skip or ()))
     settings = SensitivitySettings(options.shares("--sizes", sizes), plan, init, seed)
-    feed = request.Feed(calib, samples, data, options.numbers("--mean", mean), options.numbers("--std", std))
+    feed = resolve.Feed(calib, samples, data, options.numbers("--mean", mean), options.numbers("--std", std))
     source = api.open_model(model, options.input_shape(input_shape), arch=arch, trust_pickle=trust_pickle)
-    loaded = request.data(feed, seed, source.input_shape, limit)
+    loaded = resolve.data(feed, seed, source.input_shape, limit)
     with render.progress(not (quiet or as_json)) as progress:
         result = api.sensitivity(source, settings, loaded, progress)
     if plot is not None:
-        request.write(plot, picture(result))
+        resolve.write(plot, picture(result))
     render.print_json(result) if as_json else render.sensitivity(result)
 
 
@@ -300,14 +300,14 @@ def export(
 ) -> None:
     """Write an artefact as ONNX, checked against torch first."""
     from lcnn_compress import api
-    from lcnn_compress.cli import request
-    from lcnn_compress.export import ExportSettings
+    from lcnn_compress.cli import resolve
+    from lcnn_compress.export.to_onnx import ExportSettings
 
-    request.require(onnx, "export needs a format; say 'lcnn export --onnx'")
+    resolve.require(onnx, "export needs a format; say 'lcnn export --onnx'")
     path, chosen = options.find_artefact(artefact)
     render.note(chosen, quiet)
     target = output or path / ("model.dense.onnx" if dense else "model.onnx")
-    request.require(target.suffix == ".onnx", f"--output is '{target}'; it must end in .onnx")
+    resolve.require(target.suffix == ".onnx", f"--output is '{target}'; it must end in .onnx")
     loaded = api.load(path)
     kind = coefficients or loaded.config["coefficients"]
     difference = api.export_onnx(loaded, target, ExportSettings(kind, fallback, dense, tolerance))
@@ -332,25 +332,25 @@ def bench(
     quiet: options.Quiet = False,
 ) -> None:
     """Measure dense against lookup: speed, memory, size."""
-    from lcnn_compress.benchmark import BenchSettings
-    from lcnn_compress.cli import request
+    from lcnn_compress.bench.compare import BenchSettings
+    from lcnn_compress.cli import resolve
 
     settings = BenchSettings(
         threads=options.integers("--threads", threads), batches=options.integers("--batch", batch), iterations=iterations,
         per_layer=per_layer,
     )  # fmt: skip
     if suite is not None:
-        request.require(
+        resolve.require(
             artefact is None and not trust_pickle,
             f"--suite {suite} measures nets of its own; leave out {artefact or '--trust-pickle'}, or leave out --suite",
         )
         with render.progress(not (quiet or as_json)) as progress:
-            result = request.suite(suite, settings, progress)
+            result = resolve.suite(suite, settings, progress)
         render.print_json(result) if as_json else render.suite_table(result)
         return
     path, chosen = options.find_artefact(artefact)
     render.note(chosen, quiet)
-    result, note = request.bench(path, settings, trust_pickle)
+    result, note = resolve.bench(path, settings, trust_pickle)
     render.note(note, quiet)
     render.print_json(result) if as_json else render.bench_table(result)
 
@@ -370,13 +370,13 @@ def evaluate(
     quiet: options.Quiet = False,
 ) -> None:
     """Score the dense and the compressed net on labelled data."""
-    from lcnn_compress.cli import request
+    from lcnn_compress.cli import resolve
 
-    request.require(data is not None, "eval needs labelled data; add --data FOLDER, file.npz or pkg.mod:fn")
-    feed = request.Feed(data=data, mean=options.numbers("--mean", mean), std=options.numbers("--std", std))
-    subject = request.Subject(target, arch, options.input_shape(input_shape), trust_pickle)
+    resolve.require(data is not None, "eval needs labelled data; add --data FOLDER, file.npz or pkg.mod:fn")
+    feed = resolve.Feed(data=data, mean=options.numbers("--mean", mean), std=options.numbers("--std", std))
+    subject = resolve.Subject(target, arch, options.input_shape(input_shape), trust_pickle)
     with render.progress(not (quiet or as_json)) as progress:
-        result, note = request.evaluate(subject, feed, limit, progress)
+        result, note = resolve.evaluate(subject, feed, limit, progress)
     render.note(note, quiet)
     render.print_json(result) if as_json else render.scores(result)
 
@@ -392,9 +392,9 @@ def inspect(
     quiet: options.Quiet = False,
 ) -> None:
     """Show what a model, an artefact or an ONNX file is made of."""
-    from lcnn_compress.cli import request
+    from lcnn_compress.cli import resolve
 
-    result = request.inspect(target, arch, options.input_shape(input_shape), trust_pickle)
+    result = resolve.inspect(target, arch, options.input_shape(input_shape), trust_pickle)
     for line in result["notes"]:
         render.note(line, quiet)
     if as_json:
@@ -408,7 +408,7 @@ def inspect(
 @guarded
 def doctor(as_json: options.Json = False) -> None:
     """Check this machine and the native library; run a self-test."""
-    from lcnn_compress.doctor import check
+    from lcnn_compress.bench.doctor import check
 
     result = check()
     if as_json:
@@ -432,10 +432,10 @@ def quickstart(
     quiet: options.Quiet = False,
 ) -> None:
     """All of it on the small net in the package, offline."""
-    from lcnn_compress.cli import request
+    from lcnn_compress.cli import resolve
     from lcnn_compress.quickstart import run
 
-    request.check_output(output)
+    resolve.check_output(output)
     with render.progress(not (quiet or as_json)) as progress:
         result = run(output, epochs, progress)
     render.print_json(result) if as_json else render.quickstart_table(result)

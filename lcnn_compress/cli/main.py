@@ -1,64 +1,18 @@
-"""Entry point and error boundary: every failure becomes one message on stderr and an exit code.
-
-0 fine, 1 done but negative, 2 wrong use or unusable input, 3 missing hardware or package, 5 reading or writing failed,
-70 internal error, 130 interrupted.
-"""
+"""Entry point: notices of the library on stderr, a request to stop as an interrupt, then the commands."""
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import signal
 import sys
-import traceback
 import warnings
-from collections.abc import Callable
 from types import FrameType
-from typing import Any, TypeVar
 
 import typer
 
-from lcnn_compress.errors import LcnnError
-
-MISSING, FILES, INTERNAL, INTERRUPTED = 3, 5, 70, 130
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def guarded(command: Command) -> Command:
-    """Turn what a command raises into a message and an exit code. ``LCNN_DEBUG=1`` shows the traceback too."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except (typer.Exit, typer.Abort, typer.BadParameter):
-            raise  # control flow of the command line
-        except BrokenPipeError:  # who reads our output has left: nothing more can be said, not even by Python at its end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(FILES) from None
-        except (Exception, KeyboardInterrupt) as error:
-            message, code = describe(error)
-            if os.environ.get("LCNN_DEBUG"):
-                traceback.print_exc()
-            typer.echo(message, err=True)
-            raise typer.Exit(code) from None
-
-    return run  # type: ignore[return-value]
-
-
-def describe(error: BaseException) -> tuple[str, int]:
-    """Return the message and exit code for an exception."""
-    if isinstance(error, LcnnError):
-        return f"error: {error}", error.exit_code
-    if isinstance(error, KeyboardInterrupt):
-        return f"interrupted; {error if error.args else 'nothing is left half-written'}", INTERRUPTED
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        return f"error: the package '{error.name.partition('.')[0]}' is missing; pip install it or lcnn-compress again", MISSING
-    if isinstance(error, OSError):
-        reason = error.strerror or type(error).__name__
-        return f"error: {error.filename or 'a file'}: {reason}; check the path, its permissions and the disk", FILES
-    return f"internal error: {type(error).__name__}: {error}; LCNN_DEBUG=1 shows where, please report it", INTERNAL
+from lcnn_compress.cli.app import app
+from lcnn_compress.cli.errors import INTERRUPTED
 
 
 class _Notices(logging.Handler):
@@ -78,8 +32,6 @@ class _Notices(logging.Handler):
 
 def main() -> None:
     """Run the command line."""
-    from lcnn_compress.cli.app import app
-
     logging.getLogger("lcnn_compress").addHandler(_Notices())
     if not os.environ.get("LCNN_DEBUG"):
         warnings.simplefilter("ignore")  # deprecations inside torch and its exporter are not the user's business

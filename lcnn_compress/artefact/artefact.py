@@ -1,0 +1,134 @@
+"""The artefact: a directory ``NAME.lcnn`` that holds a compressed net without pickle and without the model's source code.
+
+    manifest.json       format version, SHA-256 of the files below
+    lcnn.json           the net as a graph, and where it came from
+    model.safetensors   every tensor; lookup lists as gaps in the narrowest integer
+    config.json         the resolved configuration; ``lcnn compress MODEL -c config.json`` repeats the run
+    report.json/.html   what was done to each layer, and measurements (these differ from run to run)
+
+The same configuration gives the same bytes in the first four.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import fx
+
+from lcnn_compress.artefact.graph_json import from_json, to_json
+from lcnn_compress.artefact.report_html import html
+from lcnn_compress.errors import ArtefactError, FileError
+from lcnn_compress.files import directory_atomically
+from lcnn_compress.version import __version__
+
+FORMAT_VERSION = 1
+SUFFIX = ".lcnn"
+_HASHED = ("lcnn.json", "model.safetensors", "config.json")
+FILES = ("manifest.json", *_HASHED, "report.json", "report.html")
+
+
+@dataclass
+class Artefact:
+    """A compressed net with its input shape (1, ...), resolved configuration and report."""
+
+    net: fx.GraphModule
+    input_shape: tuple[int, ...]
+    config: dict[str, Any]
+    report: dict[str, Any]
+
+
+def save_artefact(artefact: Artefact, path: Path) -> None:
+    """Write the directory ``path``; an artefact already there is replaced only once the new one is complete.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    graph, tensors = to_json(artefact.net, artefact.config["coefficients"])
+    content = {
+        "lcnn.json": _json({"input_shape": list(artefact.input_shape), "graph": graph}),
+        "model.safetensors": save(tensors),
+        "config.json": _json(artefact.config),
+    }
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
+    manifest = {"format": "lcnn", "format_version": FORMAT_VERSION, "written_by": __version__, "sha256": hashes}
+    content |= {"manifest.json": _json(manifest), "report.json": _json(artefact.report)}
+    content["report.html"] = html(artefact.report).encode()
+    with directory_atomically(path) as folder:
+        for name, data in content.items():
+            (folder / name).write_bytes(data)
+
+
+def load_artefact(path: Path) -> Artefact:
+    """Read an artefact; the net is ready to run and to fine-tune.
+
+    Raises:
+        ArtefactError: a file is missing, damaged or written by a newer version.
+        FileError: the directory is not there or cannot be read.
+    """
+    manifest = _read_manifest(path)
+    content = {name: _read(path / name) for name in _HASHED}
+    for name, data in content.items():
+        found = hashlib.sha256(data).hexdigest()
+        if found != manifest["sha256"].get(name):
+            raise ArtefactError(
+                f"{path / name}: SHA-256 is {found[:12]}..., the manifest says {str(manifest['sha256'].get(name))[:12]}...; "
+                "the file is damaged or was edited, make the artefact again"
+            )
+    try:
+        tensors = load(content["model.safetensors"])
+    except SafetensorError as error:
+        raise ArtefactError(f"{path / 'model.safetensors'}: {error}; make the artefact again") from error
+    description = _parse(path / "lcnn.json", content["lcnn.json"])
+    config = _parse(path / "config.json", content["config.json"])
+    report = _parse(path / "report.json", _read(path / "report.json"))
+    net = from_json(description["graph"], tensors, str(path))
+    return Artefact(net, tuple(description["input_shape"]), config, report)
+
+
+def is_artefact(path: Path) -> bool:
+    """Tell whether ``path`` looks like an artefact directory."""
+    return path.is_dir() and (path / "manifest.json").is_file()
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise FileError(f"{path}: no such artefact directory; 'lcnn compress MODEL' makes one")
+    manifest = _parse(path / "manifest.json", _read(path / "manifest.json"))
+    version = manifest.get("format_version")
+    if not isinstance(version, int) or not isinstance(manifest.get("sha256"), dict):
+        raise ArtefactError(f"{path / 'manifest.json'}: not an lcnn manifest; make the artefact again")
+    if version > FORMAT_VERSION:
+        raise ArtefactError(
+            f"{path}: format_version {version} is newer than this lcnn (reads up to {FORMAT_VERSION}); "
+            "upgrade with pip install -U lcnn-compress"
+        )
+    return manifest
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ArtefactError(f"{path}: the file is missing; the artefact is incomplete, make it again") from None
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _parse(path: Path, data: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(data)
+    except ValueError as error:
+        raise ArtefactError(f"{path}: not JSON ({error}); the file is damaged, make the artefact again") from error
+    if not isinstance(values, dict):
+        raise ArtefactError(f"{path}: holds a {type(values).__name__}, not an object; make the artefact again")
+    return values
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

@@ -1,0 +1,60 @@
+"""Do a job in a fresh interpreter, so that nothing but the job counts. The parent reads one line of JSON from its child."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lcnn_compress import errors
+from lcnn_compress.errors import ChildError, LcnnError, SettingsError
+
+Job = Callable[..., dict[str, Any]]
+
+
+def run_child(job: dict[str, Any], module: str, timeout_s: float) -> dict[str, Any]:
+    """Do a job in a fresh interpreter and return its result; its known errors are raised here.
+
+    Args:
+        job: the name of the job as ``"job"``, the rest are its arguments.
+        module: where it is done: its ``child_main`` calls ``answer_parent``.
+        timeout_s: when to give up.
+
+    Raises:
+        SettingsError: it took too long or was killed, probably for want of memory.
+        ChildError: the process crashed.
+        LcnnError: what the job itself raised.
+    """
+    # This very package, before any of that name in the working directory (a source tree has no native library in it).
+    start = f"import sys; sys.path.insert(0, sys.argv[1]); from {module} import child_main; child_main()"
+    command = [sys.executable, "-c", start, str(Path(__file__).parents[2])]
+    subject = f"the {job['job']} measurement of " + str(job.get("model") or job.get("lookup") or "an empty process")
+    sent = json.dumps(job, default=str)
+    try:
+        done = subprocess.run(command, input=sent, capture_output=True, text=True, timeout=timeout_s, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise SettingsError(f"{subject}: took more than {timeout_s:g} s; measure fewer iterations") from error
+    if done.returncode != 0:
+        tail = " | ".join(done.stderr.strip().splitlines()[-5:]) or "it wrote nothing"
+        ended = f"{subject}: the process ended with status {done.returncode}"
+        if done.returncode == -signal.SIGKILL:
+            raise SettingsError(f"{ended}, probably for want of memory; choose a smaller batch or free some ({tail})")
+        raise ChildError(f"{ended}: {tail}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if "error" in answer:
+        raise getattr(errors, answer["error"])(answer["message"])
+    return answer
+
+
+def answer_parent(jobs: Mapping[str, Job]) -> None:
+    """Read a job from standard input, do it, write its result or error as the last line of standard output."""
+    job = json.load(sys.stdin)
+    try:
+        answer = jobs[job.pop("job")](**job)
+    except LcnnError as error:
+        answer = {"error": type(error).__name__, "message": str(error)}
+    sys.stdout.write(json.dumps(answer) + "\n")

@@ -1,0 +1,137 @@
+"""Open files in ONNX Runtime and time runs of them in turn."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from lcnn_compress import runtime
+from lcnn_compress.errors import ArtefactError, SettingsError
+
+if TYPE_CHECKING:
+    import onnx
+
+RUN_ERRORS: tuple[type[Exception], ...] = (MemoryError, *runtime.ORT_ERRORS)
+Run = Callable[[], list[NDArray[np.float32]]]  # runs a net once
+MEMORY_RUNS = 3
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    import onnx
+
+    return onnx.load(path, load_external_data=False)
+
+
+def peak_memory(run: Run | None) -> dict[str, Any]:
+    """Run a net, if there is one, and return the most memory this process ever held."""
+    if run is not None:
+        for _ in range(MEMORY_RUNS):
+            run()
+    # Not getrusage: its peak survives exec, so a large parent process would be counted.
+    status = Path("/proc/self/status").read_text()
+    return {"peak_rss_bytes": 1024 * int(status.partition("VmHWM:")[2].split()[0])}
+
+
+def outputs_in_turn(
+    files: tuple[Path, Path], shape: list[int], threads: int, pairs: tuple[int, int], seed: int
+) -> tuple[list[float], list[float], float]:
+    """Time runs of two files in turn, the order swapped each time.
+
+    Args:
+        files: dense and lookup.
+        shape: of the input.
+        threads: of one operator.
+        pairs: counted and warm-up.
+        seed: of the input.
+
+    Returns:
+        ms of every dense run, of every lookup run, and max |dense - lookup| over all outputs.
+    """
+    runs = [open_net(path, shape, threads, seed) for path in files]
+    results = [run() for run in runs]
+    shapes = [[output.shape for output in outputs] for outputs in results]
+    if shapes[0] != shapes[1]:
+        raise SettingsError(f"{files[0].name} gives {shapes[0]}, {files[1].name} {shapes[1]}; both must be forms of one net")
+    difference = max(float(np.abs(a - b).max(initial=0)) for a, b in zip(*results, strict=True))
+    dense_ms, lookup_ms = time_in_turn(runs, pairs)
+    return dense_ms, lookup_ms, difference
+
+
+def time_in_turn(runs: Sequence[Run], rounds: Sequence[int]) -> list[list[float]]:
+    """Return the ms of the counted run of each net in each round.
+
+    The nets take turns, and another one comes first in each round. A turn is two runs, the second counted: what the other
+    nets left in the caches is no part of it, as where a process runs one net again and again.
+
+    Args:
+        runs: one for each net.
+        rounds: counted and warm-up.
+    """
+    times: list[list[float]] = [[] for _ in runs]
+    counted, warmup = rounds
+    for turn in range(-warmup, counted):
+        for step in range(len(runs)):
+            net = (turn + 1 + step) % len(runs)
+            runs[net]()
+            start = time.perf_counter()
+            runs[net]()
+            times[net].append(1000 * (time.perf_counter() - start))
+    return [ms[warmup:] for ms in times]
+
+
+def open_net(model: Path, shape: Sequence[int] | None, threads: int, seed: int) -> Run:
+    """Return what runs a file once in ONNX Runtime, on random values of ``shape`` or of one image."""
+    session = runtime.session(model, threads=threads, options=session_options())
+    feed = random_input(session, model, shape, seed)
+    return lambda: _outputs(session, feed, model.name)
+
+
+def session_options() -> ort.SessionOptions:
+    """Let the workers of a session sleep between runs: they would spin on the cores the other session is timed on."""
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def random_input(session: Any, model: Path, shape: Sequence[int] | None, seed: int) -> dict[str, NDArray[np.float32]]:
+    """Return random values (normal) for the only input of a net, of ``shape`` or of one image."""
+    inputs = session.get_inputs()
+    if len(inputs) != 1 or inputs[0].type != "tensor(float)":
+        kinds = [value.type for value in inputs]
+        raise SettingsError(f"{model.name}: takes {kinds}; only nets with one float32 input can be measured")
+    dims = inputs[0].shape
+    if shape is None:
+        stored = session.get_modelmeta().custom_metadata_map.get("lcnn.input_shape")
+        shape = json.loads(stored) if stored else [1 if axis == 0 and isinstance(d, str) else d for axis, d in enumerate(dims)]
+    if isinstance(dims[0], int) and dims[0] != shape[0]:
+        raise SettingsError(
+            f"{model.name}: batch is {shape[0]}, but the file fixes it to {dims[0]}; choose that batch or export a dynamic one"
+        )
+    fits = len(shape) == len(dims) and all(isinstance(d, str) or d == s for d, s in zip(dims, shape, strict=True))
+    if not fits or not all(isinstance(s, int) for s in shape):
+        raise SettingsError(f"{model.name}: takes {dims}, not {list(shape)}; 'lcnn.input_shape' must state its size")
+    try:
+        return {inputs[0].name: np.random.default_rng(seed).standard_normal(shape, np.float32)}
+    except MemoryError as error:
+        raise _too_large(shape[0], error) from error
+
+
+def _outputs(session: Any, feed: dict[str, NDArray[np.float32]], name: str) -> list[NDArray[np.float32]]:
+    try:
+        outputs: list[NDArray[np.float32]] = session.run(None, feed)
+    except RUN_ERRORS as error:
+        if isinstance(error, MemoryError) or "alloc" in str(error):
+            raise _too_large(len(next(iter(feed.values()))), error) from error
+        raise ArtefactError(f"{Path(name).name}: ONNX Runtime cannot run it: {runtime.ort_message(error)}") from error
+    return outputs
+
+
+def _too_large(batch: int, error: Exception) -> SettingsError:
+    return SettingsError(f"batch is {batch}: it does not fit in memory ({runtime.ort_message(error)}); choose a smaller one")

@@ -1,0 +1,44 @@
+"""Make the lookup convolutions that plans ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from lcnn_compress.compress.plan import LayerPlan
+from lcnn_compress.compress.settings import CompressSettings
+from lcnn_compress.forms.dictionary import IDENTITY, factorise
+from lcnn_compress.forms.lookup import LookupConv2d
+from lcnn_compress.net.layers import Layer
+from lcnn_compress.parallel import in_parallel
+from lcnn_compress.progress import Progress, silent
+
+FIXED_INITS = {"sparse": IDENTITY, "lowrank": "svd"}  # what kind of layer leaves no choice of start
+
+
+def make_lookups(
+    found: Sequence[Layer],
+    plans: Sequence[LayerPlan],
+    settings: CompressSettings,
+    built: dict[LayerPlan, LookupConv2d],
+    progress: Progress = silent,
+) -> dict[str, LookupConv2d]:
+    """Return the lookup convolution of every layer planned to become one, by name; those not in ``built`` are added to it."""
+    chosen = {plan: layer for layer, plan in zip(found, plans, strict=True) if plan.kind != "dense"}
+    missing = [plan for plan in chosen if plan not in built]
+    made = in_parallel(
+        lambda plan: make_lookup(chosen[plan], plan, settings.init, settings.seed), missing, "dictionaries", progress
+    )
+    built.update(zip(missing, made, strict=True))
+    return {plan.name: built[plan] for plan in chosen}
+
+
+def make_lookup(layer: Layer, plan: LayerPlan, init: str, seed: int) -> LookupConv2d:
+    """Return the lookup convolution a plan makes of a layer; ``init`` is for layers whose kind does not fix it."""
+    dictionary, kernel = factorise(
+        layer.weight().detach().numpy(), groups=layer.geometry.groups, dictionary_size=plan.dictionary_size,
+        lookups=plan.lookups, init=FIXED_INITS.get(plan.kind, init), seed=seed, share=plan.share,
+    )  # fmt: skip
+    factors = torch.from_numpy(dictionary), torch.from_numpy(kernel)
+    return LookupConv2d(*factors, layer.module.bias, layer.geometry, plan.share)

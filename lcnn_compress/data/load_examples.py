@@ -1,0 +1,82 @@
+"""Read examples to calibrate, train and test with: image folders, NumPy files, and what a Python function returns.
+
+Every source gives the same thing: float32 inputs, in [0, 1] where they were bytes and then normalised, and with them class
+numbers, float targets or nothing. Files are checked when they are opened; images are decoded when a batch asks for them.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lcnn_compress.data.arrays import from_arrays, from_callable, read_numpy
+from lcnn_compress.data.examples import Examples, Preprocessing
+from lcnn_compress.data.images import image_folder
+from lcnn_compress.errors import DataError, FileError, SettingsError
+from lcnn_compress.sources.factory import is_callable_spec
+
+_log = logging.getLogger(__name__)
+
+
+def load_examples(
+    spec: str,
+    input_shape: tuple[int, ...],
+    preprocessing: Preprocessing = Preprocessing(),
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+) -> Examples:
+    """Open what ``spec`` names.
+
+    Args:
+        spec: a folder of images, with one sub-folder per class (numbered in sorted order) or none; an .npz file with x and
+            perhaps y; an .npy file with x; or ``pkg.mod:fn`` or ``file.py:fn``, a function without arguments that returns x,
+            (x, y), a torch Dataset, or an iterable of batches x or (x, y), which is read to its end.
+        input_shape: (N, C, H, W) or (N, features) of the net; x must have this shape but for N. An entry of 0 takes any size.
+        limit: use this many examples, drawn at random by ``seed``, in their original order.
+
+    Raises:
+        FileError: no such path, or it cannot be read.
+        DataError: the data is empty, damaged, not finite, or does not fit together or the net.
+        SettingsError: ``limit`` is below 1, or ``preprocessing`` has the wrong number of channels.
+    """
+    if limit is not None and limit < 1:
+        raise SettingsError(f"limit is {limit}; use at least 1 example")
+    if preprocessing.mean is not None and len(preprocessing.mean) not in (1, input_shape[1]):
+        channels = len(preprocessing.mean)
+        raise SettingsError(
+            f"mean and std have {channels} numbers, but the net takes {input_shape[1]} channels; give as many, or one"
+        )
+    path = Path(spec)
+    examples: Examples
+    if path.is_dir():
+        examples = image_folder(path, input_shape, preprocessing)
+    elif path.exists():
+        examples = from_arrays(spec, *read_numpy(path), input_shape, preprocessing)
+    elif is_callable_spec(spec):
+        examples = from_callable(spec, input_shape, preprocessing)
+    else:
+        raise FileError(f"{spec}: no such file or folder; check the path, or name a function as pkg.mod:fn or file.py:fn")
+    if len(examples) == 0:
+        raise DataError(f"{spec}: holds no examples; give at least one")
+    if limit is not None and limit < len(examples):
+        order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
+        examples = _Subset(examples, order[:limit].sort().values)
+    _log.info("%s: %d examples", spec, len(examples))
+    return examples
+
+
+@dataclass(frozen=True)
+class _Subset:
+    examples: Examples
+    indices: Tensor  # (n,)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.examples.batch(self.indices[indices])

@@ -1,0 +1,108 @@
+"""Make the exporter's graph ours: no traces of this machine, layers by their names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from torch import fx, nn
+
+from lcnn_compress.export.fuse import fuse
+from lcnn_compress.export.nodes import drop_domain, drop_unread
+from lcnn_compress.export.pools import set_bodies
+from lcnn_compress.net.layers import calls
+from lcnn_compress.operators.common import CALL, DOMAIN
+from lcnn_compress.operators.lookup_conv import LAYER_OPS, OP_TYPE
+
+IR_VERSION = 10
+
+
+def finish(model: onnx.ModelProto, net: fx.GraphModule) -> onnx.ModelProto:
+    _clean(model)
+    _name_layers(model, net)
+    _keep_zero_pads(model.graph)
+    fuse(model)
+    drop_unread(model.graph)
+    if any(node.domain == DOMAIN for node in model.graph.node):
+        set_bodies(model)
+    else:
+        drop_domain(model)
+    return model
+
+
+def _clean(model: onnx.ModelProto) -> None:
+    """Drop stack traces and source paths the exporter leaves; name the dynamic axes; use our IR version."""
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = "lcnn", ""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
+        del value.metadata_props[:]
+    axes = model.graph.input[0].type.tensor_type.shape.dim
+    names = {d.dim_param: n for d, n in zip(axes, ("batch", "", "height", "width"), strict=False) if d.dim_param and n}
+    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in names:
+                dim.dim_param = names[dim.dim_param]
+
+
+def _keep_zero_pads(graph: onnx.GraphProto) -> None:
+    """Keep ONNX Runtime (1.31) from moving zeros padded before a max pooling into the pooling, which pads with -inf."""
+    padded = {node.output[0] for node in graph.node if node.op_type == "Pad"}
+    for node in graph.node:
+        if node.op_type == "MaxPool" and node.input[0] in padded:
+            kept = [a for a in node.attribute if a.name not in ("auto_pad", "pads")]
+            if not any(any(a.ints) for a in node.attribute if a.name == "pads"):
+                del node.attribute[:]
+                node.attribute.extend([*kept, helper.make_attribute("auto_pad", "VALID")])  # the same, but not fused
+
+
+def _name_layers(model: onnx.ModelProto, net: fx.GraphModule) -> None:
+    """Give every node that reads a layer's weights the layer's name, and a number where it is not the first.
+
+    Other products, such as those of attention, lose theirs: a name says that a node is a layer.
+    """
+    reads = Counter(name for node in model.graph.node for name in node.input)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    linears = {str(call.target): linear.weight.detach().numpy() for call, linear in calls(net, nn.Linear)}
+    calls_of = Counter[str]()
+    for node in model.graph.node:
+        if node.op_type not in LAYER_OPS:
+            continue
+        layer = layer_of(node, reads) or _transposed(node, tensors, linears)
+        node.name = ""
+        if layer is not None:
+            calls_of[layer] += 1
+            node.name = layer if calls_of[layer] == 1 else f"{layer}{CALL}{calls_of[layer]}"
+
+
+def layer_of(node: onnx.NodeProto, reads: Mapping[str, int]) -> str | None:
+    """Return the layer whose weights the node reads, or None.
+
+    The exporter keeps one of equal tensors, such as the identities of sparse layers: a tensor that no other node reads tells.
+
+    Args:
+        reads: how many nodes read each tensor.
+    """
+    leaves = (".dictionary", ".gaps", ".coefficients") if node.op_type == OP_TYPE else (".weight",)
+    if node.op_type not in LAYER_OPS:
+        return None
+    names = [name for name, leaf in zip(node.input[1:], leaves, strict=False) if name.endswith(leaf)]
+    return next((n.rpartition(".")[0] for n in sorted(names, key=lambda name: reads[name])), None)
+
+
+def _transposed(
+    node: onnx.NodeProto, tensors: Mapping[str, onnx.TensorProto], linears: Mapping[str, NDArray[np.float32]]
+) -> str | None:
+    """Return the Linear whose weight a product has: on tokens the exporter transposes it and names it anew."""
+    if node.op_type != "MatMul" or node.input[1] not in tensors:
+        return None
+    weight = numpy_helper.to_array(tensors[node.input[1]])
+    return next((name for name, own in linears.items() if np.array_equal(own.T, weight)), None)

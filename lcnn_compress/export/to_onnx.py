@@ -1,0 +1,207 @@
+"""A net as an ONNX file: LookupConv nodes with bias, activation and residual, and a body that runs them anywhere.
+
+Layers keep their names as node names, and ``lcnn.layers`` / ``lcnn.input_shape`` in the file's metadata say what was done to
+each, so that a file can be measured and inspected without the artefact or torch.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, fx, nn
+
+from lcnn_compress.errors import ModelError
+from lcnn_compress.export.clean import finish
+from lcnn_compress.export.rewrite import dense_form, split_low_rank
+from lcnn_compress.export.verify import largest_difference, verify
+from lcnn_compress.files import write_atomically
+from lcnn_compress.forms.lookup import LookupConv2d
+from lcnn_compress.forms.storage import check_type, coefficient_type, dictionary_type
+from lcnn_compress.net.layers import calls
+from lcnn_compress.operators.common import DOMAIN, OP_VERSION, OPSET
+from lcnn_compress.operators.encoding import encode_positions
+from lcnn_compress.operators.lookup_conv import OP_TYPE, node_attributes
+
+log = logging.getLogger(__name__)
+MAX_DIFFERENCE = 1e-3
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """How to write an ONNX file."""
+
+    coefficients: str = "float16"  # one of stored.TYPES; of dictionaries too
+    fallback: bool = True  # write the function body
+    dense: bool = False  # write ordinary Conv nodes instead of LookupConv
+    tolerance: float = MAX_DIFFERENCE  # largest difference to torch, relative to the largest output (at least 1)
+
+    def __post_init__(self) -> None:
+        check_type(self.coefficients)
+
+
+def only_timed(coefficients: str) -> ExportSettings:
+    """Return settings for a net nobody reads results of: it may magnify rounding, but must still be the net."""
+    return ExportSettings(coefficients, tolerance=0.1)
+
+
+class _LookupConvNode(nn.Module):
+    """Stands in for a LookupConv2d while the net is exported: its tensors become initialisers, its call one node."""
+
+    dictionary: Tensor
+    gaps: Tensor
+    coefficients: Tensor
+    bias: Tensor
+    residual: Tensor
+
+    def __init__(self, lookup: LookupConv2d, stored: str) -> None:
+        super().__init__()
+        self.geometry, self.out_channels = lookup.geometry, lookup.out_channels
+        gaps, coefficients = encode_positions((lookup.sparse_kernel * lookup.support).detach().numpy())
+        self.register_buffer("dictionary", lookup.dictionary.detach().to(dictionary_type(stored, lookup.dictionary)))
+        self.register_buffer("gaps", torch.from_numpy(gaps))
+        self.register_buffer("coefficients", torch.from_numpy(coefficients).to(coefficient_type(stored)))
+        self.register_buffer("bias", lookup.bias.detach())
+        self.register_buffer("residual", torch.zeros(1))  # adds nothing until fusion finds a residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = self.geometry.output_size(x.shape[2], x.shape[3])
+        inputs = (x, self.dictionary, self.gaps, self.coefficients, self.bias, self.residual)
+        shape = (x.shape[0], self.out_channels, height, width)
+        attributes = node_attributes(self.geometry)
+        return torch.onnx.ops.symbolic(
+            f"{DOMAIN}::{OP_TYPE}", inputs, attributes, dtype=x.dtype, shape=shape, version=OP_VERSION
+        )
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **options: Any
+) -> Tensor:
+    """Attention of tensors (..., L, E) of any rank as one of (N, heads, L, E), which is all that torch's exporter takes."""
+    attend = nn.functional.scaled_dot_product_attention
+    if query.ndim == 4:
+        return attend(query, key, value, attn_mask, *args, **options)
+    q, k, v = (_four_dimensional(x, query.shape[:-2]) for x in (query, key, value))
+    if attn_mask is not None and attn_mask.ndim > 2:
+        attn_mask = _four_dimensional(attn_mask, query.shape[:-2])
+    return attend(q, k, v, attn_mask, *args, **options).reshape(*query.shape[:-1], value.shape[-1])
+
+
+def _four_dimensional(x: Tensor, leading: torch.Size) -> Tensor:
+    """Return (*leading, L, E), or what is broadcast to that, as (N, heads, L, E)."""
+    x = x.expand(*leading, -1, -1)
+    return x.unsqueeze(-3).flatten(0, -4) if len(leading) < 2 else x.flatten(0, -4)
+
+
+def to_onnx(
+    net: fx.GraphModule, input_shape: tuple[int, ...], settings: ExportSettings, metadata: dict[str, Any]
+) -> onnx.ModelProto:
+    """Return ``net`` as ONNX, dynamic in batch, height and width where the net allows it.
+
+    Raises:
+        ModelError: torch's exporter fails on the net.
+    """
+    stand_in = fx.GraphModule(net, copy.deepcopy(net.graph))
+    for node, lookup in list(calls(net, LookupConv2d)):
+        stand_in.add_submodule(str(node.target), _LookupConvNode(lookup, settings.coefficients))
+    for node in stand_in.graph.nodes:
+        if node.target is torch.ops.aten.scaled_dot_product_attention.default:
+            node.target = _attention
+    stand_in.recompile()
+    model = _trace(net, stand_in, input_shape, settings.tolerance)
+    if settings.dense:
+        model = dense_form(model)
+    else:
+        split_low_rank(model)
+    for key, value in {**metadata, "input_shape": list(input_shape)}.items():
+        model.metadata_props.append(onnx.StringStringEntryProto(key=f"lcnn.{key}", value=json.dumps(value)))
+    if not settings.fallback:
+        del model.functions[:]
+    onnx.checker.check_model(model)
+    return model
+
+
+def export_onnx(
+    net: fx.GraphModule,
+    path: Path,
+    input_shape: tuple[int, ...],
+    settings: ExportSettings = ExportSettings(),
+    metadata: dict[str, Any] | None = None,
+) -> float:
+    """Write ``net`` to ``path`` and return its largest difference to torch, checked before anything is written.
+
+    Raises:
+        ModelError: ONNX Runtime's result differs from torch's by more than the tolerance, or the exporter fails.
+        FileError: the file cannot be written.
+    """
+    model = to_onnx(net, input_shape, settings, metadata or {})
+    data = model.SerializeToString(deterministic=True)
+    difference = verify(net, data, input_shape, settings.tolerance)
+    write_atomically(path, data)
+    return difference
+
+
+def _trace(net: fx.GraphModule, stand_in: fx.GraphModule, input_shape: tuple[int, ...], tolerance: float) -> onnx.ModelProto:
+    """Export with as many dynamic axes as hold what they promise: each choice is tried on an input of another size.
+
+    (torch's exporter marks height and width dynamic even where it has fixed an adaptive pooling to the traced size.)
+    """
+    auto = torch.export.Dim.AUTO
+    problem: Exception | None = None
+    rest = input_shape[1:]
+    two, other = (2, *rest), (3, *rest)
+    axes_of_all: tuple[int, ...] = (0,)
+    if len(rest) == 3:  # a quarter to a half larger, by multiples of 32 because many nets need those
+        axes_of_all, other = (0, 2, 3), (1, rest[0], rest[1] + 32 * -(-rest[1] // 128), rest[2] + 64 * -(-rest[2] // 128))
+    for axes, traced, size in ((axes_of_all, two, other), ((0,), two, (3, *rest)), ((), input_shape, input_shape)):
+        shapes = (dict.fromkeys(axes, auto),) if axes else None
+        try:
+            with _quiet_exporter(), torch.no_grad():
+                stand_in(torch.zeros(size))  # the exporter takes minutes to find out what the net does not take
+                program = torch.onnx.export(
+                    stand_in, (torch.zeros(traced),), dynamo=True, dynamic_shapes=shapes, opset_version=OPSET, verbose=False,
+                    input_names=["input"],
+                )  # fmt: skip
+                assert program is not None
+                model = finish(program.model_proto, net)
+                difference = largest_difference(net, model.SerializeToString(), size, native=False)
+                # A looser tolerance is for nets that magnify rounding, not for axes that do not hold what they promise.
+                allowed = min(tolerance, MAX_DIFFERENCE) if axes else tolerance
+                if difference <= allowed:
+                    return model
+                raise ModelError(
+                    f"its outputs differ from torch's by {difference:.2e} of the largest, more than {allowed:.0e} (raise "
+                    "--tolerance if this is acceptable)"
+                )
+        except Exception as error:  # the exporter wraps whatever went wrong in its own and other classes
+            problem = error  # of the last try, which asks for least
+    cause: BaseException | None = problem
+    while cause is not None and cause.__cause__ is not None:
+        cause = cause.__cause__  # the exporter's own words are pages about where it was
+    lines = str(cause).strip().splitlines()
+    raise ModelError(f"torch.onnx cannot export the net: {type(cause).__name__}: {lines[-1] if lines else ''}") from problem
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """The exporter warns about packages we do not need (torchvision), its own deprecations and sizes it cannot solve."""
+    noisy = [logging.getLogger(name) for name in ("torch.onnx", "torch.fx.experimental.symbolic_shapes")]
+    levels = [logger.level for logger in noisy]
+    for logger in noisy:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(noisy, levels, strict=True):
+            logger.setLevel(level)

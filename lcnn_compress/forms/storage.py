@@ -1,0 +1,93 @@
+"""The types factors are stored as: float16, float32, or int8, which is float16 with large dictionaries in 8 bits.
+
+A large dictionary is read from memory at every run of a linear layer, which takes half the time in half the bytes. In 8 bits
+its rows are integers; their scales go into the coefficients, so that the operator knows nothing of them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lcnn_compress.errors import SettingsError
+from lcnn_compress.forms.lookup import LookupConv2d
+
+TYPES = ("float16", "float32", "int8")
+MIN_BYTE_ENTRIES = 2**18  # entries; the runtime widens smaller dictionaries to float32 whatever they come as
+MAX_BYTE = 127
+MAX_BYTE_ERROR = 2.0**-6  # of rounding a dictionary to 8 bits, relative to its norm: rows of normal values lose half of that
+MIN_COEFFICIENT = 2.0**-14  # the largest one of a layer: below it float16 has less than 11 bits
+MIN_SCALE = 2.0**-5  # of a dictionary with rows of unit length
+IDENTITY_RANGE = 2.0**-9, 2.0**15  # of a layer's largest coefficient
+
+
+def check_type(stored: str) -> None:
+    """Raise SettingsError unless ``stored`` is one of ``TYPES``."""
+    if stored not in TYPES:
+        raise SettingsError(f"--coefficients is '{stored}'; it must be one of {', '.join(TYPES)}")
+
+
+def coefficient_type(stored: str) -> torch.dtype:
+    """Return the type of coefficients."""
+    return torch.float32 if stored == "float32" else torch.float16
+
+
+def dictionary_type(stored: str, dictionary: Tensor) -> torch.dtype:
+    """Return the type that holds a rounded dictionary: int8 for large ones of integers, otherwise that of coefficients."""
+    if stored == "int8" and dictionary.numel() >= MIN_BYTE_ENTRIES:
+        values = dictionary.detach()
+        whole = bool((values == values.round()).all()) and float(values.abs().max()) <= MAX_BYTE
+        return torch.int8 if whole else torch.float16
+    return coefficient_type(stored)
+
+
+def dictionary_bytes(stored: str, entries: int) -> int:
+    """Return how many bytes a dictionary of so many entries takes, where 8 bits are precise enough for it."""
+    return entries * (1 if stored == "int8" and entries >= MIN_BYTE_ENTRIES else coefficient_type(stored).itemsize)
+
+
+@torch.no_grad()
+def round_factors(net: nn.Module, stored: str) -> None:
+    """Round dictionaries and coefficients to the stored type, so that torch, artefact and ONNX file hold the same net."""
+    for lookup in (module for module in net.modules() if isinstance(module, LookupConv2d)):
+        lookup.restrict_(lookup.sparse_kernel != 0)
+        largest = float(lookup.sparse_kernel.abs().max())
+        lookup.is_identity &= IDENTITY_RANGE[0] <= largest <= IDENTITY_RANGE[1]
+        large = stored == "int8" and not lookup.is_identity and lookup.dictionary.numel() >= MIN_BYTE_ENTRIES
+        if not (large and _in_bytes(lookup)):
+            _in_floats(lookup, coefficient_type(stored), largest)
+
+
+def _in_floats(lookup: LookupConv2d, dtype: torch.dtype, largest: float) -> None:
+    """Round both factors.
+
+    The scale of the coefficients moves into the dictionary first, as far as its values stay normal in float16: what is left
+    below 6e-5 loses precision. An identity stays one where float16 holds the coefficients as they are.
+    """
+    scale = 1.0 if lookup.is_identity else max(largest, MIN_SCALE)
+    lookup.dictionary.copy_((lookup.dictionary * scale).to(dtype))
+    _set_coefficients(lookup, (lookup.sparse_kernel / scale).to(dtype))
+
+
+def _in_bytes(lookup: LookupConv2d) -> bool:
+    """Round the rows to multiples of 1/127 of their largest values, if that and float16 coefficients are precise enough."""
+    dictionary = lookup.dictionary
+    steps = dictionary.abs().amax(dim=1) / MAX_BYTE  # (groups * k)
+    steps = torch.where(steps > 0, steps, 1.0)
+    rounded = (dictionary / steps[:, None]).round()
+    error = (rounded * steps[:, None] - dictionary).norm() / dictionary.norm()
+    groups = lookup.geometry.groups
+    by_filter = steps.reshape(groups, 1, -1).expand(-1, lookup.out_channels // groups, -1).reshape(lookup.out_channels, -1)
+    coefficients = (lookup.sparse_kernel * by_filter[:, :, None, None]).to(torch.float16)
+    if not (float(error) <= MAX_BYTE_ERROR and float(coefficients.abs().max()) >= MIN_COEFFICIENT):
+        return False
+    if not torch.isfinite(coefficients).all():
+        return False
+    dictionary.copy_(rounded)
+    _set_coefficients(lookup, coefficients)
+    return True
+
+
+def _set_coefficients(lookup: LookupConv2d, rounded: Tensor) -> None:
+    lookup.sparse_kernel.copy_(rounded)
+    lookup.restrict_(lookup.sparse_kernel != 0)

@@ -1,0 +1,100 @@
+"""Change a captured net: put layers in the place of others, fold batch norms, move it to a device."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx.node import map_aggregate
+
+from lcnn_compress.forms.lookup import LookupConv2d
+from lcnn_compress.net.layers import Layer, aten, calls, effective_geometry, layers
+
+
+def replace_layer(net: fx.GraphModule, layer: Layer, lookup: LookupConv2d) -> None:
+    """Put ``lookup`` in the place of a layer."""
+    for node in [n for n in net.graph.nodes if n.op == "call_module" and n.target == layer.name]:
+        if isinstance(layer.module, nn.Linear):
+            _call_on_planes(net, node, layer)
+        else:
+            node.args = (effective_geometry(node, layer.module)[1],)
+    net.add_submodule(layer.name, lookup)
+    net.graph.eliminate_dead_code()
+    net.recompile()
+
+
+def _call_on_planes(net: fx.GraphModule, node: fx.Node, layer: Layer) -> None:
+    """Call a Linear on the tensor that was flattened for it, else on planes of one pixel, and flatten what comes out."""
+    source, users = node.all_input_nodes[0], list(node.users)
+    n_dims = len(source.meta["tensor_meta"].shape)
+    with net.graph.inserting_before(node):
+        if layer.geometry.taps > 1:
+            source = planes = source.all_input_nodes[0]
+        else:
+            planes = net.graph.call_function(aten.reshape.default, (source, [-1, layer.in_channels, 1, 1]))
+        # No -1: an input of another size must fail, as it did in the Linear.
+        sizes = [net.graph.call_function(aten.sym_size.int, (source, axis)) for axis in range(n_dims - 1)]
+    node.args = (planes,)
+    with net.graph.inserting_after(node):
+        rows = net.graph.call_function(aten.reshape.default, (node, [*sizes, layer.out_channels]))
+    rows.meta = dict(node.meta)
+    for user in users:
+        user.replace_input_with(node, rows)
+
+
+def move(net: nn.Module, device: torch.device) -> None:
+    """Move a net to ``device``, with the tensors its graph makes: torch.export writes the device it ran on into their calls."""
+    net.to(device)
+    if isinstance(net, fx.GraphModule):
+        for node in net.graph.nodes:
+            args, kwargs = map_aggregate((node.args, node.kwargs), lambda a: device if isinstance(a, torch.device) else a)
+            node.args, node.kwargs = args, kwargs
+        net.recompile()
+
+
+@torch.no_grad()
+def fold_batch_norms(net: fx.GraphModule) -> None:
+    """Fold every batch norm that follows one layer directly into that layer, and drop dropout.
+
+    A per-output scale multiplies the filter (for a lookup convolution the coefficients, never the shared dictionary).
+    """
+    for node, _ in list(calls(net, (nn.Dropout, nn.Dropout2d))):
+        node.replace_all_uses_with(node.all_input_nodes[0])
+        net.graph.erase_node(node)
+    for node, norm in list(calls(net, (nn.BatchNorm1d, nn.BatchNorm2d))):
+        source = node.all_input_nodes[0]
+        producer = source
+        if producer.target is aten.reshape.default and len(producer.users) == 1:
+            producer = producer.all_input_nodes[0]
+        alone = producer.op == "call_module" and len(producer.users) == 1 and len(source.users) == 1
+        if not alone or sum(n.target == producer.target for n in net.graph.nodes) != 1:
+            continue
+        layer = net.get_submodule(str(producer.target))
+        if isinstance(layer, (nn.Conv2d, nn.Linear, LookupConv2d)):
+            _fold(layer, norm)
+            node.replace_all_uses_with(source)
+            net.graph.erase_node(node)
+    net.graph.eliminate_dead_code()
+    net.delete_all_unused_submodules()
+    net.recompile()
+
+
+def _fold(layer: nn.Conv2d | nn.Linear | LookupConv2d, norm: Any) -> None:
+    mean, var = norm.running_mean.double(), norm.running_var.double()
+    scale = (var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight.double())
+    shift = 0 if norm.bias is None else norm.bias.double()
+    kernel = layer.sparse_kernel if isinstance(layer, LookupConv2d) else layer.weight
+    bias = torch.zeros_like(mean) if layer.bias is None else layer.bias.double()
+    kernel.copy_(kernel.double() * scale.view(-1, *[1] * (kernel.ndim - 1)))
+    layer.bias = nn.Parameter(((bias - mean) * scale + shift).to(kernel.dtype))
+
+
+def build_net(dense: fx.GraphModule, input_shape: tuple[int, ...], lookups: dict[str, LookupConv2d]) -> fx.GraphModule:
+    """Return a copy of ``dense`` with the named layers replaced."""
+    net = copy.deepcopy(dense)
+    for layer in layers(net, torch.zeros(input_shape)):
+        if layer.name in lookups:
+            replace_layer(net, layer, copy.deepcopy(lookups[layer.name]))
+    return net.eval()

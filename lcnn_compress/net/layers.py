@@ -1,0 +1,187 @@
+"""The layers of a captured net: what convolves, with which geometry, on which sizes, and what stands against coding it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+from lcnn_compress.errors import ModelError
+from lcnn_compress.forms.lookup import LookupConv2d
+from lcnn_compress.geometry import ConvGeometry, dense_macs
+
+FEW_CHANNELS = 7  # vectors of so few numbers leave no room for a dictionary
+aten = torch.ops.aten
+FLATTENS = (aten.flatten.using_ints, aten.view.default, aten.reshape.default)
+_NOT_CONVERTED = {
+    aten.conv1d.default: "Conv1d",
+    aten.conv3d.default: "Conv3d",
+    aten.conv_transpose2d.input: "ConvTranspose2d",
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One Conv2d or Linear of a captured net and where it is called.
+
+    ``geometry`` includes zero padding done by a separate operator just before; ``sizes`` are the (height, width) of the inputs
+    of every call, before that padding; ``obstacle`` says why the layer cannot become a lookup convolution, or is None.
+    A Linear is a convolution whose kernel covers the plane that was flattened for it, else one of 1x1 on its features.
+    """
+
+    name: str
+    module: nn.Conv2d | nn.Linear | LookupConv2d
+    geometry: ConvGeometry
+    sizes: tuple[tuple[int, int], ...]
+    obstacle: str | None
+    is_classifier: bool
+
+    @property
+    def in_channels(self) -> int:
+        """Channels going in; features where a Linear is a 1x1 convolution."""
+        if isinstance(self.module, nn.Linear):
+            return self.module.in_features // self.geometry.taps
+        return self.module.in_channels
+
+    @property
+    def out_channels(self) -> int:
+        """Channels (features) coming out."""
+        return self.module.out_features if isinstance(self.module, nn.Linear) else self.module.out_channels
+
+    @property
+    def dense_macs(self) -> int:
+        """MACs of the dense layer for one image, all calls together."""
+        return sum(dense_macs(self.in_channels, self.out_channels, self.geometry, size) for size in self.sizes)
+
+    def weight(self) -> Tensor:
+        """Return the dense weight as (C_out, C_in / groups, kH, kW)."""
+        weight = self.module.weight() if isinstance(self.module, LookupConv2d) else self.module.weight
+        return weight.unflatten(1, (-1, *self.geometry.kernel)) if weight.ndim == 2 else weight
+
+
+def calls(net: fx.GraphModule, kind: Any) -> Iterator[tuple[fx.Node, Any]]:
+    """Yield (node, module) for every call of a module of ``kind``, in execution order."""
+    for node in net.graph.nodes:
+        if node.op == "call_module" and isinstance(module := net.get_submodule(str(node.target)), kind):
+            yield node, module
+
+
+def layers(net: fx.GraphModule, example: Tensor) -> list[Layer]:
+    """List every Conv2d, Linear and LookupConv2d of a net with its sizes for ``example``.
+
+    Raises:
+        ModelError: the net does not run on the example.
+    """
+    try:
+        with torch.no_grad():
+            ShapeProp(net).propagate(example)
+    except RuntimeError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ModelError(
+            f"the model does not run on an input of {tuple(example.shape)}: {reason}; check --input-shape"
+        ) from error
+    found: dict[str, Layer] = {}
+    for node, module in calls(net, (nn.Conv2d, nn.Linear, LookupConv2d)):
+        name = str(node.target)
+        geometry, source = effective_geometry(node, module)
+        shape = source.meta["tensor_meta"].shape
+        if isinstance(module, nn.Linear):
+            # One pixel out for each row of features; attention and windows move the batch to another place.
+            sizes = (geometry.kernel,) * (int(torch.Size(shape[:-1]).numel()) // len(example))
+        else:
+            sizes = ((int(shape[2]), int(shape[3])),)
+        if name in found:
+            known = found[name]
+            obstacle = known.obstacle or (None if geometry == known.geometry else "called with different zero padding")
+            found[name] = Layer(name, module, known.geometry, known.sizes + sizes, obstacle, known.is_classifier)
+        else:
+            last = isinstance(module, nn.Linear) and not _reaches_layer(net, node)
+            found[name] = Layer(name, module, geometry, sizes, _obstacle(module), last)
+    return list(found.values())
+
+
+def unconverted(net: fx.GraphModule) -> list[tuple[str, str]]:
+    """List (name, kind) of convolutions this tool leaves alone: 1-d, 3-d and transposed ones."""
+    return [(node.name, _NOT_CONVERTED[node.target]) for node in net.graph.nodes if node.target in _NOT_CONVERTED]
+
+
+def effective_geometry(node: fx.Node, module: nn.Module) -> tuple[ConvGeometry, fx.Node]:
+    """Return the geometry including a zero-padding operator right before the layer, and the tensor before that."""
+    if isinstance(module, LookupConv2d):
+        return module.geometry, node.all_input_nodes[0]
+    if isinstance(module, nn.Linear):
+        planes = {_flattened_plane(call) for call in node.graph.nodes if (call.op, call.target) == (node.op, node.target)}
+        return ConvGeometry(planes.pop() if len(planes) == 1 else (1, 1)), node.all_input_nodes[0]
+    assert isinstance(module, nn.Conv2d)
+    kernel, stride, dilation = ((int(v[0]), int(v[1])) for v in (module.kernel_size, module.stride, module.dilation))
+    top, left, bottom, right = _own_padding(module)
+    source = node.all_input_nodes[0]
+    if (pads := _zero_pads(source)) is not None:
+        pad_left, pad_right, pad_top, pad_bottom = pads
+        top, left, bottom, right = top + pad_top, left + pad_left, bottom + pad_bottom, right + pad_right
+        source = source.all_input_nodes[0]
+    return ConvGeometry(kernel, stride, (top, left, bottom, right), dilation, module.groups), source
+
+
+def _flattened_plane(node: fx.Node) -> tuple[int, int]:
+    """Return (H, W) if a Linear is called on a flattened (N, C, H, W) with C enough for a dictionary, else (1, 1).
+
+    The paper codes AlexNet's first linear layer so, as a 6x6 convolution on 256 channels (Bagherinezhad et al. 2017).
+    """
+    flatten = node.all_input_nodes[0]
+    if flatten.target in FLATTENS:
+        shape = flatten.all_input_nodes[0].meta["tensor_meta"].shape
+        flat = (shape[0], torch.Size(shape[1:]).numel())
+        if len(shape) == 4 and shape[1] > FEW_CHANNELS and flatten.meta["tensor_meta"].shape == flat:
+            return int(shape[2]), int(shape[3])
+    return 1, 1
+
+
+def _own_padding(module: nn.Conv2d) -> tuple[int, int, int, int]:
+    if module.padding == "same":
+        totals = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+        return totals[0] // 2, totals[1] // 2, totals[0] - totals[0] // 2, totals[1] - totals[1] // 2
+    if module.padding == "valid":
+        return 0, 0, 0, 0
+    height, width = (int(p) for p in module.padding)
+    return height, width, height, width
+
+
+def _zero_pads(node: fx.Node) -> list[int] | None:
+    """Return [left, right, top, bottom] if ``node`` pads only height and width, with zeros and by no negative amount."""
+    if node.target not in (aten.constant_pad_nd.default, aten.pad.default):
+        return None
+    rest = [*node.args[2:], *node.kwargs.values()]  # the mode, which constant_pad_nd lacks, and the value
+    if any(value not in ("constant", None, 0) for value in rest):
+        return None
+    pads = [p for p in node.args[1] if isinstance(p, int)]  # type: ignore[union-attr]
+    pads += [0] * (4 - len(pads))
+    return pads if len(pads) == 4 and len(node.args[1]) in (2, 4) and min(pads) >= 0 else None  # type: ignore[arg-type]
+
+
+def _obstacle(module: nn.Module) -> str | None:
+    if isinstance(module, LookupConv2d):
+        return "already a lookup convolution"
+    if isinstance(module, nn.Linear):
+        return None
+    assert isinstance(module, nn.Conv2d)
+    if module.in_channels == module.groups > 1:
+        return "depthwise: each filter sees one channel, there is no channel vector to look up"
+    return None
+
+
+def _reaches_layer(net: fx.GraphModule, node: fx.Node) -> bool:
+    """Tell whether any convolution or linear layer comes after ``node``."""
+    seen, stack = {node}, list(node.users)
+    while stack:
+        user = stack.pop()
+        if user.op == "call_module" and isinstance(net.get_submodule(str(user.target)), (nn.Conv2d, nn.Linear, LookupConv2d)):
+            return True
+        if user not in seen:
+            seen.add(user)
+            stack.extend(user.users)
+    return False

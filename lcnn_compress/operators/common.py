@@ -1,0 +1,30 @@
+"""What all our operators share: the domain, its version, and how nodes of layers are named.
+
+The contract with the native library is the operator section of ``cpp_runtime/README.md``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
+
+DOMAIN = "ai.lcnn"
+OP_VERSION = 1
+FIRST_STAGE = "/dictionary"  # ends the name of the first of two convolutions that are one layer
+CALL = "/call"  # and a number: the name of a layer's node where the net calls the layer again
+OPSET = 20  # of the standard operators, in a file and in the body alike: the checker wants them equal
+
+
+def layer_name(node: onnx.NodeProto) -> str:
+    """Return the layer a node belongs to: names of layers have no slash."""
+    return str(node.name).partition("/")[0]
+
+
+def attribute_reference(field: str, name: str) -> onnx.AttributeProto:
+    import onnx
+
+    kinds = {"value_ints": "INTS", "value_int": "INT", "value_float": "FLOAT", "group": "INT"}
+    kind = onnx.AttributeProto.AttributeType.Value(kinds.get(field, "INTS"))
+    return onnx.AttributeProto(name=field, ref_attr_name=name, type=kind)

@@ -1,0 +1,216 @@
+"""What each layer of a net could become, and what that would cost: time, MACs, bytes and error of the filters.
+
+A layer can stay dense or be one of three forms of the same module: lookups in a learned dictionary, sparse (the dictionary is
+the identity) or low rank (every row is used; two ordinary convolutions in a file). Times are measured at a few densities and
+interpolated between.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from lcnn_compress.bench.layer_cost import DENSE, Form, Shape, time_forms
+from lcnn_compress.compress.plan import LayerPlan
+from lcnn_compress.forms.dictionary import draft_errors
+from lcnn_compress.forms.storage import coefficient_type, dictionary_bytes
+from lcnn_compress.geometry import lookup_macs
+from lcnn_compress.net.layers import Layer
+from lcnn_compress.progress import Progress, silent
+
+# Rows as shares of m, the channels of a group. Time is close to linear in the non-zeros, so three numbers of them tell it.
+SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
+RANKS = (1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4)  # likewise; what they leave out is cheap to know
+LOOKUPS = (1, 2, 3, 4, 6, 8, 12, 16)
+DRAFTED_LOOKUPS = (1, 2, 4, 8, 16)
+TIMED_LOOKUPS = (1, 4, 16)
+TIMED_DENSITIES = (0.02, 0.07, 0.2, 0.6)
+DENSITIES = tuple(float(d) for d in np.geomspace(TIMED_DENSITIES[0], TIMED_DENSITIES[-1], 24))
+PATTERNS = (1, 4)  # neighbouring filters with the same lookups: fewer loads for the runtime, coarser filters
+MAX_PACE = 3.0  # of a layer in the net against its convolution alone; beyond that something was disturbed
+NODE_BYTES = 400  # names and attributes of one node in a file
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One thing a layer can become; ``weight_error`` is |W - PD|^2 / |W|^2, ``ms`` of one image, all calls together."""
+
+    plan: LayerPlan
+    nonzeros: int
+    macs: int
+    weight_bytes: int
+    weight_error: float
+    ms: float = math.nan
+
+
+def dense_candidate(layer: Layer, reason: str, ms: float) -> Candidate:
+    """Return what it costs to leave a layer alone, which took ``ms`` in the dense net."""
+    n_bytes = 4 * (layer.weight().numel() + layer.out_channels) + NODE_BYTES
+    return Candidate(LayerPlan(layer.name, "dense", reason), 0, layer.dense_macs, n_bytes, 0.0, ms)
+
+
+def candidates(layer: Layer, stored: str, seed: int) -> list[Candidate]:
+    """Return every form of a layer on the grid with fewer MACs than dense; their times are not known yet.
+
+    ``stored`` is the type of its factors, one of ``stored.TYPES``.
+    """
+    weight = layer.weight().detach().numpy()
+    m, groups, taps = weight.shape[1], layer.geometry.groups, layer.geometry.taps
+    positions = layer.out_channels * taps
+    largest = min(m, positions // groups - 1)
+    sizes, ranks = (sorted({n for share in shares if 2 <= (n := round(share * m)) <= largest}) for shares in (SHARES, RANKS))
+    found: list[tuple[LayerPlan, int, float]] = []
+    for size in sizes:
+        for (share, lookups), error in _lookup_errors(layer, weight, size, seed).items():
+            plan = LayerPlan(layer.name, "lookup", "", size, lookups, share=share)
+            found.append((plan, lookups * positions, error))
+    # What low rank and pruning leave out is known without trying: singular vectors are orthonormal.
+    slices = weight.reshape(groups, -1, m, taps).transpose(0, 1, 3, 2).reshape(groups, -1, m)
+    spectrum = np.linalg.eigvalsh(np.einsum("gnm,gnl->gml", slices, slices, optimize=True).astype(np.float64))
+    for size in ranks:
+        error = float(np.maximum(0.0, spectrum[:, : m - size]).sum() / max(spectrum.sum(), 1e-300))
+        found.append((LayerPlan(layer.name, "lowrank", "", size, size), size * positions, error))
+    for share in PATTERNS:
+        kept = _kept_energy(weight, groups, share)
+        for density in DENSITIES:
+            count = round(density * m * positions)
+            found.append((LayerPlan(layer.name, "sparse", "", m, density, share=share), count, 1 - float(kept[count])))
+    made = [_candidate(layer, plan, count, error, stored) for plan, count, error in found]
+    return [c for c in made if c.nonzeros > 0 and c.macs < layer.dense_macs]
+
+
+def _lookup_errors(layer: Layer, weight: NDArray[np.float32], size: int, seed: int) -> dict[tuple[int, int], float]:
+    """Return the error of the filters by pattern and number of lookups below ``size``; between drafted ones interpolated."""
+    drafted = [count for count in DRAFTED_LOOKUPS if count < size]
+    errors = draft_errors(
+        weight, groups=layer.geometry.groups, dictionary_size=size, lookups=drafted, seed=seed, shares=PATTERNS
+    )
+    wanted = [count for count in LOOKUPS if count <= drafted[-1]]
+    logs = {share: [math.log(max(errors[share, count], 1e-12)) for count in drafted] for share in PATTERNS}
+    return {(s, count): math.exp(np.interp(count, drafted, logs[s])) for s, count in itertools.product(PATTERNS, wanted)}
+
+
+def _candidate(layer: Layer, plan: LayerPlan, nonzeros: int, weight_error: float, stored: str) -> Candidate:
+    rows = 0 if plan.kind == "sparse" else plan.dictionary_size
+    macs = sum(lookup_macs(layer.in_channels, rows, nonzeros, layer.geometry, size) for size in layer.sizes)
+    slots = layer.out_channels * layer.geometry.taps * plan.dictionary_size
+    itemsize = coefficient_type(stored).itemsize
+    coefficients = slots * itemsize if plan.kind == "lowrank" else list_bytes(nonzeros, slots, itemsize)
+    n_bytes = (
+        dictionary_bytes(stored, plan.dictionary_size * layer.in_channels) + 4 * layer.out_channels + coefficients + NODE_BYTES
+    )
+    return Candidate(plan, nonzeros, macs, n_bytes, weight_error)
+
+
+def _kept_energy(weight: NDArray[np.float32], groups: int, share: int) -> NDArray[np.float64]:
+    """Return the share of the squared norm that each number of largest entries holds, from 0 on.
+
+    With ``share`` neighbouring filters of one pattern their entries come together, by their sum of squares.
+    """
+    squares = np.square(weight, dtype=np.float32).reshape(groups, len(weight) // groups, -1)
+    if share > 1:
+        starts = np.arange(0, squares.shape[1], share)
+        counts = np.diff(np.append(starts, squares.shape[1]))
+        squares = np.repeat(np.add.reduceat(squares, starts, axis=1) / counts[:, None], counts, axis=1)
+    squares = np.sort(squares, axis=None)[::-1]
+    kept = np.concatenate([[0.0], np.cumsum(squares, dtype=np.float64)])
+    return np.asarray(np.minimum(1.0, kept / (kept[-1] or 1.0)))
+
+
+def list_bytes(nonzeros: int, slots: int, coefficient_bytes: int) -> int:
+    """Return about how long the list of gaps and coefficients is, if each of ``slots`` is used with the same chance.
+
+    A gap beyond the integer type is bridged by entries that stand for nothing: of geometric gaps the share (1 - p)^limit, and
+    of those that share again (``op.encode_positions``).
+    """
+    empty = max(0.0, 1 - nonzeros / slots)
+    sizes = []
+    for itemsize in (1, 2):
+        beyond = empty ** (256**itemsize - 1)
+        entries = nonzeros / max(1 - beyond, 1e-9)
+        sizes.append((entries * (itemsize + 2), entries * (itemsize + coefficient_bytes)))
+    return round(min(sizes)[1])
+
+
+def timed(
+    layers: Sequence[Layer],
+    options: Sequence[Sequence[Candidate]],
+    dense_ms: Mapping[str, float],
+    *,
+    threads: int,
+    cache: Path | None = None,
+    progress: Progress = silent,
+) -> list[list[Candidate]]:
+    """Return the options of each layer with their times on this machine, at the speed it had when ``dense_ms`` was measured.
+
+    ``dense_ms`` are the times of the layers in the dense net.
+
+    Raises:
+        MissingError: the native library is not there.
+    """
+    points: dict[Shape, set[Form]] = {}
+    for layer, listed in zip(layers, options, strict=True):
+        for shape in _shapes(layer):
+            points.setdefault(shape, set()).update(f for c in listed for f in _measured_forms(layer, c.plan))
+            if listed:
+                points[shape].add(DENSE)
+    times = time_forms(
+        {shape: forms for shape, forms in points.items() if forms}, threads=threads, cache=cache, progress=progress
+    )
+    paces = _paces(layers, dense_ms, times)
+    return [
+        [replace(c, ms=pace * _time(layer, c, times)) for c in listed]
+        for layer, pace, listed in zip(layers, paces, options, strict=True)
+    ]
+
+
+def _paces(layers: Sequence[Layer], dense_ms: Mapping[str, float], times: Mapping[Shape, Mapping[Form, float]]) -> list[float]:
+    """Return for each layer how much longer it takes in the dense net than its ordinary form beside the others.
+
+    What is out of all proportion gets the median.
+    """
+    found: list[float | None] = []
+    for layer in layers:
+        alone = sum(count * times.get(shape, {}).get(DENSE, math.nan) for shape, count in _shapes(layer).items())
+        pace = dense_ms[layer.name] / alone if alone > 0 else math.nan
+        found.append(pace if 1 / MAX_PACE <= pace <= MAX_PACE else None)
+    usual = float(np.median([pace for pace in found if pace is not None] or [1.0]))
+    return [usual if pace is None else pace for pace in found]
+
+
+def _shapes(layer: Layer) -> Counter[Shape]:
+    """Return the shapes a layer runs on and how often; a Linear runs once on all its rows of features."""
+    sizes = Counter(layer.sizes)
+    channels = layer.in_channels, layer.out_channels
+    if isinstance(layer.module, nn.Linear):
+        return Counter({Shape(*channels, layer.geometry, size, count, linear=True): 1 for size, count in sizes.items()})
+    return Counter({Shape(*channels, layer.geometry, size): count for size, count in sizes.items()})
+
+
+def _measured_forms(layer: Layer, plan: LayerPlan) -> list[Form]:
+    slots = layer.out_channels * layer.geometry.taps * plan.dictionary_size
+    if plan.kind == "lowrank":
+        return [Form(plan.dictionary_size, slots)]
+    if plan.kind == "sparse":
+        return [Form(0, max(1, round(density * slots)), plan.share) for density in TIMED_DENSITIES]
+    positions = layer.out_channels * layer.geometry.taps
+    most = plan.dictionary_size - 1
+    return [Form(plan.dictionary_size, n * positions, plan.share) for n in sorted({min(n, most) for n in TIMED_LOOKUPS})]
+
+
+def _time(layer: Layer, candidate: Candidate, times: dict[Shape, dict[Form, float]]) -> float:
+    forms = _measured_forms(layer, candidate.plan)
+    total = 0.0
+    for shape, count in _shapes(layer).items():
+        # Fewer lookups never take longer: what says so was disturbed.
+        ms = np.minimum.accumulate([times[shape][form] for form in forms][::-1])[::-1]
+        total += count * float(np.interp(candidate.nonzeros, [form.nonzeros for form in forms], ms))
+    return total

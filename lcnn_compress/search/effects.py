@@ -1,0 +1,159 @@
+"""What coding one layer does to the outputs of the whole net, measured by replacing that layer alone.
+
+A few forms of each layer are tried on calibration images, their coefficients solved for the layer's own inputs; between them
+the effect is interpolated over the error of the layer's own outputs (``local_errors``), both on logarithmic scales. Effects are
+squared errors, and those of several layers nearly add up as long as they are small.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from lcnn_compress.compress.output_error import Outputs, first_images
+from lcnn_compress.net.layers import Layer
+from lcnn_compress.progress import Progress, silent
+from lcnn_compress.search.candidates import Candidate
+from lcnn_compress.search.layer_errors import coded, local_errors
+from lcnn_compress.search.layer_fit import gather
+
+PROBED_LOOKUPS, PROBED_SPARSE, PROBED_RANKS = (1, 4), 3, 4
+FEW_PROBES = {"lookup": 3, "sparse": 2, "lowrank": 2}  # in nets as large as ResNet-50, which has 800 of the others
+MAX_MACS = 1e12  # of the dense net on all images and probes: about a minute of one core
+IMAGES = (16, 64)
+MAX_PROBE_MACS = 2e13  # of all probes on the fewest images
+MIN_EFFECT = 1e-12
+SLOPES = (1.0, 4.0)  # of an effect over the error of the filters, on logarithmic scales, beyond what was tried
+
+
+def estimate(
+    dense: fx.GraphModule,
+    layers: Sequence[Layer],
+    options: Sequence[Sequence[Candidate]],
+    batches: Sequence[Tensor],
+    progress: Progress = silent,
+) -> list[list[float]]:
+    """Return the effect of each candidate of each layer on the outputs: mean squared error over variance.
+
+    Args:
+        dense: the net the layers are of.
+        layers: those that may be replaced.
+        options: candidates of each layer, none of them dense.
+        batches: calibration inputs, each (N, ...); some of them are used.
+        progress: gets ("trying layers", forms tried, in total), and what ``gather`` says.
+    """
+    probes = [choose_probes(listed) for listed in options]
+    macs = _macs_of(dense, layers, batches)
+    if macs * sum(map(len, probes)) * min(IMAGES[0], sum(map(len, batches))) > MAX_PROBE_MACS:
+        probes = [choose_probes(listed, few=True) for listed in options]
+    images = first_images(batches, int(np.clip(MAX_MACS / max(1.0, macs * sum(map(len, probes))), *IMAGES)))
+    net: fx.GraphModule = copy.deepcopy(dense)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):  # not the net as a whole: tensors of five axes have no such order
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it; a quarter faster
+    judge = Outputs(net, images)
+    effects: list[list[float]] = []
+    done, total = 0, sum(map(len, probes)) + len(probes)
+    for layer, listed, tried, moments in zip(layers, options, probes, gather(net, layers, batches, progress), strict=True):
+        progress("trying layers", done, total)
+        errors = local_errors(layer, listed, moments)
+        done += 1
+        known: list[tuple[Candidate, float, float]] = []
+        error_now = judge.error_behind(net, layer.name)
+        dense_weight = layer.weight().detach().flatten(2)
+        variance = max(moments.variance(dense_weight), torch.finfo(torch.float32).tiny)
+        for candidate in tried:
+            progress("trying layers", done, total)
+            weight, shift = moments.solve(*coded(layer, candidate), layer.weight().detach(), candidate.plan.share)
+            own = candidate.weight_error if errors is None else moments.variance(weight - dense_weight) / variance
+            with replaced(net, layer, weight, shift):
+                known.append((candidate, own, error_now()))
+            done += 1
+        errors = errors or [candidate.weight_error for candidate in listed]
+        effects.append([_interpolated(c, error, known) for c, error in zip(listed, errors, strict=True)])
+    progress("trying layers", total, total)
+    return effects
+
+
+def _macs_of(dense: fx.GraphModule, layers: Sequence[Layer], batches: Sequence[Tensor]) -> float:
+    """Return about how many MACs the layers have on one calibration image, which may differ in size from what is timed."""
+    example = next(node for node in dense.graph.nodes if node.op == "placeholder").meta["tensor_meta"].shape
+    return sum(layer.dense_macs for layer in layers) * batches[0][0].numel() / max(1, torch.Size(example[1:]).numel())
+
+
+def choose_probes(options: Sequence[Candidate], few: bool = False) -> list[Candidate]:
+    """Return the forms of a layer that are tried: every dictionary size at few and many lookups, some densities and ranks.
+
+    With ``few`` less than half of them: of each kind the most and the least harmful, and lookups between.
+    """
+
+    def listed(kind: str, size: int | None = None) -> list[Candidate]:
+        found = [c for c in options if c.plan.kind == kind and size in (None, c.plan.dictionary_size)]
+        # Common patterns are told from the others by their local errors, where there are others.
+        own = [c for c in found if c.plan.share == 1]
+        return sorted(own or found, key=lambda c: c.nonzeros)
+
+    def spread(kind: str, count: int) -> list[Candidate]:
+        found = listed(kind)
+        return [found[i] for i in sorted(set(np.linspace(0, len(found) - 1, count).round().astype(int)))] if found else []
+
+    if few:
+        return [candidate for kind, count in FEW_PROBES.items() for candidate in spread(kind, count)]
+    lookups: list[Candidate] = []
+    for size in sorted({c.plan.dictionary_size for c in options if c.plan.kind == "lookup"}):
+        of_size = listed("lookup", size)
+        lookups += [c for c in of_size if c.plan.lookups in PROBED_LOOKUPS] or of_size[:1]
+    return [*lookups, *spread("sparse", PROBED_SPARSE), *spread("lowrank", PROBED_RANKS)]
+
+
+@contextmanager
+def replaced(net: fx.GraphModule, layer: Layer, weight: Tensor, shift: Tensor) -> Iterator[None]:
+    """Give a layer of a dense net the weight and bias of another form for a while: the same function, no new graph.
+
+    Args:
+        net: the dense net.
+        layer: of it.
+        weight: (C_out, m, taps).
+        shift: added to its bias (C_out).
+    """
+    module = net.get_submodule(layer.name)
+    old, bias = module.weight, module.bias
+    assert isinstance(old, Tensor)
+    assert bias is None or isinstance(bias, Tensor)
+    try:
+        with torch.no_grad():
+            module.weight = nn.Parameter(weight.reshape(old.shape))
+            module.bias = nn.Parameter(shift if bias is None else bias + shift)
+        yield
+    finally:
+        module.weight, module.bias = old, bias
+
+
+def _interpolated(candidate: Candidate, error: float, known: Sequence[tuple[Candidate, float, float]]) -> float:
+    """Return the effect of a candidate from those of the probes nearest in kind: of its own dictionary size where there are.
+
+    Args:
+        candidate: any.
+        error: its local error.
+        known: probes with their local errors and effects.
+    """
+    plan = candidate.plan
+    own = [(e, effect) for probe, e, effect in known if probe.plan.kind == plan.kind]
+    if plan.kind == "lookup":
+        of_size = [
+            (e, effect) for p, e, effect in known if (p.plan.kind, p.plan.dictionary_size) == ("lookup", plan.dictionary_size)
+        ]
+        own = of_size or own
+    points = sorted(own)
+    # Worse outputs of a layer never do less harm: what says so is noise of few images.
+    x = np.log(np.maximum([e for e, _ in points], MIN_EFFECT))
+    y = np.maximum.accumulate(np.log(np.maximum([effect for _, effect in points], MIN_EFFECT)))
+    at = float(np.log(max(error, MIN_EFFECT)))
+    inside = float(np.clip(at, x[0], x[-1]))
+    slope = float(np.clip((y[-1] - y[0]) / max(x[-1] - x[0], 1e-9), *SLOPES)) if len(x) > 1 else SLOPES[0]
+    return float(np.exp(np.interp(inside, x, y) + slope * (at - inside)))

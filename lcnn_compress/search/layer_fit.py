@@ -1,0 +1,174 @@
+"""Least squares of one layer's coefficients for its own inputs, from second moments that serve every form of the layer.
+
+``calibrate.refit`` solves the layers of a net one after the other, each with the net before it; trying dozens of forms of a
+layer alone needs less: what the dense layer gives is linear in its inputs, so their covariance tells everything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from lcnn_compress.compress.refit import RIDGE, split_by_memory
+from lcnn_compress.forms.pattern import choose_pattern
+from lcnn_compress.geometry import ConvGeometry
+from lcnn_compress.net.layers import Layer
+from lcnn_compress.progress import Progress, silent
+
+SAMPLES = 8192  # input patches of a layer
+MAX_MOMENT_MACS = 2e11  # wide layers see fewer patches
+MAX_SOLVE_MACS = 3e10  # of one form; beyond that its coefficients stay as coded
+MAX_RESPONSES = 1200  # rows times taps of a form whose pattern is chosen by its inputs: within a second
+BLOCK_NUMBERS = 1 << 24  # of the systems solved at a time
+
+
+@dataclass(frozen=True)
+class InputMoments:
+    """Mean (groups, F) and covariance (groups, F, F) of input patches; F counts (channel of the group, tap)."""
+
+    mean: Tensor
+    covariance: Tensor
+    taps: int
+
+    def solve(self, dictionary: Tensor, kernel: Tensor, weight: Tensor, share: int = 1) -> tuple[Tensor, Tensor]:
+        """Return the weight (C_out, m, taps) of a coding with solved coefficients, and what its bias must add (C_out).
+
+        As in ``calibrate``, a sparse kernel gets the pattern that suits the inputs best, with as many entries, if it is small.
+
+        Args:
+            dictionary: (groups * k, m).
+            kernel: (C_out, k, kH, kW).
+            weight: (C_out, m, kH, kW), of the dense layer.
+            share: so many neighbouring filters get the same pattern.
+        """
+        groups = len(self.mean)
+        blocks = dictionary.unflatten(0, (groups, -1))  # (groups, k, m)
+        kernels = kernel.flatten(2).unflatten(0, (groups, -1))  # (groups, O, k, taps)
+        weights = weight.flatten(2).unflatten(0, (groups, -1)).flatten(2)  # (groups, O, F)
+        rebuilt, shift = [], []
+        for g in range(groups):
+            coded = self._solve_group(g, blocks[g], kernels[g], weights[g], share)
+            new = torch.einsum("okt,km->omt", coded, blocks[g])
+            rebuilt.append(new)
+            shift.append((weights[g] - new.flatten(1)) @ self.mean[g])
+        return torch.cat(rebuilt), torch.cat(shift)
+
+    def variance(self, weight: Tensor) -> float:
+        """Return the variance of the outputs of filters (C_out, m, ...), all together."""
+        filters = weight.flatten(1).unflatten(0, (len(self.mean), -1))  # (groups, O, F)
+        return float(((filters @ self.covariance) * filters).sum())
+
+    def responses(self, group: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the covariances (k * taps, F) of what rows (k, m) give at each tap with the inputs, and among themselves."""
+        m, taps = rows.shape[1], self.taps
+        covariance = self.covariance[group].view(m, taps, m, taps)
+        half = torch.einsum("km,mtns->ktns", rows, covariance).flatten(0, 1)  # (k * taps, m, taps)
+        return half.flatten(1), torch.einsum("fns,ln->fls", half, rows).flatten(1)
+
+    def _solve_group(self, group: int, rows: Tensor, kernel: Tensor, weight: Tensor, share: int) -> Tensor:
+        count = int((kernel != 0).sum())
+        chosen = count < kernel.numel() and kernel[0].numel() <= MAX_RESPONSES
+        if not chosen and not _is_solvable(kernel):
+            return kernel
+        half, responses = self.responses(group, rows)
+        ridge = RIDGE * float(responses.diagonal().mean())
+        if ridge <= 0:
+            return kernel
+        if chosen:
+            every = torch.ones_like(kernel, dtype=torch.bool).flatten(1)[None]
+            kept = choose_pattern(responses[None], (half @ weight.T)[None], every, count, share)[0]
+            full = torch.linalg.pinv(rows.double(), rtol=1e-5).to(rows.dtype)
+            kernel = torch.einsum("omt,mk->okt", weight.unflatten(1, (-1, self.taps)), full) * kept.view_as(kernel)
+        if not _is_solvable(kernel):
+            return kernel
+        support = kernel.flatten(1) != 0  # (O, k * taps)
+        most = int(support.sum(1).max())
+        missing = weight - torch.einsum("okt,km->omt", kernel, rows).flatten(1)
+        gradient = missing @ half.T  # (O, k * taps)
+        step = torch.zeros_like(gradient)
+        block = max(1, BLOCK_NUMBERS // most**2)
+        for first in range(0, len(kernel), block):
+            inside = support[first : first + block]
+            places = inside.int().argsort(dim=1, descending=True, stable=True)[:, :most]  # (B, most), own ones first
+            used = inside.gather(1, places)
+            systems = responses[places[:, :, None], places[:, None, :]] * (used[:, :, None] & used[:, None, :])
+            systems.diagonal(dim1=1, dim2=2).add_(torch.where(used, ridge, 1.0))
+            solved = torch.linalg.solve(systems, gradient[first : first + block].gather(1, places) * used)
+            step[first : first + block].scatter_(1, places, solved * used)
+        return kernel + step.view_as(kernel)
+
+
+def _is_solvable(kernel: Tensor) -> bool:
+    """Tell whether a kernel (O, k, taps) has coefficients, and few enough to solve them for every filter."""
+    most = int((kernel.flatten(1) != 0).sum(1).max()) if kernel.numel() else 0
+    return most > 0 and len(kernel) * most**3 / 3 <= MAX_SOLVE_MACS
+
+
+@torch.no_grad()
+def gather(
+    net: fx.GraphModule, layers: Sequence[Layer], batches: Sequence[Tensor], progress: Progress = silent
+) -> Iterator[InputMoments]:
+    """Yield the moments of each layer's input patches at seeded positions, all images of ``batches`` together.
+
+    Layers share a pass over the images as far as memory allows (``split_by_memory``); the net must be the same whenever the
+    next moments are asked for. ``progress`` gets ("reading inputs", batches done, in total) in each pass.
+    """
+    images = sum(map(len, batches))
+    for part in split_by_memory((layer, _patch_bytes(layer)) for layer in layers):
+        seen: dict[str, list[Tensor]] = {layer.name: [] for layer in part}
+        handles = [net.get_submodule(layer.name).register_forward_pre_hook(_keeper(layer, images, seen)) for layer in part]
+        try:
+            for done, x in enumerate(batches):
+                progress("reading inputs", done, len(batches))
+                net.eval()(x)
+        finally:
+            for handle in handles:
+                handle.remove()
+        progress("reading inputs", len(batches), len(batches))
+        for layer in part:
+            patches = torch.cat(seen.pop(layer.name), dim=1)  # (groups, n, F)
+            mean = patches.mean(1)
+            centred = patches - mean[:, None]
+            yield InputMoments(mean, centred.mT @ centred / patches.shape[1], layer.geometry.taps)
+
+
+def _samples(layer: Layer) -> int:
+    """Return how many patches of a layer are wanted."""
+    features = layer.in_channels // layer.geometry.groups * layer.geometry.taps
+    return min(SAMPLES, math.ceil(MAX_MOMENT_MACS / features**2))
+
+
+def _patch_bytes(layer: Layer) -> int:
+    return 4 * _samples(layer) * layer.in_channels * layer.geometry.taps * len(layer.sizes)
+
+
+def _keeper(layer: Layer, images: int, seen: dict[str, list[Tensor]]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    """Return a hook that keeps some patches of what a layer is given."""
+    per_image = math.ceil(_samples(layer) / images)
+
+    def keep(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        seen[layer.name].append(_patches(given[0], module, layer.geometry, layer.in_channels, per_image))
+
+    return keep
+
+
+def _patches(x: Tensor, module: nn.Module, geometry: ConvGeometry, in_channels: int, per_image: int) -> Tensor:
+    """Return (groups, n, F) of inputs (N, C, H, W) of a convolution, or (N, ..., C * kH * kW) of a Linear."""
+    if isinstance(module, nn.Conv2d):
+        x = functional.pad(x, list(module._reversed_padding_repeated_twice))
+    else:
+        x = x.reshape(-1, in_channels, *geometry.kernel)
+    reach = [(k - 1) * d for k, d in zip(geometry.kernel, geometry.dilation, strict=True)]
+    height, width = ((n - r - 1) // s + 1 for n, r, s in zip(x.shape[2:], reach, geometry.stride, strict=True))
+    places = torch.randperm(height * width, generator=torch.Generator().manual_seed(0))[:per_image]
+    taps = torch.arange(geometry.taps)
+    rows = (places // width * geometry.stride[0])[:, None] + taps // geometry.kernel[1] * geometry.dilation[0]
+    columns = (places % width * geometry.stride[1])[:, None] + taps % geometry.kernel[1] * geometry.dilation[1]
+    found: Tensor = x[:, :, rows, columns].unflatten(1, (geometry.groups, -1))  # (N, groups, m, places, taps)
+    found = found.permute(1, 0, 3, 2, 4)  # (groups, N, places, m, taps)
+    return found.flatten(3).flatten(1, 2)

@@ -1,0 +1,163 @@
+"""The fastest net whose score stays within a largest drop, judged on examples that nothing was calibrated or trained on.
+
+The drop is the mean over images of what the dense net scores more, so that both nets are judged on the same images; its 95 %
+interval is that of this mean (1.96 standard errors). With few images the interval is wide, and the report says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
+
+from torch import Tensor, fx, nn
+
+from lcnn_compress.artefact.artefact import Artefact
+from lcnn_compress.compress.pipeline import compress_net
+from lcnn_compress.compress.settings import TrainingData
+from lcnn_compress.data.examples import Examples
+from lcnn_compress.data.score import image_scores, torch_runner
+from lcnn_compress.errors import SettingsError
+from lcnn_compress.progress import Progress, silent
+from lcnn_compress.search.problem import Choice, Problem
+
+log = logging.getLogger(__name__)
+TRIALS = 6  # nets built and scored in the bisection
+RECOVERED = 4.0  # a drop this many times as large before fine-tuning is worth a try: it usually wins back three quarters
+TRAININGS = 3
+
+
+@dataclass(frozen=True)
+class Drop:
+    """What a net loses against the dense one on ``n`` images, in points or dB, with its 95 % interval."""
+
+    metric: str
+    dense: float
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """The net that was found, its choice, its drop, and every net that was tried as (expected ms, drop)."""
+
+    artefact: Artefact
+    choice: Choice
+    drop: Drop
+    tried: list[dict[str, Any]]
+
+
+class _Judge:
+    def __init__(self, problem: Problem, held_out: Examples, progress: Progress) -> None:
+        self.held_out, self.progress = held_out, progress
+        self.metric, self.dense = image_scores(torch_runner(problem.dense), held_out, progress)
+
+    def drop(self, net: fx.GraphModule) -> Drop:
+        _, scores = image_scores(torch_runner(net), self.held_out, self.progress)
+        return drop_of(self.metric, self.dense, scores)
+
+    def within(self, limit: float) -> Callable[[nn.Module], bool]:
+        """Return what tells whether a net in training may stop: even the upper end of its interval is within the limit."""
+        return lambda net: self.drop(cast(fx.GraphModule, net)).high <= limit
+
+
+def drop_of(metric: str, dense: Tensor, scores: Tensor) -> Drop:
+    """Return the drop from the scores of each image, (n,) both."""
+    lost = dense - scores
+    half = 1.96 * float(lost.std(correction=1)) / math.sqrt(len(lost)) if len(lost) > 1 else math.inf
+    value = float(lost.mean())
+    return Drop(metric, float(dense.mean()), value, value - half, value + half, len(lost))
+
+
+def fastest_within(problem: Problem, limit: float, data: TrainingData, progress: Progress = silent) -> Found:
+    """Return the fastest net that loses at most ``limit``: a bisection over the budget of time.
+
+    With fine-tuning, the fastest net that loses up to ``RECOVERED`` times as much is trained, then slower ones until one stays
+    within.
+
+    Args:
+        problem: with times; its settings say how to fine-tune.
+        limit: largest drop, in points or dB.
+        data: with ``held_out`` examples, calibration inputs, and examples if there is fine-tuning.
+        progress: called as work goes on.
+
+    Raises:
+        SettingsError: even the mildest net tried loses more.
+    """
+    assert data.held_out is not None
+    assert problem.dense_ms is not None
+    judge = _Judge(problem, data.held_out, progress)
+    settings = replace(problem.settings, measure=False)
+    untrained = replace(data, examples=None, checkpoint=None, on_plan=None)
+    tolerated = limit * (RECOVERED if settings.finetune is not None else 1.0)
+    low, high = problem.fastest().ms or 0.0, problem.dense_ms
+    trials: list[tuple[Choice, Drop, Artefact]] = []
+    for step in range(TRIALS):
+        progress("searching", step, TRIALS)
+        choice = problem.within_ms(low if step == 0 else math.sqrt(low * high)) or problem.fastest()
+        if any(choice.plans == known.plans for known, _, _ in trials):
+            break
+        net = compress_net(
+            problem.dense,
+            problem.input_shape,
+            replace(settings, finetune=None),
+            untrained,
+            choice.plans,
+            progress,
+            problem.built,
+        )
+        trials.append((choice, judge.drop(net.net), net))
+        assert choice.ms is not None
+        if trials[-1][1].value <= tolerated:
+            high = choice.ms
+            if step == 0:
+                break
+        else:
+            low = choice.ms if step else low
+    progress("searching", TRIALS, TRIALS)
+    trials.sort(key=lambda trial: trial[0].ms or 0.0)
+    tried = [{"predicted_ms": choice.ms, "trained": False, **asdict(drop)} for choice, drop, _ in trials]
+    worth = [choice for choice, drop, _ in trials if drop.value <= tolerated]
+    if settings.finetune is not None and worth:
+        found = _trained_within(problem, limit, worth[0], judge, replace(data, checkpoint=None, on_plan=None), progress)
+        tried += found.tried
+        if found.drop.value <= limit:
+            return replace(found, tried=tried)
+    for choice, drop, net in trials:
+        if drop.value <= limit:
+            return Found(net, choice, drop, tried)
+    mildest, drop, _ = trials[-1]
+    faster = problem.dense_ms / (mildest.ms or problem.dense_ms)
+    raise SettingsError(
+        f"--max-drop {limit:g} cannot be kept: the mildest net tried, {faster:.2f}x faster, loses "
+        f"{drop.value:.2f} ({drop.low:.2f} to {drop.high:.2f}) on {drop.n} held-out images; allow more, or add --epochs"
+    )
+
+
+def _trained_within(
+    problem: Problem, limit: float, choice: Choice, judge: _Judge, data: TrainingData, progress: Progress
+) -> Found:
+    """Train a choice and, while it loses too much, others half the way to the dense net's time; return the last one."""
+    assert problem.dense_ms is not None
+    settings = replace(problem.settings, measure=False)
+    tried: list[dict[str, Any]] = []
+    while True:
+        net = compress_net(
+            problem.dense,
+            problem.input_shape,
+            settings,
+            replace(data, enough=judge.within(limit)),
+            choice.plans,
+            progress,
+            problem.built,
+        )
+        drop = judge.drop(net.net)
+        tried.append({"predicted_ms": choice.ms, "trained": True, **asdict(drop)})
+        milder = problem.within_ms(math.sqrt((choice.ms or problem.dense_ms) * problem.dense_ms)) or choice
+        if drop.value <= limit or len(tried) == TRAININGS or milder.plans == choice.plans:
+            return Found(net, choice, drop, tried)
+        choice = milder

@@ -1,0 +1,291 @@
+"""What a net can become within a budget: every layer's options with their measured times and effects, and the best choice.
+
+The net's time is the sum of its layers' times and of everything else, which does not change; its error is the sum of the
+layers' effects. Both are predictions, which ``budget_fit`` holds against the built net.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, fx
+
+from lcnn_compress.bench.profile import layer_times
+from lcnn_compress.bench.timing import open_net, time_in_turn
+from lcnn_compress.compress.make import make_lookups
+from lcnn_compress.compress.plan import LayerPlan, reasons_against
+from lcnn_compress.compress.settings import CompressSettings
+from lcnn_compress.errors import SettingsError
+from lcnn_compress.export.template import with_factors
+from lcnn_compress.export.to_onnx import only_timed, to_onnx
+from lcnn_compress.files import write_atomically
+from lcnn_compress.forms.lookup import LookupConv2d
+from lcnn_compress.forms.storage import round_factors
+from lcnn_compress.net.edit import build_net, fold_batch_norms
+from lcnn_compress.net.layers import Layer, layers
+from lcnn_compress.parallel import in_parallel
+from lcnn_compress.progress import Progress, silent
+from lcnn_compress.search.candidates import Candidate, candidates, dense_candidate, timed
+from lcnn_compress.search.effects import estimate
+from lcnn_compress.search.knapsack import choose_options
+
+TIMING_ROUNDS, TIMING_RUNS = 5, (4, 40)
+ROUND_MS = 400.0  # about how long one round of timing a net may take
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One allocation: the option of every layer, and what it is expected to give. ``error`` is relative to the output."""
+
+    picked: tuple[Candidate, ...]
+    ms: float | None
+    weight_bytes: int
+    error: float
+
+    @property
+    def plans(self) -> list[LayerPlan]:
+        """The decision for every layer."""
+        return [candidate.plan for candidate in self.picked]
+
+    @property
+    def macs(self) -> int:
+        """MACs of one image."""
+        return sum(candidate.macs for candidate in self.picked)
+
+
+@dataclass
+class Problem:
+    """A net and the options of each of its layers; the first option of a layer is to stay dense.
+
+    ``effects`` are as ``options``; ``measured_effects`` says whether they are of outputs or only of the filters. Times are in
+    ms of one image on a machine that does nothing else, the least of several medians: ``dense_ms`` of the whole net,
+    ``other_ms`` of what no option changes. ``pace`` is that time of the dense net over the one it takes as busy as the machine
+    is. ``scale`` holds what the built net has taught: the time of a layer's lookups against the time foreseen. ``recovery``
+    is the power of the share of its parameters that an option keeps which its effect is divided by where choices are compared:
+    above 0 where training follows, which makes up for more where there is more to train.
+    """
+
+    dense: fx.GraphModule
+    input_shape: tuple[int, ...]
+    settings: CompressSettings
+    found: list[Layer]
+    options: list[list[Candidate]]
+    effects: list[list[float]]
+    measured_effects: bool
+    dense_ms: float | None = None
+    other_ms: float = 0.0
+    pace: float = 1.0
+    recovery: float = 0.0
+    scale: dict[str, float] = field(default_factory=dict)
+    dense_again: dict[str, float] = field(default_factory=dict)  # ms of layers that stayed dense between lookups
+    template: onnx.ModelProto | None = None
+    built: dict[LayerPlan, LookupConv2d] = field(default_factory=dict)
+
+    def ms(self, candidate: Candidate) -> float:
+        """Return the expected time of an option."""
+        name = candidate.plan.name
+        if candidate.plan.kind == "dense":
+            return self.dense_again.get(name, candidate.ms)
+        return candidate.ms * self.scale.get(name, 1.0)
+
+    def within_ms(self, budget: float) -> Choice | None:
+        """Return the choice of least error that takes at most ``budget``; None where there is none."""
+        return self._best(self.ms, budget - self.other_ms)
+
+    def within_bytes(self, budget: float) -> Choice | None:
+        """Return the choice of least error whose layers take at most ``budget`` in a file; None where there is none."""
+        return self._best(lambda candidate: float(candidate.weight_bytes), budget)
+
+    def within_macs(self, budget: float) -> Choice | None:
+        """Return the choice of least error with at most ``budget`` MACs; None where there is none."""
+        return self._best(lambda candidate: float(candidate.macs), budget)
+
+    def fastest(self) -> Choice:
+        """Return the choice of least time."""
+        return self._chosen([int(np.argmin([self.ms(c) for c in listed])) for listed in self.options])
+
+    def stay_dense(self) -> Choice:
+        """Return the choice that changes nothing."""
+        return self._chosen([0] * len(self.options))
+
+    def smallest(self) -> Choice:
+        """Return the choice of least bytes."""
+        return self._chosen([int(np.argmin([c.weight_bytes for c in listed])) for listed in self.options])
+
+    def _best(self, cost: Callable[[Candidate], float], budget: float) -> Choice | None:
+        answer = choose_options([[cost(c) for c in listed] for listed in self.options], self._weighed(), budget)
+        return None if answer is None else self._chosen(answer)
+
+    def _weighed(self) -> list[list[float]]:
+        rows = zip(self.found, self.options, self.effects, strict=True)
+        return [
+            [effect * _kept(candidate, layer) ** -self.recovery for candidate, effect in zip(listed, effects, strict=True)]
+            for layer, listed, effects in rows
+        ]
+
+    def _chosen(self, answer: Sequence[int]) -> Choice:
+        picked = tuple(listed[i] for listed, i in zip(self.options, answer, strict=True))
+        error = sum(effects[i] for effects, i in zip(self.effects, answer, strict=True))
+        ms = None if self.dense_ms is None else self.other_ms + sum(map(self.ms, picked))
+        return Choice(picked, ms, sum(c.weight_bytes for c in picked), error**0.5)
+
+    def model(self, choice: Choice, progress: Progress = silent) -> onnx.ModelProto:
+        """Return the net of a choice as ONNX; only layers that were never built before are factorised."""
+        lookups = make_lookups(self.found, choice.plans, self.settings, self.built, progress)
+        net = build_net(self.dense, self.input_shape, lookups)
+        fold_batch_norms(net)
+        round_factors(net, self.settings.coefficients)
+        assert self.template is not None
+        return with_factors(self.template, net, self.settings.coefficients)
+
+    def table(self, choice: Choice) -> list[dict[str, Any]]:
+        """Return one row for each layer: what it becomes and what that is expected to cost."""
+        rows = []
+        for layer, candidate, effects, listed in zip(self.found, choice.picked, self.effects, self.options, strict=True):
+            plan = candidate.plan
+            slots = layer.out_channels * layer.geometry.taps * max(1, plan.dictionary_size)
+            rows.append({
+                "name": plan.name, "kind": plan.kind, "reason": plan.reason, "in_channels": layer.in_channels,
+                "out_channels": layer.out_channels, "kernel": list(layer.geometry.kernel),
+                "dictionary_size": plan.dictionary_size, "density": candidate.nonzeros / slots,
+                "macs": candidate.macs, "macs_dense": layer.dense_macs,
+                "predicted_ms": None if self.dense_ms is None else self.ms(candidate),
+                "dense_ms": None if self.dense_ms is None else listed[0].ms,
+                "error": effects[listed.index(candidate)] ** 0.5,
+            })  # fmt: skip
+        return rows
+
+
+def prepare(
+    dense: fx.GraphModule,
+    input_shape: tuple[int, ...],
+    settings: CompressSettings,
+    calibration: Sequence[Tensor] = (),
+    *,
+    with_times: bool = True,
+    cache: Path | None = None,
+    progress: Progress = silent,
+) -> Problem:
+    """Find out what each layer of a net can become and what that costs.
+
+    Args:
+        dense: the net, batch norms not folded.
+        input_shape: (1, ...), of the image that is timed.
+        settings: which layers, threads, stored type.
+        calibration: inputs the effects are measured on; without any, the error of the filters stands for them.
+        with_times: False leaves times out.
+        cache: folder of layer times; None is the user's.
+        progress: called as work goes on.
+
+    Raises:
+        SettingsError: no layer can be compressed.
+        MissingError: times are wanted and the native library is not there.
+    """
+    found = layers(dense, torch.zeros(input_shape))
+    reasons = reasons_against(found, settings.plan)
+    template = _template(dense, input_shape, found, reasons, settings.coefficients, progress)
+    problem = Problem(dense, input_shape, settings, found, [], [], bool(calibration), template=template)
+    times: Mapping[str, float] = {}
+    if with_times:
+        times = _dense_times(problem, progress)
+        reasons = [
+            reason or (None if layer.name in times else "its time was not found in the profile")
+            for layer, reason in zip(found, reasons, strict=True)
+        ]
+    free = [layer for layer, reason in zip(found, reasons, strict=True) if reason is None]
+    if not free:
+        listed = "; ".join(dict.fromkeys(reason for reason in reasons if reason))
+        raise SettingsError(f"no layer can be compressed: {listed}; name layers with --only")
+    options = in_parallel(
+        lambda layer: candidates(layer, settings.coefficients, settings.seed), free, "listing options", progress
+    )
+    if with_times:
+        options = timed(free, options, times, threads=settings.threads, cache=cache, progress=progress)
+        # What takes longer than dense is never worth an error.
+        options = [[c for c in o if c.ms < times[layer.name]] for layer, o in zip(free, options, strict=True)]
+    if calibration:
+        effects = estimate(dense, free, options, calibration, progress)
+    else:
+        effects = [[candidate.weight_error for candidate in listed] for listed in options]
+    by_name = {layer.name: (o, e) for layer, o, e in zip(free, options, effects, strict=True)}
+    for layer, reason in zip(found, reasons, strict=True):
+        first = dense_candidate(layer, reason or "chosen: dense is worth its time here", times.get(layer.name, 0.0))
+        more, harm = by_name.get(layer.name, ([], []))
+        problem.options.append([first, *more])
+        problem.effects.append([0.0, *harm])
+    return problem
+
+
+def _template(
+    dense: fx.GraphModule,
+    input_shape: tuple[int, ...],
+    found: Sequence[Layer],
+    reasons: Sequence[str | None],
+    coefficients: str,
+    progress: Progress,
+) -> onnx.ModelProto:
+    """Return the net as ONNX with a trivial lookup convolution in the place of every layer that may become one."""
+    progress("exporting", 0, 1)
+    stand_ins: dict[str, LookupConv2d] = {}
+    for layer, reason in zip(found, reasons, strict=True):
+        if reason is None:
+            groups = layer.geometry.groups
+            dictionary = torch.zeros(groups, layer.in_channels // groups)
+            kernel = torch.zeros(layer.out_channels, 1, *layer.geometry.kernel)
+            kernel.view(-1)[0] = 1.0  # the only entry of its support
+            stand_ins[layer.name] = LookupConv2d(dictionary, kernel, layer.module.bias, layer.geometry)
+    net = build_net(dense, input_shape, stand_ins)
+    fold_batch_norms(net)
+    for number, name in enumerate(stand_ins, 1):
+        # The exporter gives equal lists one name, and layers are told by it; a batch norm may have scaled them by 0.
+        folded = net.get_submodule(name)
+        assert isinstance(folded, LookupConv2d)
+        with torch.no_grad():
+            folded.sparse_kernel.view(-1)[0] = number
+    model = to_onnx(net, input_shape, only_timed(coefficients), {})
+    progress("exporting", 1, 1)
+    return model
+
+
+def _dense_times(problem: Problem, progress: Progress) -> dict[str, float]:
+    """Time the dense net and its layers; return the latter."""
+    progress("measuring", 0, 1)
+    net = build_net(problem.dense, problem.input_shape, {})
+    fold_batch_norms(net)
+    assert problem.template is not None
+    model = with_factors(problem.template, net, "float32")
+    threads = problem.settings.threads
+    with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
+        path = Path(folder) / "dense.onnx"
+        write_atomically(path, model.SerializeToString())
+        run = open_net(path, None, threads, 0)
+        trial_ms = min(time_in_turn([run], (3, 2))[0])
+        runs = runs_for(trial_ms)
+        whole_ms = float(np.median(time_in_turn([run], (TIMING_ROUNDS * runs, 2))[0]))
+        profile = layer_times(path, threads=threads, runs=runs, rounds=TIMING_ROUNDS)
+    times = {layer.name: profile[layer.name] for layer in problem.found if layer.name in profile}
+    problem.dense_ms = sum(profile.values())
+    problem.other_ms = problem.dense_ms - sum(times.values())
+    problem.pace = problem.dense_ms / whole_ms
+    progress("measuring", 1, 1)
+    return times
+
+
+def _kept(candidate: Candidate, layer: Layer) -> float:
+    """Return the parameters of an option as a share of the layer's weights, at most 1."""
+    if candidate.plan.kind == "dense":
+        return 1.0
+    rows = 0 if candidate.plan.kind == "sparse" else candidate.plan.dictionary_size
+    return min(1.0, (candidate.nonzeros + rows * layer.in_channels) / layer.weight().numel())
+
+
+def runs_for(ms: float) -> int:
+    """Return how often a net, or two in turn, that take ``ms`` are run in a round of timing."""
+    return int(np.clip(ROUND_MS / max(ms, 1e-3), *TIMING_RUNS))

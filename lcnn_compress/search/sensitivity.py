@@ -1,0 +1,129 @@
+"""What compressing one layer alone costs: its drop, or the error it makes in the outputs, at several sizes."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+import torch
+from torch import fx
+
+from lcnn_compress.compress.make import make_lookup
+from lcnn_compress.compress.output_error import Outputs, first_images
+from lcnn_compress.compress.plan import LayerPlan, PlanSettings, planned_macs, reasons_against, size_limits
+from lcnn_compress.compress.settings import TrainingData
+from lcnn_compress.data.examples import Examples
+from lcnn_compress.data.score import score, torch_runner
+from lcnn_compress.errors import DataError, SettingsError
+from lcnn_compress.forms.size_rules import DEFAULT_LOOKUPS
+from lcnn_compress.net.layers import Layer, layers
+from lcnn_compress.progress import Progress, silent
+from lcnn_compress.search.effects import replaced
+from lcnn_compress.search.layer_fit import gather
+
+IMAGES = 128  # the outputs are compared on
+CELL_WIDTH, CELL_HEIGHT, NAME_WIDTH = 90, 24, 260  # pixels
+LIGHT, DARK = (236, 241, 247), (23, 79, 134)
+
+
+@dataclass(frozen=True)
+class SensitivitySettings:
+    """Dictionaries to try as shares of the channels of a layer, a quarter of each looked up, and which layers."""
+
+    sizes: tuple[float, ...] = (0.5, 0.25, 0.125)
+    plan: PlanSettings = field(default_factory=PlanSettings)
+    init: str = "kmeans"
+    seed: int = 0
+
+
+def sensitivity(
+    dense: fx.GraphModule,
+    input_shape: tuple[int, ...],
+    settings: SensitivitySettings,
+    data: TrainingData,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Compress one layer at a time and measure what that does; the object of ``lcnn sensitivity --json``.
+
+    Coefficients are solved for the layer's own inputs on the calibration data. With labelled ``examples`` the score drops, in
+    points or dB; ``error`` is the root mean square difference of the outputs as a part of their standard deviation.
+
+    Args:
+        dense: the net; not changed.
+        input_shape: (1, ...).
+        settings: sizes, layers, start of the dictionaries.
+        data: with calibration inputs, and examples where the drop is wanted.
+        progress: gets ("trying layers", forms tried, in total), and what ``gather`` says.
+
+    Raises:
+        DataError: no calibration inputs.
+        SettingsError: no layer can be compressed.
+    """
+    if not data.calibration:
+        raise DataError("calibration data holds 0 images; sensitivity needs at least 1")
+    net = copy.deepcopy(dense)
+    found = layers(net, torch.zeros(input_shape))
+    reasons = reasons_against(found, settings.plan)
+    free = [layer for layer, reason in zip(found, reasons, strict=True) if reason is None]
+    if not free:
+        raise SettingsError("no layer can be compressed; name layers with --only")
+    judge = Outputs(net, first_images(data.calibration, IMAGES))
+    labelled = data.examples if data.examples is not None and _labelled(data.examples) else None
+    base = None if labelled is None else score(torch_runner(net), labelled)
+    rows: list[dict[str, Any]] = []
+    for layer, moments in zip(free, gather(net, free, data.calibration, progress), strict=True):
+        forms: list[dict[str, Any]] = []
+        error_now = judge.error_behind(net, layer.name)
+        for share in settings.sizes:
+            progress("trying layers", len(rows) * len(settings.sizes) + len(forms), len(free) * len(settings.sizes))
+            plan = _plan(layer, share)
+            lookup = make_lookup(layer, plan, settings.init, settings.seed)
+            factors = lookup.dictionary.detach(), lookup.sparse_kernel.detach()
+            with replaced(net, layer, *moments.solve(*factors, layer.weight().detach())):
+                values: dict[str, Any] = {"error": error_now() ** 0.5}
+                if base is not None and labelled is not None:
+                    values["drop"] = base.value - score(torch_runner(net), labelled).value
+            forms.append({"share": share, "dictionary_size": plan.dictionary_size, "macs": planned_macs(layer, plan), **values})
+        rows.append({"name": layer.name, "macs_dense": layer.dense_macs, "forms": forms})
+    progress("trying layers", len(free) * len(settings.sizes), len(free) * len(settings.sizes))
+    return {
+        "command": "sensitivity", "input_shape": list(input_shape), "sizes": list(settings.sizes), "lookups": DEFAULT_LOOKUPS,
+        "init": settings.init, "metric": None if base is None else base.metric, "dense": None if base is None else base.value,
+        "n": sum(map(len, judge.batches)) if base is None else base.n, "layers": rows,
+        "dense_layers": {layer.name: reason for layer, reason in zip(found, reasons, strict=True) if reason is not None},
+    }  # fmt: skip
+
+
+def _labelled(examples: Examples) -> bool:
+    return examples.batch(torch.tensor([0]))[1] is not None
+
+
+def _plan(layer: Layer, share: float) -> LayerPlan:
+    size = max(1, min(size_limits(layer)[0], round(share * layer.in_channels / layer.geometry.groups)))
+    return LayerPlan(layer.name, "lookup", "", size, max(1, round(DEFAULT_LOOKUPS * size)))
+
+
+def picture(result: dict[str, Any]) -> str:
+    """Return the answer of ``sensitivity`` as SVG: a row for each layer, a column for each size, dark where it costs much."""
+    key = "drop" if result["metric"] else "error"
+    title = f"{key} when only this layer is compressed"
+    most = max((form[key] for row in result["layers"] for form in row["forms"]), default=0.0) or 1.0
+    shapes = [f'<text x="8" y="18" font-weight="bold">{escape(title)}</text>']
+    for column, size in enumerate(result["sizes"]):
+        shapes.append(f'<text x="{NAME_WIDTH + (column + 0.5) * CELL_WIDTH}" y="40" text-anchor="middle">{size:g}</text>')
+    for number, row in enumerate(result["layers"]):
+        y = 48 + number * CELL_HEIGHT
+        shapes.append(f'<text x="{NAME_WIDTH - 8}" y="{y + 16}" text-anchor="end">{escape(row["name"])}</text>')
+        for column, form in enumerate(row["forms"]):
+            share = min(1.0, max(0.0, form[key] / most))
+            colour = ",".join(str(round(light + share * (dark - light))) for light, dark in zip(LIGHT, DARK, strict=True))
+            x = NAME_WIDTH + column * CELL_WIDTH
+            shapes.append(f'<rect x="{x}" y="{y}" width="{CELL_WIDTH - 2}" height="{CELL_HEIGHT - 2}" fill="rgb({colour})"/>')
+            ink = "#fff" if share > 0.5 else "#14181d"
+            shown = f"{form[key]:.2f}" if key == "drop" else f"{form[key]:.3f}"
+            shapes.append(f'<text x="{x + CELL_WIDTH / 2 - 1}" y="{y + 16}" text-anchor="middle" fill="{ink}">{shown}</text>')
+    width, height = NAME_WIDTH + len(result["sizes"]) * CELL_WIDTH + 8, 56 + len(result["layers"]) * CELL_HEIGHT
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    return f'{head} font-family="system-ui, sans-serif" font-size="12">{"".join(shapes)}</svg>\n'

@@ -1,0 +1,95 @@
+"""Import and call what ``pkg.mod:fn`` or ``file.py:fn`` names."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from lcnn_compress.errors import LcnnError, ModelError
+
+
+def is_callable_spec(spec: str) -> bool:
+    """Tell whether ``spec`` is written like ``pkg.mod:fn`` or ``file.py:fn``."""
+    return bool(re.fullmatch(r"(.+\.py|[^\W\d]\w*(\.[^\W\d]\w*)*):[^\W\d]\w*(\.[^\W\d]\w*)*", spec))
+
+
+def import_callable(spec: str, error: type[LcnnError]) -> Callable[..., Any]:
+    """Import what ``pkg.mod:fn`` or ``file.py:fn`` names, with the current folder (and that of the file) importable.
+
+    Raises:
+        error: no such module, file or attribute, the module raises while it is imported, or it is not callable.
+    """
+    module_name, _, attribute = spec.rpartition(":")
+    make_importable(Path.cwd())
+    try:
+        found: Any = _import_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
+    except FileNotFoundError as cause:
+        raise error(f"{spec}: no file {module_name}; check the path before the colon") from cause
+    except Exception as cause:  # the user's code may raise anything
+        if isinstance(cause, ModuleNotFoundError) and cause.name and f"{module_name}.".startswith(f"{cause.name}."):
+            raise error(f"{spec}: no module named {cause.name!r}; install it or run in the folder that holds it") from cause
+        raise error(f"{spec}: importing it raised {in_short(cause)}") from cause
+    home = module_name
+    for name in attribute.split("."):
+        if not hasattr(found, name):
+            near = ", ".join(sorted(n for n in vars(found) if not n.startswith("_"))[:8]) or "nothing"
+            raise error(f"{spec}: {home} has no {name!r}; it holds {near}")
+        found, home = getattr(found, name), f"{home}.{name}"
+    if not callable(found):
+        raise error(f"{spec}: is of type {type(found).__name__}, not a function; name a function without arguments")
+    return found  # type: ignore[no-any-return]  # callable() does not narrow Any
+
+
+def build_module(spec: str) -> nn.Module:
+    """Call the factory ``pkg.mod:fn`` or ``file.py:fn``.
+
+    Raises:
+        ModelError: it cannot be imported, raises, or does not return a module.
+    """
+    factory = import_callable(spec, ModelError)
+    if isinstance(factory, nn.Module):
+        return factory
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # a factory of random weights makes the same net every time
+            module = factory()
+    except Exception as cause:  # the user's code may raise anything
+        raise ModelError(f"{spec}: calling it without arguments raised {in_short(cause)}") from cause
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"{spec}: returned an object of type {type(module).__name__}; it must return a torch.nn.Module")
+    return module
+
+
+def make_importable(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Import a Python file under a name that no installed module has."""
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    make_importable(path.resolve().parent)
+    name = f"_lcnn_user_{path.stem}"
+    module = ModuleType(name)
+    module.__file__ = str(path.resolve())
+    sys.modules[name] = module  # dataclasses and pickle look their module up
+    try:
+        exec(compile(path.read_bytes(), module.__file__, "exec"), module.__dict__)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def in_short(error: BaseException) -> str:
+    """Return the class and the first line of an error."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}".rstrip(": ")

@@ -1,0 +1,75 @@
+"""Find out the shape of a net's input, without computing anything with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+
+import torch
+from torch import nn
+
+from lcnn_compress.errors import SettingsError
+from lcnn_compress.sources.factory import in_short
+from lcnn_compress.sources.load_model import _log
+
+SIZES = (224, 28, 32, 64, 96, 128, 227, 256, 299, 384)
+
+
+def infer_input_shape(model: nn.Module) -> tuple[tuple[int, ...], str | None]:
+    """Find the shape (1, C, H, W), or (1, features), that a net takes, without computing anything with it.
+
+    Args:
+        model: it is not changed; a copy without values is run on sizes that are usual in image classification.
+
+    Returns:
+        The shape, and a note when it had to be assumed.
+
+    Raises:
+        SettingsError: no usual size works.
+    """
+    for name in ("pretrained_cfg", "default_cfg"):
+        config = getattr(model, name, None)
+        size = config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
+        if size is not None:
+            return (1, *(int(n) for n in size)), None
+    widths = [m.in_channels for m in model.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
+    features = [m.in_features for m in model.modules() if isinstance(m, nn.Linear)]
+    if not widths and not features:
+        raise SettingsError(
+            "the net has no Conv2d and no Linear to tell its input from; give --input-shape, such as 1,3,224,224"
+        )
+    if not widths:
+        return (1, features[0]), None
+    channels = widths[0]
+    usual = {3: 224, 1: 28}.get(channels)
+    sizes = sorted(SIZES, key=lambda size: (size != usual, size < 32, size))
+    accepted = _accepted(model, [(1, channels, size, size) for size in sizes])
+    first = next(accepted, None)
+    if first is None:
+        raise SettingsError(
+            f"the net takes {channels} channels but none of the usual square sizes {sorted(SIZES)}; "
+            f"give its input, as in --input-shape 1,{channels},480,640"
+        )
+    if next(accepted, None) is None:
+        return first, None
+    text = ",".join(str(n) for n in first)
+    return first, f"the net takes images of several sizes; {text} is assumed, --input-shape changes it"
+
+
+def _accepted(model: nn.Module, shapes: list[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
+    """Yield the shapes a net takes, run on a copy of it whose tensors have a shape and a type but no memory."""
+    tensors = [*model.parameters(), *model.buffers()]
+    try:
+        copy = deepcopy(model, {id(tensor): tensor.detach().to("meta") for tensor in tensors}).eval()
+    except Exception as error:  # a net may hold anything, such as a lock
+        _log.debug("cannot copy the net: %s", in_short(error))
+        return
+    dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
+    for shape in shapes:
+        try:
+            with torch.device("meta"), torch.no_grad():
+                copy(torch.empty(shape, dtype=dtype))
+        except Exception as error:  # whatever the user's forward raises means: not this size
+            _log.debug("%s is not taken: %s", shape, in_short(error))
+        else:
+            yield shape

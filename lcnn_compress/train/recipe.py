@@ -1,0 +1,80 @@
+"""How to train: every number of a training in one value."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from lcnn_compress.errors import SettingsError
+
+SPARSITIES = ("gradual", "threshold")
+PRECISIONS = ("float32", "bfloat16")
+
+
+def devices() -> tuple[str, ...]:
+    """Return where torch can train on this machine: cpu, and with a GPU cuda, cuda:0 and so on."""
+    found = torch.cuda.device_count()
+    return ("cpu", *(("cuda",) if found else ()), *(f"cuda:{i}" for i in range(found)))
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """How to fine-tune.
+
+    Attributes:
+        epochs: passes over the examples.
+        batch_size: examples in a step; up to twice that where the epoch does not divide evenly.
+        lr: peak learning rate of Adam.
+        sparsity: one of ``SPARSITIES``.
+        threshold_c: epsilon of a layer in standard deviations of its kernel at the start (threshold).
+        l1: lambda' of the paper; the penalty of a layer is l1 * epsilon * |P| (threshold).
+        distill: learn from the dense net too.
+        distill_weight: its share of the loss.
+        temperature: of the softened class probabilities (Hinton et al. 2015).
+        seed: of the order of examples and of dropout.
+        feature_weight: of the squared error between the outputs of compressed layers and of their dense ones, relative to the
+            variance of the latter, added to the loss.
+        average: decay of the moving average of weights and statistics that is the result; less in the first steps, 0 for none.
+        accumulate: parts a batch is computed in, to save memory; batch norms see one part at a time.
+        precision: one of ``PRECISIONS``, of the products of both nets; weights, their changes and the loss stay float32 (mixed
+            precision, Micikevicius et al. 2018, arXiv 1710.03740). Faster where the processor multiplies bfloat16, else slower.
+        device: where to train, one of ``devices()``.
+    """
+
+    epochs: int = 5
+    batch_size: int = 64
+    lr: float = 1e-3
+    sparsity: str = "gradual"
+    threshold_c: float = 0.01
+    l1: float = 0.1
+    distill: bool = True
+    distill_weight: float = 0.7
+    temperature: float = 3.0
+    seed: int = 0
+    feature_weight: float = 0.0
+    average: float = 0.0
+    accumulate: int = 1
+    precision: str = "float32"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        def check(name: str, valid: bool, rule: str) -> None:
+            if not valid:
+                raise SettingsError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
+
+        check("epochs", self.epochs >= 1, "1 or more")
+        check("batch_size", self.batch_size >= 2, "2 or more, because batch norm needs a variance")
+        check("lr", math.isfinite(self.lr) and self.lr > 0, "a number above 0")
+        check("sparsity", self.sparsity in SPARSITIES, f"one of {', '.join(SPARSITIES)}")
+        check("threshold_c", math.isfinite(self.threshold_c) and self.threshold_c >= 0, "a number of 0 or more")
+        check("l1", math.isfinite(self.l1) and self.l1 >= 0, "a number of 0 or more")
+        check("distill_weight", 0 <= self.distill_weight <= 1, "between 0 and 1")
+        check("temperature", math.isfinite(self.temperature) and self.temperature > 0, "a number above 0")
+        check("seed", self.seed >= 0, "0 or more")
+        check("feature_weight", math.isfinite(self.feature_weight) and self.feature_weight >= 0, "a number of 0 or more")
+        check("average", 0 <= self.average < 1, "0 or more and below 1")
+        check("accumulate", 1 <= self.accumulate <= self.batch_size // 2, "from 1 to half of batch_size")
+        check("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+        check("device", self.device in devices(), f"one of those torch {torch.__version__} finds here: {', '.join(devices())}")

@@ -1,0 +1,136 @@
+"""Artefacts: round trip, same bytes, and every kind of damage refused with a message that says which."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from cases import small_net
+from torch import nn
+
+from lcnn_compress import api, runtime
+from lcnn_compress.artefact.artefact import FORMAT_VERSION, load_artefact, save_artefact
+from lcnn_compress.compress.settings import CompressSettings
+from lcnn_compress.errors import ArtefactError, FileError
+
+STABLE = ("manifest.json", "lcnn.json", "model.safetensors", "config.json")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    source = api.open_model(small_net(), (1, 3, 16, 16))
+    artefact = api.compress(source, 8, lookups=2, settings=CompressSettings(measure=False))
+    path = tmp_path_factory.mktemp("artefact") / "small.lcnn"
+    save_artefact(artefact, path)
+    return artefact, path
+
+
+def test_the_hash_of_the_weights_does_not_depend_on_their_memory_format():
+    nets = [nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1).to(memory_format=torch.channels_last)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    first, second = (api.open_model(net, (1, 8, 2, 2)).origin["sha256"] for net in nets)
+    assert first == second
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    target = tmp_path / "copy.lcnn"
+    shutil.copytree(made[1], target)
+    return target
+
+
+def test_round_trip_gives_the_same_outputs(made):
+    artefact, path = made
+    x = torch.randn(3, 3, 16, 16)
+    again = load_artefact(path)
+    assert torch.equal(again.net(x), artefact.net(x))
+    assert again.input_shape == (1, 3, 16, 16)
+    assert again.config == json.loads(json.dumps(artefact.config))
+    assert {p.name for p in path.iterdir()} == {*STABLE, "report.json", "report.html"}
+
+
+class TwoOutputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.boxes, self.classes = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 8, 3), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = self.body(x).relu()
+        return {"boxes": self.boxes(x), "classes": self.classes(x)}
+
+
+def test_several_outputs_stay_in_order(tmp_path):
+    source = api.open_model(TwoOutputs(), (1, 3, 12, 12))
+    artefact = api.compress(source, 8, lookups=2, settings=CompressSettings(measure=False))
+    save_artefact(artefact, tmp_path / "two.lcnn")
+    again = load_artefact(tmp_path / "two.lcnn")
+    x = torch.randn(2, 3, 12, 12)
+    first, second = again.net(x)
+    assert (first.shape[1], second.shape[1]) == (8, 4)
+    api.export_onnx(again, tmp_path / "two.onnx")
+    outputs = runtime.session(tmp_path / "two.onnx").run(None, {"input": x.numpy()})
+    with torch.no_grad():
+        for got, want in zip(outputs, artefact.net(x), strict=True):
+            np.testing.assert_allclose(got, want.numpy(), atol=2e-5)
+
+
+def test_same_configuration_gives_the_same_bytes(made, tmp_path):
+    artefact, path = made
+    source = api.open_model(small_net(), (1, 3, 16, 16))
+    from lcnn_compress.compress.plan import LayerPlan
+
+    plans = [LayerPlan(**values) for values in artefact.config["layers"]]
+    again = api.compress_source(source, CompressSettings(), plans=plans)
+    save_artefact(again, tmp_path / "again.lcnn")
+    for name in STABLE:
+        assert (tmp_path / "again.lcnn" / name).read_bytes() == (path / name).read_bytes(), name
+
+
+def test_nothing_in_it_is_a_pickle(made):
+    for file in made[1].iterdir():
+        assert not file.read_bytes().startswith(b"\x80"), file
+        assert b"data.pkl" not in file.read_bytes(), file
+
+
+@pytest.mark.parametrize("name", STABLE)
+def test_a_flipped_byte_is_found(copy, name):
+    file = copy / name
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0x04
+    file.write_bytes(data)
+    with pytest.raises(ArtefactError, match="copy"):
+        load_artefact(copy)
+
+
+@pytest.mark.parametrize("name", [*STABLE, "report.json"])
+def test_a_missing_or_truncated_file_is_found(copy, name):
+    data = (copy / name).read_bytes()
+    (copy / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(ArtefactError, match=name):
+        load_artefact(copy)
+    (copy / name).unlink()
+    with pytest.raises(ArtefactError, match=f"{name}: the file is missing"):
+        load_artefact(copy)
+
+
+def test_a_newer_version_is_refused(copy):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["format_version"] = FORMAT_VERSION + 1
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtefactError, match=rf"format_version {FORMAT_VERSION + 1} is newer"):
+        load_artefact(copy)
+
+
+def test_no_such_directory(tmp_path):
+    with pytest.raises(FileError, match=r"none\.lcnn: no such artefact"):
+        load_artefact(tmp_path / "none.lcnn")
+
+
+def test_an_artefact_can_be_compressed_no_further_and_says_so(made):
+    from lcnn_compress.net.layers import layers
+
+    found = layers(made[0].net, torch.zeros(1, 3, 16, 16))
+    assert {layer.obstacle for layer in found if layer.name.startswith("conv")} == {"already a lookup convolution"}

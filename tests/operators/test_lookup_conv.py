@@ -1,0 +1,301 @@
+"""The operator in ONNX Runtime, native and by its body, against torch on the rebuilt weight in double precision."""
+
+from __future__ import annotations
+
+import platform
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from cases import CASES, LookupConvCase, tolerance
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from lcnn_compress import runtime
+from lcnn_compress.errors import LcnnError
+from lcnn_compress.operators.common import DOMAIN, OP_VERSION, OPSET
+from lcnn_compress.operators.encoding import decode_positions, encode_positions
+from lcnn_compress.operators.lookup_conv import INPUTS, NO_BOUND, OP_TYPE, function_body, node_attributes
+
+needs_library = pytest.mark.skipif(runtime.library_path() is None, reason="the native library is not installed")
+POOL = {"pool_kernel_shape": [3, 3], "pool_strides": [2, 2], "pool_pads": [1, 1, 1, 1]}
+ISAS = ("scalar", "neon") if platform.machine() in ("aarch64", "arm64") else ("scalar", "avx2", "avx512")
+
+
+def node_model(
+    case: LookupConvCase, *, dtype=np.float32, gap_type=None, body=True, residual=None, clip=None, hard_swish=0, **changes
+) -> bytes:
+    """One LookupConv as an ONNX file; ``changes`` replace tensors, attributes or input sizes."""
+    layer = case.module()
+    gaps, coefficients = encode_positions((layer.sparse_kernel * layer.support).detach().numpy())
+    arrays = {
+        "D": layer.dictionary.detach().numpy().astype(dtype), "gaps": gaps if gap_type is None else gaps.astype(gap_type),
+        "coefficients": coefficients.astype(dtype), "bias": layer.bias.detach().numpy(), "residual": np.zeros(1, np.float32),
+    }  # fmt: skip
+    attributes = node_attributes(case.geometry) | {"hard_swish": hard_swish}
+    if clip is not None:
+        attributes |= {"clip_min": clip[0], "clip_max": clip[1]}
+    for name, value in changes.items():
+        (arrays if name in arrays else attributes)[name] = value
+    inputs = [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["n", case.c_in, "h", "w"])]
+    if residual is not None:
+        del arrays["residual"]
+        inputs.append(helper.make_tensor_value_info("residual", TensorProto.FLOAT, ["n", case.c_out, "p", "q"]))
+    node = helper.make_node(OP_TYPE, list(INPUTS), ["Y"], name="the-node", domain=DOMAIN, **attributes)
+    graph = helper.make_graph(
+        [node], "g", inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["n", "c", "p", "q"])],
+        [numpy_helper.from_array(np.ascontiguousarray(a), name) for name, a in arrays.items()],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, OP_VERSION)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    if body:
+        model.functions.append(function_body(hard_swish=hard_swish == 1, pooled="pool_kernel_shape" in changes))
+    return model.SerializeToString()
+
+
+def expected(case: LookupConvCase, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The right answer in double precision, and how far float32 may be from it."""
+    layer, x = case.module(), case.input()
+    with torch.no_grad():
+        weight = layer.weight().double()
+        top, left, bottom, right = case.padding
+        padded = torch.nn.functional.pad(x.double(), (left, right, top, bottom))
+        y = torch.nn.functional.conv2d(padded, weight, layer.bias.double(), case.stride, 0, case.dilation, case.groups)
+    extra = 0.0 if residual is None else residual.abs().double()
+    return (y if residual is None else y + residual.double()), tolerance(layer, x, extra)
+
+
+@pytest.fixture(params=ISAS)
+def isa(request, monkeypatch):
+    """Run with the kernels of each instruction set that this machine has."""
+    if ISAS.index(request.param) > ISAS.index(runtime.isa()):
+        pytest.skip(f"this machine has no {request.param}")
+    monkeypatch.setenv("LCNN_ISA", request.param)
+    assert runtime.isa() == request.param
+
+
+@needs_library
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_native_kernel_agrees_with_torch(case):
+    y, bound = expected(case)
+    for threads in (1, 2):
+        got = runtime.session(node_model(case), threads=threads).run(None, {"X": case.input().numpy()})[0]
+        assert got.shape == tuple(y.shape)
+        assert ((torch.from_numpy(got).double() - y).abs() <= bound).all()
+
+
+@needs_library
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("case", CASES[:14], ids=str)
+def test_residual_clip_and_float16_factors(case):
+    shape = expected(case)[0].shape
+    residual = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    y, bound = expected(case, residual)
+    data = node_model(case, dtype=np.float16, residual=residual, clip=(-0.5, 0.75))
+    got = runtime.session(data).run(None, {"X": case.input().numpy(), "residual": residual.numpy()})[0]
+    assert ((torch.from_numpy(got).double() - y.clip(-0.5, 0.75)).abs() <= bound).all()
+
+
+@needs_library
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("case", CASES[:14], ids=str)
+def test_residual_and_hard_swish(case):
+    residual = 3 * torch.randn(expected(case)[0].shape, generator=torch.Generator().manual_seed(2))
+    y, bound = expected(case, residual)
+    want = torch.nn.functional.hardswish(y)
+    assert (y < -3).any() or y.numel() < 100  # both flat parts
+    assert (y > 3).any() or y.numel() < 100
+    data = node_model(case, residual=residual, hard_swish=1)
+    for native in (True, False):
+        got = runtime.session(data, native=native).run(None, {"X": case.input().numpy(), "residual": residual.numpy()})[0]
+        # Its slope is at most 1.5, and it rounds three times itself.
+        assert ((torch.from_numpy(got).double() - want).abs() <= 2 * bound).all()
+
+
+@needs_library
+def test_hard_swish_of_nan_and_infinity_is_that_of_onnxruntime():
+    case = LookupConvCase(c_in=1, c_out=1, k=1, density=1.0, kernel=(1, 1), padding=(0, 0, 0, 0), size=(1, 9), batch=1)
+    x = np.array([np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 0, 3, -3, 1], np.float32).reshape(1, 1, 1, 9)
+    one = {"D": np.ones((1, 1), np.float32), "coefficients": np.ones(1, np.float32), "bias": np.zeros(1, np.float32)}
+    data = node_model(case, hard_swish=1, **one)
+    graph = helper.make_graph(
+        [helper.make_node("HardSwish", ["X"], ["Y"])], "g",
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, x.shape)],
+        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, x.shape)],
+    )  # fmt: skip
+    stock = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10).SerializeToString()
+    want = runtime.session(stock, native=False).run(None, {"X": x})[0]
+    assert np.isnan(want).ravel().tolist() == [True, False, True] + [False] * 6
+    for native in (True, False):
+        got = runtime.session(data, native=native).run(None, {"X": x})[0]
+        np.testing.assert_allclose(got, want, rtol=3e-7)  # three roundings
+
+
+@needs_library
+def test_a_node_without_hard_swish_has_none():
+    case = LookupConvCase()
+    model = onnx.load_from_string(node_model(case, body=False))
+    attributes = model.graph.node[0].attribute
+    attributes.remove(next(a for a in attributes if a.name == "hard_swish"))
+    y, bound = expected(case)
+    got = runtime.session(model.SerializeToString()).run(None, {"X": case.input().numpy()})[0]
+    assert ((torch.from_numpy(got).double() - y).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_function_body_agrees_with_torch(case):
+    y, bound = expected(case)
+    got = runtime.session(node_model(case), native=False).run(None, {"X": case.input().numpy()})[0]
+    assert ((torch.from_numpy(got).double() - y).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("hard_swish", [0, 1])
+def test_function_body_runs_in_the_reference_evaluator(hard_swish):
+    from onnx.reference import ReferenceEvaluator
+
+    case = LookupConvCase(groups=2, c_out=6, stride=(2, 1))
+    y, bound = expected(case)
+    y = torch.nn.functional.hardswish(y) if hard_swish else y
+    model = onnx.load_from_string(node_model(case, hard_swish=hard_swish))
+    got = ReferenceEvaluator(model).run(None, {"X": case.input().numpy()})[0]
+    assert ((torch.from_numpy(got).double() - y).abs() <= (1 + hard_swish) * bound).all()
+
+
+@needs_library
+@pytest.mark.parametrize("native", [True, False])
+def test_relu_keeps_nan_visible(native):
+    case = LookupConvCase(density=1.0)
+    x = case.input().numpy()
+    x[0, 0, 3, 3] = np.nan
+    got = runtime.session(node_model(case, clip=(0.0, NO_BOUND)), native=native).run(None, {"X": x})[0]
+    assert np.isnan(got[0, :, 3, 3]).all()
+    assert not np.isnan(got[1]).any()
+
+
+@needs_library
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (31, 17), (64, 64)])
+def test_one_session_serves_every_size_and_batch(size):
+    case = LookupConvCase(stride=(2, 2), padding=(1, 1, 1, 1))
+    session = runtime.session(node_model(case))
+    for batch in (1, 0, 3, 1):
+        varied = LookupConvCase(stride=(2, 2), padding=(1, 1, 1, 1), size=size, batch=batch)
+        y, bound = expected(varied)
+        got = session.run(None, {"X": varied.input().numpy()})[0]
+        assert ((torch.from_numpy(got).double() - y).abs() <= bound).all()
+
+
+@needs_library
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("case", [c for c in CASES if c.batch], ids=str)
+def test_a_pooled_result(case):
+    y, bound = expected(case)
+    padding = (1, 1) if min(y.shape[2:]) > 1 else (2, 2)
+    data = node_model(case, clip_min=0.0, **POOL | {"pool_pads": [*padding, *padding]})
+    want = pooled(y.clip(0, NO_BOUND), padding)
+    allowed = pooled(bound, padding)  # the largest of a window is off by no more than the worst of its values
+    for native in (True, False):
+        got = torch.from_numpy(runtime.session(data, native=native, threads=2).run(None, {"X": case.input().numpy()})[0])
+        assert got.shape == want.shape
+        assert ((got.double() - want).abs() <= allowed).all()
+
+
+def pooled(y: Tensor, padding: tuple[int, int]) -> Tensor:
+    y = torch.nn.functional.pad(y, (padding[1], padding[1], padding[0], padding[0]), value=-float("inf"))
+    return torch.nn.functional.max_pool2d(y, 3, 2)
+
+
+@needs_library
+def test_non_contiguous_input_is_read_right():
+    case = LookupConvCase()
+    x = case.input().numpy().transpose(0, 1, 3, 2).copy().transpose(0, 1, 3, 2)
+    assert not x.flags["C_CONTIGUOUS"]
+    y, bound = expected(case)
+    got = runtime.session(node_model(case)).run(None, {"X": x})[0]
+    assert ((torch.from_numpy(got).double() - y).abs() <= bound).all()
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("changes", "fragment"),
+    [
+        ({"gaps": np.full(70, 255, np.uint8), "coefficients": np.ones(70, np.float32)}, "outside [0, 180)"),
+        ({"gaps": np.zeros(3, np.uint8), "coefficients": np.ones(3, np.float32)}, "gap"),
+        ({"coefficients": np.ones(3, np.float32)}, "3"),
+        ({"coefficients": np.full(73, np.nan, np.float32)}, ""),
+        ({"D": np.zeros((0, 8), np.float32)}, "0"),
+        ({"D": np.zeros((4, 3), np.float32)}, "3"),
+        ({"D": np.zeros(4, np.float32)}, "D"),
+        ({"bias": np.zeros(0, np.float32)}, "0"),
+        ({"strides": [0, 1]}, "stride"),
+        ({"pads": [-1, 0, 0, 0]}, "padding"),
+        ({"dilations": [1, 0]}, "dilation"),
+        ({"kernel_shape": [3]}, "kernel_shape"),
+        ({"group": 3}, "group"),
+        ({"clip_min": 1.0, "clip_max": 0.0}, "clip"),
+        ({"hard_swish": 2}, "attribute hard_swish is 2; it must be 0 or 1"),
+        ({"hard_swish": 1, "clip_min": 0.0}, "hard_swish is set, but clip_min is 0.000000"),
+        (POOL | {"pool_kernel_shape": [257, 3]}, "pool kernel height is 257, outside [1, 256]"),
+        (POOL | {"pool_pads": [1, 1, 1, 3]}, "pool padding after width is 3, outside [0, 2]"),
+        (POOL | {"pool_strides": [2, 0]}, "pool stride width is 0"),
+        (POOL | {"pool_pads": [1, 1]}, "attribute pool_pads is (1, 1); it must have 4 elements"),
+        (POOL | {"pool_kernel_shape": [9, 9]}, "input width to pool is 6, with padding 8"),
+    ],
+)
+def test_damaged_nodes_are_refused_with_their_name(changes, fragment):
+    data = node_model(LookupConvCase(), body=False, **changes)
+    x = LookupConvCase().input().numpy()
+    with pytest.raises(Exception, match="the-node") as error:
+        runtime.session(data).run(None, {"X": x})
+    assert fragment in str(error.value)
+
+
+@needs_library
+def test_nothing_but_a_number_is_added_to_a_pooled_result():
+    case = LookupConvCase()
+    residual = torch.ones(2, 5, 4, 3)
+    session = runtime.session(node_model(case, residual=residual, body=False, **POOL))
+    with pytest.raises(runtime.ORT_ERRORS, match=r"the-node.*it must have one element where the result is pooled"):
+        session.run(None, {"X": case.input().numpy(), "residual": residual.numpy()})
+
+
+@needs_library
+def test_unknown_isa_is_refused(monkeypatch):
+    monkeypatch.setenv("LCNN_ISA", "avx1024")
+    with pytest.raises((LcnnError, Exception), match="avx1024"):
+        runtime.session(node_model(LookupConvCase()))
+
+
+@pytest.mark.parametrize("density", [0.0, 0.001, 0.01, 0.3, 1.0])
+def test_positions_survive_encoding(density):
+    rng = np.random.default_rng(0)
+    kernel = rng.standard_normal((6, 50, 3, 3), np.float32) * (rng.random((6, 50, 3, 3)) < density)
+    gaps, coefficients = encode_positions(kernel)
+    assert gaps.dtype in (np.uint8, np.uint16)
+    assert len(gaps) >= max(1, np.count_nonzero(kernel))
+    np.testing.assert_array_equal(decode_positions(gaps, coefficients, kernel.shape), kernel)
+
+
+def test_encoding_is_what_the_specification_says():
+    kernel = np.zeros((1, 300, 1, 2), np.float32)  # flat position: tap * 300 + j
+    kernel[0, 2, 0, 0], kernel[0, 299, 0, 1] = 1.5, -2.0  # positions 2 and 599
+    gaps, coefficients = encode_positions(kernel)
+    assert gaps.dtype == np.uint16  # 2 entries of 4 bytes beat 4 entries of 3
+    assert gaps.tolist() == [2, 597]
+    assert coefficients.tolist() == [1.5, -2.0]
+    near = np.zeros((1, 300, 1, 1), np.float32)
+    near[0, [0, 256]] = 1.0  # one bridge of 255 would cost 3 * 3 bytes, uint16 costs 2 * 4
+    assert encode_positions(near)[0].tolist() == [0, 256]
+    many = np.zeros((1, 300, 1, 1), np.float32)
+    many[0, [*range(20), 299, 290]] = 1.0  # 23 entries of 3 bytes beat 22 of 4
+    gaps, coefficients = encode_positions(many)
+    assert gaps.dtype == np.uint8
+    assert gaps.tolist()[20:] == [255, 16, 9]
+    assert coefficients.tolist()[20:] == [0.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(("gaps", "values"), [([5], [1.0]), ([1, 0], [1.0, 1.0]), ([1], [1.0, 2.0])])
+def test_decoding_refuses_what_does_not_fit(gaps, values):
+    with pytest.raises(ValueError, match="gaps"):
+        decode_positions(np.array(gaps, np.uint8), np.array(values, np.float32), (1, 5, 1, 1))

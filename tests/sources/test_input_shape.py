@@ -1,0 +1,120 @@
+"""What is looked at in a net once it is loaded: that its values are finite, and the shape of its input."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lcnn_compress.errors import ModelError, SettingsError
+from lcnn_compress.sources.input_shape import infer_input_shape
+from lcnn_compress.sources.load_model import load_model
+from lcnn_compress.zoo import alexnet, fashion_resnet, resnet18
+
+
+class ByCfg(nn.Module):
+    """A net with timm's description of its input."""
+
+    def __init__(self, config: object) -> None:
+        super().__init__()
+        self.pretrained_cfg = config
+
+
+class Counting(nn.Module):
+    """A net that keeps state in forward and takes only maps whose height is one of ``heights``."""
+
+    def __init__(self, channels: int, heights: tuple[int, ...]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 2, 1)
+        self.norm = nn.BatchNorm2d(2)
+        self.heights = heights
+        self.calls: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.append(x.shape[2])
+        if x.shape[2] not in self.heights:
+            raise KeyError(x.shape[2])
+        y: Tensor = self.norm(self.conv(x)) + torch.arange(x.shape[3])
+        return y
+
+
+def test_the_shape_is_taken_from_timm() -> None:
+    config = type("PretrainedCfg", (), {"input_size": (3, 240, 240)})()
+    assert infer_input_shape(ByCfg({"input_size": (3, 240, 320)})) == ((1, 3, 240, 320), None)
+    assert infer_input_shape(ByCfg(config)) == ((1, 3, 240, 240), None)
+
+
+def test_a_net_without_convolutions_takes_the_features_of_its_first_linear() -> None:
+    assert infer_input_shape(nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.Linear(3, 2))) == ((1, 12), None)
+
+
+@pytest.mark.parametrize(
+    ("channels", "heights", "size", "assumed"),
+    [
+        (3, (96,), 96, False),
+        (3, (28,), 28, False),
+        (3, (224, 256), 224, True),
+        (1, (28, 32, 224), 28, True),
+        (3, (28, 64, 96), 64, True),
+        (1, (64, 32, 224), 32, True),
+        (4, (28, 32), 32, True),
+        (4, (28,), 28, False),
+    ],
+)
+def test_the_usual_sizes_are_tried(channels: int, heights: tuple[int, ...], size: int, assumed: bool) -> None:
+    net = Counting(channels, heights).train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    shape, note = infer_input_shape(net)
+    assert shape == (1, channels, size, size)
+    assert (note is not None) == assumed
+    if note is not None:
+        assert note == f"the net takes images of several sizes; 1,{channels},{size},{size} is assumed, --input-shape changes it"
+    assert net.calls == []
+    assert net.training
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_nets_of_the_zoo() -> None:
+    assert infer_input_shape(fashion_resnet((4, 4, 4)))[0] == (1, 1, 28, 28)
+    assert infer_input_shape(resnet18())[0] == (1, 3, 224, 224)
+    assert infer_input_shape(alexnet())[0] == (1, 3, 224, 224)
+    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(2 * 30 * 30, 4)).half()
+    assert infer_input_shape(net) == ((1, 3, 32, 32), None)
+
+
+def test_a_net_that_takes_no_usual_size_asks_for_one() -> None:
+    with pytest.raises(SettingsError, match=r"takes 7 channels but none of .*\[28, 32, .*384\]; .*--input-shape 1,7,480,640"):
+        infer_input_shape(Counting(7, ()))
+    uncopyable = Counting(3, (224,))
+    uncopyable.lock = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(SettingsError, match="takes 3 channels"):
+        infer_input_shape(uncopyable)
+    with pytest.raises(SettingsError, match=r"no Conv2d and no Linear .*--input-shape, such as 1,3,224,224"):
+        infer_input_shape(nn.ReLU())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["0.weight", "1.running_var"])
+def test_values_that_are_not_finite_are_named(value: float, name: str, tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    net.state_dict()[name].view(-1)[:2] = value
+    torch.save(net, tmp_path / "net.pt")
+    count = net.state_dict()[name].numel()
+    with pytest.raises(ModelError, match=rf"net\.pt: {name} holds 2 values of {count} that are NaN or infinite"):
+        load_model(str(tmp_path / "net.pt"))
+    torch.export.save(torch.export.export(net.eval(), (torch.zeros(1, 3, 8, 8),)), tmp_path / "net.pt2")
+    with pytest.raises(ModelError, match=rf"net\.pt2: {name} holds 2 values of {count}"):
+        load_model(str(tmp_path / "net.pt2"))
+
+
+def test_parameters_without_values_are_named(tmp_path: Path) -> None:
+    (tmp_path / "lazy_net.py").write_text(
+        "from torch import nn\ndef lazy():\n    return nn.LazyLinear(3)\n"
+        "def meta():\n    return nn.Linear(2, 3, device='meta')\n"
+    )
+    for name in ("lazy", "meta"):
+        with pytest.raises(ModelError, match=rf"lazy_net\.py:{name}: weight has no values yet; run the net once"):
+            load_model(f"{tmp_path}/lazy_net.py:{name}")
