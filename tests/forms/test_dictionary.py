@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from patterns import patterns_in_common
 
 from lcnn_compress.errors import ModelError, SettingsError
 from lcnn_compress.forms.dictionary import IDENTITY, INITS, SLICES_PER_CENTRE, code_slices, factorise
@@ -217,7 +218,7 @@ def test_one_input_channel_and_one_filter(init: str) -> None:
 
 PRINT_BYTES = """
 import hashlib, numpy as np
-from lcnn_compress.dictionary import INITS, factorise
+from lcnn_compress.forms.dictionary import INITS, factorise
 weight = np.random.default_rng(0).normal(size=(96, 80, 3, 3)).astype(np.float32)
 for init in INITS:
     pair = factorise(weight, groups=1, dictionary_size=40, lookups=5, init=init, seed=1)
@@ -265,3 +266,38 @@ def test_non_finite_weight() -> None:
     weight[0, 0, 0, :2] = np.nan, np.inf
     with pytest.raises(ModelError, match=r"shape \(3, 4, 3, 3\) holds 2 values that are not finite"):
         factorise(weight, groups=1, dictionary_size=2, lookups=1, init="svd", seed=0)
+
+
+def white_weight(out_channels=24, m=16, seed=0):
+    return np.random.default_rng(seed).standard_normal((out_channels, m, 3, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("init", ["kmeans", "ksvd", "svd", "identity"])
+@pytest.mark.parametrize(("out_channels", "groups", "share"), [(24, 1, 4), (22, 1, 8), (20, 2, 4), (24, 1, 2)])
+def test_filters_share_rows_and_as_many_as_asked_for(init, out_channels, groups, share):
+    size = 16 if init == "identity" else 8
+    dictionary, kernel = factorise(
+        white_weight(out_channels), groups=groups, dictionary_size=size, lookups=0.25, init=init, seed=0, share=share
+    )
+    assert dictionary.shape == (groups * size, 16)
+    assert patterns_in_common(kernel != 0, share, groups)
+    asked = 0.25 * kernel.size
+    filled_up = groups * size * 9 * (-(out_channels // groups) % share)  # places in filters of zeros, at most all taken
+    assert asked - filled_up - share <= (kernel != 0).sum() <= asked + share
+
+
+@pytest.mark.parametrize("init", ["kmeans", "svd"])
+def test_one_common_pattern_costs_accuracy(init):
+    def error(w, share):
+        dictionary, kernel = factorise(w, groups=1, dictionary_size=8, lookups=0.25, init=init, seed=0, share=share)
+        return float(((np.einsum("okrc,km->omrc", kernel, dictionary) - w) ** 2).sum())
+
+    assert error(white_weight(), 1) < error(white_weight(), 2) < error(white_weight(), 8)
+
+
+def test_equal_slices_are_coded_as_each_alone():
+    rng = np.random.default_rng(0)
+    slices, rows = rng.standard_normal((5, 16)), rng.standard_normal((8, 16))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    alone = code_slices(slices, rows, n_lookups=3)
+    np.testing.assert_allclose(code_slices(slices.repeat(4, axis=0), rows, n_lookups=3, share=4), alone.repeat(4, axis=0))

@@ -1,0 +1,60 @@
+"""What is measured and kept: lookup layers that make the net faster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from cases import small_net
+from command_line import needs_library
+
+from lcnn_compress import api
+from lcnn_compress.bench.gain import Gain
+from lcnn_compress.compress.plan import PlanSettings
+from lcnn_compress.compress.settings import CompressSettings
+from lcnn_compress.operators.lookup_conv import OP_TYPE
+
+
+@needs_library
+def test_rounding_that_many_layers_add_up_is_no_failed_export() -> None:
+    torch.manual_seed(0)
+    blocks = [(torch.nn.Conv2d(16, 16, 3), torch.nn.InstanceNorm2d(16), torch.nn.ReLU()) for _ in range(8)]
+    source = api.open_model(torch.nn.Sequential(*(module for block in blocks for module in block)), (1, 16, 24, 24))
+    settings = CompressSettings(PlanSettings("4", 2, keep_slow=True))
+    artefact = api.compress(source, settings=settings)
+    assert {row["kind"] for row in artefact.report["layers"]} == {"lookup"}
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("net_ms", "kept"),
+    [
+        ({("conv1", "conv2"): 1.1, (): 1.0}, ()),  # without both it is faster
+        ({("conv1", "conv2"): 0.9, (): 1.0, ("conv2",): 0.8}, ("conv2",)),  # without the slowest alone
+        ({("conv1", "conv2"): 0.8, (): 1.0, ("conv2",): 0.9, ("conv1",): 0.85}, ("conv1", "conv2")),  # with both
+    ],
+)
+def test_layers_not_faster_alone_stay_where_the_net_is_faster_with_them(
+    net_ms: dict[tuple[str, ...], float], kept: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lookup_layers(path: Path) -> tuple[str, ...]:
+        return tuple(sorted(node.name for node in onnx.load(path).graph.node if node.op_type == OP_TYPE))
+
+    def measured(dense: Path, lookup: Path, **_: Any) -> Gain:
+        return Gain({"conv1": (0.1, 0.2), "conv2": (0.1, 0.11)}, 1.0, net_ms[lookup_layers(lookup)])
+
+    def ratio(first: Path, second: Path, **_: Any) -> float:
+        return net_ms[lookup_layers(first)] / net_ms[lookup_layers(second)]
+
+    monkeypatch.setattr("lcnn_compress.compress.keep_faster.measure_gain", measured)
+    monkeypatch.setattr("lcnn_compress.compress.keep_faster.time_ratio", ratio)
+    artefact = api.compress(api.open_model(small_net(), (1, 3, 16, 16)), 8, lookups=2)
+    rows = {row["name"]: row for row in artefact.report["layers"] if row["name"] in ("conv1", "conv2")}
+    assert tuple(name for name, row in rows.items() if row["kind"] == "lookup") == kept
+    assert artefact.report["totals"].get("lookup_ms") == (net_ms[kept] if kept else None)
+    for name, row in rows.items():
+        text = f"measured: lookup {0.2 if name == 'conv1' else 0.11:.3f} ms, dense 0.100 ms"
+        assert row["note" if name in kept else "reason"] == text + (", but the net is faster with it" if name in kept else "")
