@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -38,10 +38,17 @@ def measured_totals(
 
 
 class Timing:
-    """Measures a net layer by layer against its dense form, both in ONNX Runtime."""
+    """Measures a net layer by layer against its dense form, both in ONNX Runtime.
 
-    def __init__(self, input_shape: tuple[int, ...], settings: CompressSettings, template: onnx.ModelProto | None) -> None:
+    ``gain`` times two files node by node, ``ratio`` whole: tests give times of their own.
+    """
+
+    def __init__(
+        self, input_shape: tuple[int, ...], settings: CompressSettings, template: onnx.ModelProto | None,
+        gain: Callable[..., Gain] = measure_gain, ratio: Callable[..., float] = time_ratio,
+    ) -> None:  # fmt: skip
         self.input_shape, self.settings, self.template = input_shape, settings, template
+        self.gain, self.ratio = gain, ratio
         self.model: onnx.ModelProto
         self.times: Gain
 
@@ -61,7 +68,7 @@ class Timing:
 
     def measure(self, progress: Progress) -> None:
         with self._written(dense_form(self.model), self.model) as paths:
-            self.times = measure_gain(*paths, threads=self.settings.threads, progress=progress)
+            self.times = self.gain(*paths, threads=self.settings.threads, progress=progress)
 
     @contextmanager
     def _written(self, first: onnx.ModelProto, second: onnx.ModelProto) -> Iterator[tuple[Path, Path]]:
@@ -87,7 +94,7 @@ class Timing:
                 continue
             trial = dense_form(full, dropped | names)
             with self._written(self.model, trial) as paths:
-                faster = time_ratio(*paths, threads=self.settings.threads) > 1
+                faster = self.ratio(*paths, threads=self.settings.threads) > 1
             if faster:
                 self.model, dropped = trial, dropped | names
         if dropped:

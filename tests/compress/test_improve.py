@@ -12,15 +12,15 @@ from torch import Tensor
 
 from lcnn_compress import api
 from lcnn_compress.compress.batch_norms import reestimate_batch_norms
-from lcnn_compress.compress.improve import _reestimate_where_no_worse, _refit_layers
-from lcnn_compress.compress.make import make_lookup
+from lcnn_compress.compress.improve import _reestimate_where_no_worse, _refit_layers, improve, twice_the_lookups
+from lcnn_compress.compress.make import make_lookup, make_lookups
 from lcnn_compress.compress.output_error import Outputs
-from lcnn_compress.compress.pipeline import compress_net
-from lcnn_compress.compress.plan import LayerPlan, PlanSettings
+from lcnn_compress.compress.plan import LayerPlan, PlanSettings, plan_layers
 from lcnn_compress.compress.settings import CompressSettings, TrainingData
 from lcnn_compress.export.to_onnx import ExportSettings, to_onnx
 from lcnn_compress.export.verify import verify
 from lcnn_compress.forms.lookup import LookupConv2d
+from lcnn_compress.forms.storage import round_factors
 from lcnn_compress.net.capture import capture
 from lcnn_compress.net.edit import build_net
 from lcnn_compress.net.layers import calls, layers
@@ -134,20 +134,25 @@ class Labelled:
 
 
 @pytest.mark.parametrize("sparsity", ["gradual", "threshold"])
-def test_a_net_keeps_common_patterns_through_calibration_and_training(sparsity, monkeypatch):
-
-    from lcnn_compress.train.recipe import FinetuneSettings
-
-    monkeypatch.setattr("lcnn_compress.compress.improve.PRUNING_STEPS", 1)
+def test_a_net_keeps_common_patterns_through_calibration_and_training(sparsity: str) -> None:
     shape = (1, 3, 16, 16)
     tuning = FinetuneSettings(epochs=2, batch_size=8, sparsity=sparsity, threshold_c=0.05)
     settings = CompressSettings(PlanSettings("0.5", 2, keep_slow=True, share=4), measure=False, finetune=tuning)
-    data = TrainingData([torch.randn(8, 3, 16, 16)], Labelled())
-    artefact = compress_net(capture(small_net(), torch.zeros(shape)), shape, settings, data)
-    lookups = [lookup for _, lookup in calls(artefact.net, LookupConv2d)]
+    dense = capture(small_net(), torch.zeros(shape))
+    found = layers(dense, torch.zeros(shape))
+    plans = plan_layers(found, settings.plan)
+    final = make_lookups(found, plans, settings, {})
+    targets = {name: lookup.n_nonzeros for name, lookup in final.items()}
+    start = make_lookups(found, twice_the_lookups(plans), settings, {}) if sparsity == "gradual" else final
+    net = build_net(dense, shape, start)
+    report = improve(net, dense, shape, targets, settings, TrainingData([torch.randn(8, 3, 16, 16)], Labelled()), silent)
+    assert report is not None
+    assert report["nonzeros"] == targets or sparsity == "threshold"
+    round_factors(net, settings.coefficients)
+    lookups = [lookup for _, lookup in calls(net, LookupConv2d)]
     assert lookups
     for lookup in lookups:
         listed = 4 * int(lookup.support.unflatten(0, (-1, 4)).any(1).sum())
         # Not all: ties at the number asked for, and coefficients that rounding to float16 made zero.
         assert lookup.n_nonzeros > 0.98 * listed
-    assert all(layer["share"] == 4 for layer in artefact.config["layers"] if layer["kind"] == "lookup")
+        assert lookup.share == 4

@@ -13,9 +13,14 @@ from command_line import needs_library
 
 from lcnn_compress import api
 from lcnn_compress.bench.gain import Gain
-from lcnn_compress.compress.plan import PlanSettings
+from lcnn_compress.compress.keep_faster import Timing
+from lcnn_compress.compress.make import make_lookups
+from lcnn_compress.compress.plan import PlanSettings, plan_layers
 from lcnn_compress.compress.settings import CompressSettings
+from lcnn_compress.net.edit import build_net
+from lcnn_compress.net.layers import layers
 from lcnn_compress.operators.lookup_conv import OP_TYPE
+from lcnn_compress.progress import silent
 
 
 @needs_library
@@ -38,7 +43,7 @@ def test_rounding_that_many_layers_add_up_is_no_failed_export() -> None:
     ],
 )
 def test_layers_not_faster_alone_stay_where_the_net_is_faster_with_them(
-    net_ms: dict[tuple[str, ...], float], kept: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    net_ms: dict[tuple[str, ...], float], kept: tuple[str, ...]
 ) -> None:
     def lookup_layers(path: Path) -> tuple[str, ...]:
         return tuple(sorted(node.name for node in onnx.load(path).graph.node if node.op_type == OP_TYPE))
@@ -49,12 +54,17 @@ def test_layers_not_faster_alone_stay_where_the_net_is_faster_with_them(
     def ratio(first: Path, second: Path, **_: Any) -> float:
         return net_ms[lookup_layers(first)] / net_ms[lookup_layers(second)]
 
-    monkeypatch.setattr("lcnn_compress.compress.keep_faster.measure_gain", measured)
-    monkeypatch.setattr("lcnn_compress.compress.keep_faster.time_ratio", ratio)
-    artefact = api.compress(api.open_model(small_net(), (1, 3, 16, 16)), 8, lookups=2)
-    rows = {row["name"]: row for row in artefact.report["layers"] if row["name"] in ("conv1", "conv2")}
-    assert tuple(name for name, row in rows.items() if row["kind"] == "lookup") == kept
-    assert artefact.report["totals"].get("lookup_ms") == (net_ms[kept] if kept else None)
-    for name, row in rows.items():
-        text = f"measured: lookup {0.2 if name == 'conv1' else 0.11:.3f} ms, dense 0.100 ms"
-        assert row["note" if name in kept else "reason"] == text + (", but the net is faster with it" if name in kept else "")
+    shape = (1, 3, 16, 16)
+    dense, settings = api.open_model(small_net(), shape).net, CompressSettings(PlanSettings("8", 2))
+    found = layers(dense, torch.zeros(shape))
+    plans = plan_layers(found, settings.plan)
+    timing = Timing(shape, settings, None, measured, ratio)
+    timing.export(build_net(dense, shape, make_lookups(found, plans, settings, {})), silent)
+    decided = timing.keep_what_gains(plans, False, silent)
+    assert tuple(plan.name for plan in decided if plan.kind == "lookup") == kept
+    assert timing.times.lookup_ms == net_ms[kept]
+    for plan in decided:
+        if plan.name in ("conv1", "conv2"):
+            text = f"measured: lookup {0.2 if plan.name == 'conv1' else 0.11:.3f} ms, dense 0.100 ms"
+            said = plan.note if plan.name in kept else plan.reason
+            assert said == text + (", but the net is faster with it" if plan.name in kept else "")

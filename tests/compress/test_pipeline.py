@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,38 +13,42 @@ from lcnn_compress.compress.pipeline import compress_net
 from lcnn_compress.compress.plan import LayerPlan, PlanSettings
 from lcnn_compress.compress.settings import CompressSettings, TrainingData
 from lcnn_compress.forms.lookup import LookupConv2d
-from lcnn_compress.train.loop import finetune
+from lcnn_compress.train.checkpoint import read_checkpoint
 from lcnn_compress.train.recipe import FinetuneSettings
 
 
-@pytest.mark.parametrize(("pruning_steps", "factor"), [(10_000, 1), (1, 2)])
-def test_training_starts_with_more_lookups_only_where_it_prunes(
-    pruning_steps: int, factor: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    starts: dict[str, int] = {}
-    train = finetune
+@pytest.mark.parametrize(("epochs", "factor"), [(249, 1), (250, 2)])  # of 4 steps; from 1000 on a net recovers from pruning
+def test_training_starts_with_more_lookups_only_where_it_prunes(epochs: int, factor: int, tmp_path: Path) -> None:
+    def stop(stage: str, *_: int) -> None:
+        if stage == "fine-tuning":
+            raise KeyboardInterrupt  # before the first step, which writes a checkpoint
 
-    def spy(net: Any, *args: Any, **kwargs: Any) -> Any:
-        starts.update({name: m.n_nonzeros for name, m in net.named_modules() if isinstance(m, LookupConv2d)})
-        return train(net, *args, **kwargs)
-
-    monkeypatch.setattr("lcnn_compress.compress.improve.finetune", spy)
-    monkeypatch.setattr("lcnn_compress.compress.improve.PRUNING_STEPS", pruning_steps)
-    settings = CompressSettings(PlanSettings("8", 2), measure=False, finetune=FinetuneSettings(epochs=2, batch_size=8))
-    artefact = api.compress(api.open_model(small_net(), (1, 3, 16, 16)), settings=settings, data=TrainingData(examples=Noise()))
+    shape, tuning = (1, 3, 16, 16), FinetuneSettings(epochs=epochs, batch_size=8)
+    settings = CompressSettings(PlanSettings("8", 2), measure=False, finetune=tuning)
+    data = TrainingData(examples=Noise(32), checkpoint=tmp_path / "training.pt")
+    with pytest.raises(KeyboardInterrupt):
+        compress_net(api.open_model(small_net(), shape).net, shape, settings, data, progress=stop)
+    state = read_checkpoint(data.checkpoint).state
     targets = {"conv1": 2 * 32 * 9, "conv2": 2 * 32 * 9}
-    assert starts == {name: factor * count for name, count in targets.items()}
-    assert artefact.report["training"]["nonzeros"] == targets
+    assert state["starts"] == {name: factor * count for name, count in targets.items()}
+    assert state["identity"]["non-zeros at the end"] == targets
 
 
-def test_what_an_earlier_call_built_is_not_built_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_an_earlier_call_built_is_not_built_again() -> None:
     shape = (1, 3, 16, 16)
     dense = api.open_model(small_net(), shape).net
     settings = CompressSettings(PlanSettings("6"), measure=False)
     built: dict[LayerPlan, LookupConv2d] = {}
     first = compress_net(dense, shape, settings, built=built)
     assert {plan.name for plan in built} == {row["name"] for row in first.report["layers"] if row["kind"] != "dense"} != set()
-    monkeypatch.setattr("lcnn_compress.compress.make.make_lookup", None)  # calling it would raise
+    made = list(built.items())
     second = compress_net(dense, shape, settings, built=built)
+    assert all(built[plan] is lookup for plan, lookup in made)
+    assert len(built) == len(made)
     x = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(second.net(x), first.net(x), rtol=0, atol=0)
+    with torch.no_grad():
+        for _, lookup in made:
+            lookup.sparse_kernel.zero_()
+    third = compress_net(dense, shape, settings, built=built)
+    assert {third.net.get_submodule(plan.name).n_nonzeros for plan, _ in made} == {0}  # they are what is given, not made anew

@@ -174,16 +174,14 @@ def test_dense_origin_may_be_a_lookup_convolution() -> None:
     assert after < before
 
 
-def test_sampled_positions_and_several_passes_give_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sampled_positions_and_several_parts_give_nearly_the_same() -> None:
     case = Case(size=(16, 16))
     dense = dense_conv(case)
-    batches = images(case, n=40)
+    batches = images(case, n=60)
     whole, sampled = (lookup_net(dense, case, k=3, lookups=1) for _ in range(2))
     refit(whole, dense, batches)
-    monkeypatch.setattr("lcnn_compress.compress.refit.SAMPLES", 4000)  # 50 of 256 positions of each image
-    monkeypatch.setattr("lcnn_compress.compress.refit.SAMPLES_AT_ONCE", 100)
-    refit(sampled, dense, batches)
-    # 4000 samples for 9 unknowns of a filter: excess error of about 9 / 4000 of the squared error.
+    refit(sampled, dense, batches, samples=6000)  # 50 of 256 positions of each image, of 40 and 20 images at a time
+    # 6000 samples for 9 unknowns of a filter: excess error of about 9 / 6000 of the squared error.
     assert output_error(sampled, dense, batches) <= 1.01 * output_error(whole, dense, batches)
 
 
@@ -198,16 +196,15 @@ def two_layers() -> tuple[nn.Module, nn.Module]:
     return dense, net
 
 
-def test_layers_that_do_not_fit_in_memory_together_get_their_own_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_that_do_not_fit_in_memory_together_get_their_own_pass() -> None:
     dense, net = two_layers()
     separate = copy.deepcopy(net)
     batches = [torch.randn(8, 4, 9, 9) for _ in range(3)]
     seen: list[tuple[str, int, int]] = []
     expected = refit(net, dense, batches, lambda *step: seen.append(step))
     assert seen == [("refitting", i, 9) for i in range(10)]  # 3 batches: the dense net, then as far as each layer
-    monkeypatch.setattr("lcnn_compress.compress.refit.PASS_BYTES", 1)
     seen.clear()
-    assert refit(separate, dense, batches, lambda *step: seen.append(step)) == expected
+    assert refit(separate, dense, batches, lambda *step: seen.append(step), pass_bytes=1) == expected
     assert seen == [("refitting", i, 12) for i in range(13)]
     for name, tensor in net.state_dict().items():
         assert torch.equal(separate.state_dict()[name], tensor)

@@ -65,7 +65,7 @@ def test_models_that_cannot_be_captured_say_why():
         layers(capture(small_net(), torch.zeros(2, 3, 16, 16)), torch.zeros(1, 4, 16, 16))
 
 
-def test_sizes_that_take_forever_to_keep_open_are_fixed(monkeypatch):
+def test_sizes_that_take_forever_to_keep_open_are_fixed():
     class Pondering(nn.Module):
         """As MobileViTv2, whose formulas for open sizes grow with every layer."""
 
@@ -75,8 +75,7 @@ def test_sizes_that_take_forever_to_keep_open_are_fixed(monkeypatch):
                 pass
             return 2 * x
 
-    monkeypatch.setattr("lcnn_compress.net.capture.MAX_SECONDS", 0.3)
-    net = capture(Pondering(), torch.zeros(1, 3, 8, 8))
+    net = capture(Pondering(), torch.zeros(1, 3, 8, 8), max_seconds=0.3)
     assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
     shape = next(node for node in net.graph.nodes if node.op == "placeholder").meta["val"].shape
     assert shape[1:] == (3, 8, 8)
