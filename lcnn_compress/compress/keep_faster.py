@@ -29,10 +29,14 @@ MIN_GAIN = 0.95  # of the dense time: the medians of one layer differ by a few p
 
 
 def measured_totals(
-    artefact: Artefact, settings: CompressSettings, template: onnx.ModelProto | None, progress: Progress = silent
+    artefact: Artefact,
+    settings: CompressSettings,
+    template: onnx.ModelProto | None,
+    progress: Progress = silent,
+    gain: Callable[..., Gain] = measure_gain,
 ) -> dict[str, float]:
     """Measure a finished net against its dense form; note the times of layers, return those of the net."""
-    timing = Timing(artefact.input_shape, settings, template)
+    timing = Timing(artefact.input_shape, settings, template, gain)
     timing.export(artefact.net, progress)
     return add_times(artefact.report["layers"], timing.times)
 
@@ -44,9 +48,13 @@ class Timing:
     """
 
     def __init__(
-        self, input_shape: tuple[int, ...], settings: CompressSettings, template: onnx.ModelProto | None,
-        gain: Callable[..., Gain] = measure_gain, ratio: Callable[..., float] = time_ratio,
-    ) -> None:  # fmt: skip
+        self,
+        input_shape: tuple[int, ...],
+        settings: CompressSettings,
+        template: onnx.ModelProto | None,
+        gain: Callable[..., Gain] = measure_gain,
+        ratio: Callable[..., float] = time_ratio,
+    ) -> None:
         self.input_shape, self.settings, self.template = input_shape, settings, template
         self.gain, self.ratio = gain, ratio
         self.model: onnx.ModelProto

@@ -128,7 +128,7 @@ def _hooked(hooks: Mapping[Any, Callable[..., None]], before: bool = False) -> I
             handle.remove()
 
 
-def split_by_memory(sizes: Iterable[tuple[T, int]], pass_bytes: int = PASS_BYTES) -> list[list[T]]:
+def split_by_memory(sizes: Iterable[tuple[T, int]], pass_bytes: int) -> list[list[T]]:
     """Return things in parts, in order, whose sizes in bytes fit into ``pass_bytes``; one too large is a part alone."""
     parts: list[list[T]] = []
     room = 0

@@ -30,7 +30,7 @@ def verify(net: fx.GraphModule, data: bytes, input_shape: tuple[int, ...], toler
     worst = 0.0
     for native in ways:
         difference = largest_difference(net, data, size, native=native)
-        if not difference <= tolerance:  # nor where it is not a number
+        if not difference <= tolerance:  # A comparison with NaN is false, so that NaN is refused too.
             way = "the native library" if native else "standard operators"
             raise ModelError(
                 f"the exported net differs from torch by {difference:.2e} of the largest output with {way}, more than "
