@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
@@ -20,7 +19,7 @@ from lcnn_compress.compress.settings import CompressSettings
 from lcnn_compress.net.edit import build_net
 from lcnn_compress.net.layers import layers
 from lcnn_compress.operators.lookup_conv import OP_TYPE
-from lcnn_compress.progress import silent
+from lcnn_compress.progress import Progress, silent
 
 
 @needs_library
@@ -48,17 +47,22 @@ def test_layers_not_faster_alone_stay_where_the_net_is_faster_with_them(
     def lookup_layers(path: Path) -> tuple[str, ...]:
         return tuple(sorted(node.name for node in onnx.load(path).graph.node if node.op_type == OP_TYPE))
 
-    def measured(dense: Path, lookup: Path, **_: Any) -> Gain:
-        return Gain({"conv1": (0.1, 0.2), "conv2": (0.1, 0.11)}, 1.0, net_ms[lookup_layers(lookup)])
+    class Given(Timing):
+        """Takes its times from the table."""
 
-    def ratio(first: Path, second: Path, **_: Any) -> float:
-        return net_ms[lookup_layers(first)] / net_ms[lookup_layers(second)]
+        def gain(self, dense: Path, lookup: Path, progress: Progress) -> Gain:
+            assert lookup_layers(dense) == ()
+            progress("timing layers", 1, 1)
+            return Gain({"conv1": (0.1, 0.2), "conv2": (0.1, 0.11)}, 1.0, net_ms[lookup_layers(lookup)])
+
+        def ratio(self, first: Path, second: Path) -> float:
+            return net_ms[lookup_layers(first)] / net_ms[lookup_layers(second)]
 
     shape = (1, 3, 16, 16)
     dense, settings = api.open_model(small_net(), shape).net, CompressSettings(PlanSettings("8", 2))
     found = layers(dense, torch.zeros(shape))
     plans = plan_layers(found, settings.plan)
-    timing = Timing(shape, settings, None, measured, ratio)
+    timing = Given(shape, settings, None)
     timing.export(build_net(dense, shape, make_lookups(found, plans, settings, {})), silent)
     decided = timing.keep_what_gains(plans, False, silent)
     assert tuple(plan.name for plan in decided if plan.kind == "lookup") == kept

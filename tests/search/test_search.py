@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from lcnn_compress.bench.gain import Gain
 from lcnn_compress.bench.layer_cost import Form, Shape
 from lcnn_compress.bench.profile import OTHER
 from lcnn_compress.cli.app import _note_few, _note_missed
-from lcnn_compress.compress.keep_faster import measured_totals
 from lcnn_compress.compress.plan import PlanSettings
 from lcnn_compress.compress.settings import CompressSettings, TrainingData
 from lcnn_compress.errors import SettingsError
@@ -351,7 +349,7 @@ def test_the_net_that_is_measured_is_not_exported_anew(kind: str, value: float, 
     source = api.open_model(small_net(), SHAPE)
     data = TrainingData([torch.randn(16, 3, 16, 16)], held_out=Noise(40))
     monkeypatch.setattr("lcnn_compress.compress.keep_faster.to_onnx", refused)
-    monkeypatch.setattr(search, "measured_totals", functools.partial(measured_totals, gain=gain))
+    monkeypatch.setattr("lcnn_compress.compress.keep_faster.measure_gain", gain)
     made = search.compress_to_target(source.net, SHAPE, replace(SETTINGS, measure=True), Target(kind, value), data)
     assert made.report["totals"]["speedup"] == 2.0
     lookups = [name for name, module in made.net.named_modules() if isinstance(module, LookupConv2d)]
