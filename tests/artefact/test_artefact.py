@@ -22,7 +22,7 @@ from lcnn_compress.net.layers import layers
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_artefact_and_report(tmp_path: Path) -> None:
+def test_a_linear_layer_on_planes_is_saved_and_reported(tmp_path: Path) -> None:
     artefact = flattened_artefact()
     save_artefact(artefact, tmp_path / "net.lcnn")
     assert torch.equal(load_artefact(tmp_path / "net.lcnn").net(planes()), artefact.net(planes()))

@@ -41,7 +41,7 @@ class LabelledPlanes:
 
 
 @pytest.mark.parametrize("sparsity", ["gradual", "threshold"])
-def test_fine_tuning_trains_it(sparsity: str) -> None:
+def test_fine_tuning_trains_a_linear_layer_on_planes(sparsity: str) -> None:
     plan = PlanSettings("fc1=4", 2, only=("fc1",))
     settings = CompressSettings(plan, measure=False, finetune=FinetuneSettings(epochs=1, batch_size=8, sparsity=sparsity))
     made = api.compress(

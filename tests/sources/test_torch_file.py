@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import struct
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import PACKAGE_PARENT, child
 from model_files import ARCH, Touch, rewritten, same, small_net
 from safetensors.torch import save_file
 from torch import nn
@@ -146,29 +148,31 @@ def test_pickles_of_other_protocols_and_old_whole_nets_are_refused(tmp_path: Pat
         assert same(trusted, small_net())
 
 
-def test_timm_and_torchvision_classes_count_only_where_pip_installs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "timm" / "models"
+def test_timm_and_torchvision_classes_count_only_where_pip_installs(tmp_path: Path) -> None:
+    # Both processes find the folder on their path, but only for the second one it is one that pip installs into.
+    home = Path(sysconfig.get_path("purelib", "posix_user", {"userbase": str(tmp_path / "user")}))
+    package = home / "timm" / "models"
     package.mkdir(parents=True)
-    (tmp_path / "timm" / "__init__.py").write_text("")
+    (home / "timm" / "__init__.py").write_text("")
     (package / "__init__.py").write_text("")
     (package / "tiny.py").write_text(
         f"from pathlib import Path\nfrom torch import nn\nPath({str(tmp_path / 'mark')!r}).touch()\n"
         "class Tiny(nn.Conv2d):\n    pass\ndef tiny():\n    return Tiny(3, 4, 3)\n"
     )
-    sys.path.insert(0, str(tmp_path))
+    sys.path.insert(0, str(home))
     try:
         torch.save(import_callable("timm.models.tiny:tiny", ModelError)(), tmp_path / "net.pt")
-        for name in [name for name in sys.modules if name.startswith("timm")]:
-            del sys.modules[name]
-        (tmp_path / "mark").unlink()
-        with pytest.raises(ModelError, match=r"needs timm\.models\.tiny\.Tiny, which is not known"):
-            load_model(str(tmp_path / "net.pt"))
-        assert not (tmp_path / "mark").exists()
-        monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
-        assert type(load_model(str(tmp_path / "net.pt")).model).__name__ == "Tiny"
     finally:
         for name in [name for name in sys.modules if name.startswith("timm")]:
             del sys.modules[name]
+    (tmp_path / "mark").unlink()
+    with pytest.raises(ModelError, match=r"needs timm\.models\.tiny\.Tiny, which is not known"):
+        load_model(str(tmp_path / "net.pt"))
+    assert not (tmp_path / "mark").exists()
+    code = "from lcnn_compress.sources.load_model import load_model; print(type(load_model('net.pt').model).__name__)"
+    paths = os.pathsep.join([str(home), str(PACKAGE_PARENT)])
+    done = child("-c", code, cwd=tmp_path, PYTHONPATH=paths, PYTHONUSERBASE=str(tmp_path / "user"))
+    assert done.stdout.splitlines()[-1] == "Tiny"
 
 
 def zip_of(path: Path, **content: str) -> None:
