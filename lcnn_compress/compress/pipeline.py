@@ -78,7 +78,7 @@ def compress_net(
     config = {
         "init": settings.init, "seed": settings.seed, "coefficients": settings.coefficients,
         "layers": [asdict(plan) for plan in decided],
-        "finetune": None if settings.finetune is None else asdict(settings.finetune), "data": data.recorded_origin(),
+        "finetune": None if settings.finetune is None else settings.finetune.recorded(), "data": data.recorded_origin(),
     }  # fmt: skip
     times = timing.times if timing is not None and lookups else None
     report = make_report(rows, input_shape, sum(map(len, data.calibration)), training, times)
