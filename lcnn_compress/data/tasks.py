@@ -40,7 +40,7 @@ def task_of(y: Tensor | None, stated: Task | None = None) -> Task | None:
     if y.is_floating_point() == (stated == Task.CLASSES):
         kind = "class numbers" if stated == Task.CLASSES else "floats"
         raise DataError(f"y is {str(y.dtype).removeprefix('torch.')}, but the task is '{Task(stated).value}'; give {kind}")
-    return stated
+    return Task(stated)  # a configuration holds its value
 
 
 def check_labels(output: Tensor, y: Tensor) -> None:

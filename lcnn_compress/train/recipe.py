@@ -138,8 +138,11 @@ class Recipe:
 
     def recorded(self) -> dict[str, Any]:
         """Return the object that a configuration holds of it, which ``from_recorded`` takes; see ``NEWER_FIELDS``."""
+        values = asdict(self)
+        if self.task is not None:
+            values["task"] = Task(self.task).value
         left_out = [f.name for f in fields(self) if f.name in NEWER_FIELDS and getattr(self, f.name) == f.default]
-        return {name: value for name, value in asdict(self).items() if name not in left_out}
+        return {name: value for name, value in values.items() if name not in left_out}
 
     @classmethod
     def from_recorded(cls, values: Mapping[str, Any]) -> Recipe:
