@@ -20,6 +20,8 @@ from lcnn_compress.files import write_atomically
 
 CHECKPOINT_MAGIC = b"lcnn training 2\n"  # then the SHA-256 of the rest, which torch.save wrote
 
+State = dict[str, Any]  # tensors and plain values by name, as a checkpoint holds them
+
 
 @dataclass(frozen=True)
 class CheckpointFile:
@@ -40,7 +42,7 @@ class CheckpointFile:
         if self.resume and self.path is None:
             raise SettingsError("resume needs a checkpoint file")
 
-    def write(self, state: dict[str, Any]) -> None:
+    def write(self, state: State) -> None:
         """Keep the state of a training if there is a file for it. Raises FileError."""
         if self.path is not None:
             write_checkpoint(self.path, state)
@@ -77,7 +79,7 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+def write_checkpoint(path: Path, state: State) -> None:
     """Write tensors and plain values; a file of before stays whole until then.
 
     Raises:
@@ -89,7 +91,7 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     write_atomically(path, CHECKPOINT_MAGIC + hashlib.sha256(content).digest() + content)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> State:
     """Return what ``write_checkpoint`` wrote, tensors on the CPU.
 
     Raises:
@@ -109,7 +111,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ArtefactError(
             f"{path}: not a checkpoint of this version, or damaged ({len(content)} bytes); delete it and start without resume"
         )
-    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    state: State = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     return state
 
 
@@ -127,7 +129,7 @@ def complete(path: Path) -> Iterator[None]:
         raise ArtefactError(f"{path}: incomplete checkpoint ({error}); delete it and start without resume") from error
 
 
-def check_same(path: Path, subject: str, saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
+def check_same(path: Path, subject: str, saved: Mapping[str, object], present: Mapping[str, object]) -> None:
     """Refuse to continue with something else than the training began with.
 
     Args:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +23,7 @@ from lcnn_compress.data.examples import Examples
 from lcnn_compress.errors import DataError, ModelError
 from lcnn_compress.net.edit import move
 from lcnn_compress.progress import Progress, silent
-from lcnn_compress.train.checkpoint import CheckpointFile, check_same, complete, deferred_interrupts, read_checkpoint
+from lcnn_compress.train.checkpoint import CheckpointFile, State, check_same, complete, deferred_interrupts, read_checkpoint
 from lcnn_compress.train.losses import Objective
 from lcnn_compress.train.recipe import Recipe
 from lcnn_compress.train.sparsity import LookupLayers, settle
@@ -269,7 +268,7 @@ class Training:
         net.load_state_dict(self.averages, strict=False)
         settle(net)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return tensors and plain values that ``load`` continues from."""
         return {
             "settings": self.recipe.recorded(), "identity": self._identity(),
@@ -280,7 +279,7 @@ class Training:
             **self.lookups.state(),
         }  # fmt: skip
 
-    def load(self, state: dict[str, Any], path: Path) -> None:
+    def load(self, state: State, path: Path) -> None:
         """Continue from the state that the checkpoint ``path`` holds.
 
         Raises:
@@ -299,7 +298,7 @@ class Training:
             if state["device_rng"] is not None:
                 torch.cuda.set_rng_state(state["device_rng"], self.device)
 
-    def _identity(self) -> dict[str, Any]:
+    def _identity(self) -> dict[str, object]:
         """Return what a checkpoint must agree in: a training that began with something else cannot be continued."""
         teacher = self.objective.teacher
         shapes = {name: tuple(tensor.shape) for name, tensor in self.net.state_dict().items()}

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.pattern import largest, shared_scores
+from lcnn_compress.train.checkpoint import State
 from lcnn_compress.train.recipe import Recipe
 
 PRUNE_EVERY = 8  # steps between two prunings of the gradual schedule
@@ -33,15 +34,24 @@ class Sparsity(Protocol):
         ...
 
     def alive(self, name: str, magnitude: Tensor, support: Tensor, step: int) -> Tensor:
-        """Return which entries of a layer live on, (C_out, k, kH, kW) bool, from their magnitudes; none outside ``support``
-        needs to be left out."""
+        """Return which entries of a layer live on after so many steps.
+
+        Args:
+            name: of the layer.
+            magnitude: (C_out, k, kH, kW), of its kernel; neighbouring filters of one pattern have the same.
+            support: (C_out, k, kH, kW) bool, the entries that live now.
+            step: as in ``prunes``.
+
+        Returns:
+            (C_out, k, kH, kW) bool; what it says outside ``support`` does not count.
+        """
         ...
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return what a checkpoint keeps of the rule."""
         ...
 
-    def continued(self, state: Mapping[str, Any]) -> Sparsity:
+    def continued(self, state: State) -> Sparsity:
         """Return the rule as it was when ``state`` was saved."""
         ...
 
@@ -73,11 +83,11 @@ class Gradual:
         count = self.ends[name] + round((self.starts[name] - self.ends[name]) * left)
         return largest(magnitude.masked_fill(~support, -1.0), count)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return the numbers at the start, which a net that is half pruned no longer shows."""
         return {"starts": dict(self.starts)}
 
-    def continued(self, state: Mapping[str, Any]) -> Gradual:
+    def continued(self, state: State) -> Gradual:
         """Return the rule with the numbers it started from."""
         return replace(self, starts=state["starts"])
 
@@ -109,11 +119,11 @@ class Threshold:
         """Return where entries are further from zero than epsilon."""
         return magnitude > self.epsilons[name]
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return the epsilons, which are those of the kernels before training."""
         return {"epsilons": dict(self.epsilons)}
 
-    def continued(self, state: Mapping[str, Any]) -> Threshold:
+    def continued(self, state: State) -> Threshold:
         """Return the rule with the epsilons it started from."""
         return replace(self, epsilons=state["epsilons"])
 
@@ -179,11 +189,11 @@ class LookupLayers:
         for lookup in self.layers.values():
             lookup.normalise_()
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return what a checkpoint keeps, apart from the net's tensors."""
         return {**self.rule.state(), "supports": {name: lookup.support for name, lookup in self.layers.items()}}
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: State) -> None:
         """Continue from what ``state`` returned."""
         self.rule = self.rule.continued(state)
         for name, lookup in self.layers.items():
