@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from enum import Enum
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from lcnn_compress.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Task(str, Enum):

@@ -1,17 +1,21 @@
-"""How to train: every number of a training in one value, its optimiser and the schedule of its learning rate among them."""
+"""How to train: every number of a training in one value, its optimiser and the schedule of its learning rate among them.
+
+Torch is imported where it is needed, so that the fields can be read at once.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from lcnn_compress.data.tasks import Task
 from lcnn_compress.errors import SettingsError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 SPARSITIES = ("gradual", "threshold")
 PRECISIONS = ("float32", "bfloat16")
@@ -22,6 +26,8 @@ NEWER_FIELDS = ("task", "optimiser", "schedule")
 
 def devices() -> tuple[str, ...]:
     """Return where torch can train on this machine: cpu, and with a GPU cuda, cuda:0 and so on."""
+    import torch
+
     found = torch.cuda.device_count()
     return ("cpu", *(("cuda",) if found else ()), *(f"cuda:{i}" for i in range(found)))
 
@@ -42,6 +48,8 @@ class Optimiser:
 
     def over(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
         """Return an optimiser of ``parameters`` that starts at a learning rate."""
+        import torch
+
         return torch.optim.Adam(parameters, lr=lr, betas=self.betas)
 
 
@@ -116,6 +124,8 @@ class Recipe:
     schedule: Schedule = Schedule()
 
     def __post_init__(self) -> None:
+        import torch
+
         def check(name: str, valid: bool, rule: str) -> None:
             if not valid:
                 raise SettingsError(f"{name} is {getattr(self, name)!r}; it must be {rule}")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from math import cos, pi
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from training_cases import recipe
 
+import lcnn_compress
 from lcnn_compress.data.tasks import Task
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.train.recipe import FinetuneSettings, Optimiser, Recipe, Schedule, devices
@@ -43,6 +47,13 @@ def test_devices_are_those_torch_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert devices() == ("cpu", "cuda", "cuda:0", "cuda:1")
     assert recipe(device="cuda:1").device == "cuda:1"
+
+
+def test_the_fields_are_known_without_torch() -> None:
+    source = "import sys, lcnn_compress.train.recipe; print('torch' in sys.modules, 'lcnn_compress.data.tasks' in sys.modules)"
+    folder = Path(lcnn_compress.__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", source], cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout == "False True\n"
 
 
 def test_a_configuration_holds_what_it_held_in_the_first_release() -> None:
