@@ -10,6 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from lcnn_compress.export.to_onnx import export_onnx as export_net
 from lcnn_compress.files import write_atomically
 from lcnn_compress.net.capture import capture, from_program
 from lcnn_compress.net.edit import fold_batch_norms
-from lcnn_compress.net.layers import layers
+from lcnn_compress.net.layers import Captured, layers
 from lcnn_compress.operators.common import FIRST_STAGE
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.search import search
@@ -53,6 +54,11 @@ class Source:
     input_shape: tuple[int, ...]
     origin: dict[str, Any]
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def captured(self) -> Captured:
+        """The net with its layers, listed once."""
+        return Captured.of(self.net, self.input_shape)
 
 
 def open_model(
@@ -138,16 +144,14 @@ def compress_source(
     progress: Progress = silent,
 ) -> Artefact:
     """Compress a loaded model; with the ``plans`` of an earlier run its decisions are repeated and nothing is measured."""
-    return _identified(compress_net(source.net, source.input_shape, settings, _fitting(data, source), plans, progress), source)
+    return _identified(compress_net(source.captured, settings, _fitting(data, source), plans, progress), source)
 
 
 def compress_to_target(
     source: Source, settings: CompressSettings, target: Target, data: TrainingData = TrainingData(), progress: Progress = silent
 ) -> Artefact:
     """Compress a loaded model to a speed-up, latency, file size or largest drop; see ``budget_run.compress_to_target``."""
-    artefact = search.compress_to_target(
-        source.net, source.input_shape, settings, target, _fitting(data, source), progress=progress
-    )
+    artefact = search.compress_to_target(source.captured, settings, target, _fitting(data, source), progress=progress)
     return _identified(artefact, source)
 
 
@@ -155,14 +159,14 @@ def forecast(
     source: Source, settings: CompressSettings, target: Target, data: TrainingData = TrainingData(), progress: Progress = silent
 ) -> dict[str, Any]:
     """Return the plan for a target and what it is expected to give; nothing is built."""
-    return search.forecast(source.net, source.input_shape, settings, target, _fitting(data, source), progress=progress)
+    return search.forecast(source.captured, settings, target, _fitting(data, source), progress=progress)
 
 
 def sensitivity(
     source: Source, settings: SensitivitySettings, data: TrainingData, progress: Progress = silent
 ) -> dict[str, Any]:
     """Return what compressing one layer alone costs; see ``sensitivity.sensitivity``."""
-    return layer_sensitivity(source.net, source.input_shape, settings, _fitting(data, source), progress)
+    return layer_sensitivity(source.captured, settings, _fitting(data, source), progress)
 
 
 def _fitting(data: TrainingData, source: Source) -> TrainingData:
@@ -215,8 +219,8 @@ def export_onnx(artefact: Artefact, path: str | Path, settings: ExportSettings |
         SettingsError: 8 bits are asked for, and the artefact was not rounded to them.
     """
     made = artefact.config["coefficients"]
-    settings = settings or ExportSettings(coefficients=made)
-    if settings.coefficients == "int8" != made:
+    settings = settings or ExportSettings(storage=made)
+    if settings.storage == "int8" != made:
         raise SettingsError(
             f"--coefficients is 'int8', but the artefact was made with --coefficients {made}, and dictionaries are rounded to "
             "8 bits when it is made: compress it with --coefficients int8"

@@ -118,10 +118,10 @@ def repeat(config: Path, given: frozenset[str], run: Run) -> Run:
     try:
         tuning, recorded, model = values["finetune"], values["data"] or {}, values["model"]
         settings = replace(
-            run.settings, init=values["init"], seed=values["seed"], coefficients=values["coefficients"],
+            run.settings, init=values["init"], seed=values["seed"], storage=values["coefficients"],
             finetune=FinetuneSettings.from_recorded(tuning) if tuning else None,
         )  # fmt: skip
-        plans = [LayerPlan(**layer) for layer in values["layers"]]
+        plans = [LayerPlan.from_json(layer) for layer in values["layers"]]
         arch, shape = run.arch or model["arch"], run.input_shape or tuple(values["input_shape"])
         if recorded.get("in_memory"):
             feed = run.feed
@@ -242,7 +242,7 @@ class Checkpoint:
         require(finetune is not None, "--resume continues a fine-tuning; add --data and --epochs as in the first run")
         require(self.exists, f"{self.folder}: no checkpoint to resume; run without --resume")
         try:
-            return [LayerPlan(**values) for values in read_config(self.plan)["layers"]]
+            return [LayerPlan.from_json(values) for values in read_config(self.plan)["layers"]]
         except (KeyError, TypeError) as error:
             raise ArtefactError(f"{self.plan}: damaged ({error}); delete {self.folder} and run without --resume") from error
 
@@ -266,7 +266,7 @@ class Checkpoint:
                     self.folder.rmdir()
 
     def _keep(self, decided: Sequence[LayerPlan]) -> None:
-        write_atomically(self.plan, json.dumps({"layers": [asdict(p) for p in decided]}).encode())
+        write_atomically(self.plan, json.dumps({"layers": [p.to_json() for p in decided]}).encode())
 
 
 def bench(path: Path, chosen: BenchSettings, trust_pickle: bool) -> tuple[dict[str, Any], str | None]:

@@ -6,36 +6,58 @@ than the number of vectors it codes, and not larger than the vectors are long un
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from lcnn_compress.errors import ModelError, SettingsError
+from lcnn_compress.forms.kinds import DENSE, FILTERS_PER_PATTERN, KINDS, LOOKUP, Kind
 from lcnn_compress.forms.size_rules import DEFAULT_LOOKUPS, PRESETS, DictionaryRule, check_amount, parse_dictionary
 from lcnn_compress.geometry import lookup_macs
 from lcnn_compress.net.layers import FEW_CHANNELS, Layer
 
 TINY_SHARE = 0.01  # of the MACs, and of the weights; in nets of many layers this part of an average layer's
 TINY_PART = 0.2
-SHARES = (1, 2, 4, 8)  # filters with one pattern that the runtime has kernels for
-KINDS = ("dense", "lookup", "sparse", "lowrank")
 
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What happens to one layer. ``lookups`` from 1 on counts entries per position; below 1 it is a share of k.
+    """What happens to one layer.
 
-    All but dense layers are lookup convolutions: ``sparse`` ones look up the channels themselves (the dictionary is the
-    identity, k = C_in / groups), ``lowrank`` ones look up every row (``lookups`` is k) and are two convolutions in a file.
+    Attributes:
+        name: of the layer.
+        kind: name of one of ``kinds.KINDS``.
+        reason: why it stays dense, else empty.
+        dictionary_size: k; the channels of a group for ``sparse`` layers.
+        lookups: from 1 on entries for each position, below 1 a fraction of k; k itself for ``lowrank`` layers.
+        note: what else there is to say.
+        filters_per_pattern: so many neighbouring filters have the same pattern, one of ``FILTERS_PER_PATTERN``.
     """
 
     name: str
-    kind: str  # one of KINDS
+    kind: str
     reason: str
     dictionary_size: int = 0
     lookups: float = 0.0
     note: str = ""
-    share: int = 1  # one of SHARES: so many neighbouring filters have the same pattern
+    filters_per_pattern: int = 1
+
+    @property
+    def form(self) -> Kind:
+        """What the kind means."""
+        return KINDS[self.kind]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of a configuration, with the names that 0.1.0 gave its fields."""
+        values = asdict(self)
+        return values | {"share": values.pop("filters_per_pattern")}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> LayerPlan:
+        """Invert ``to_json``; raises KeyError or TypeError for anything else."""
+        rest = dict(values)
+        return cls(filters_per_pattern=rest.pop("share", 1), **rest)
 
 
 @dataclass(frozen=True)
@@ -47,12 +69,13 @@ class PlanSettings:
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     keep_slow: bool = False
-    share: int = 1
+    filters_per_pattern: int = 1
 
     def __post_init__(self) -> None:
         parse_dictionary(self.dictionary)
-        if self.share not in SHARES:
-            raise SettingsError(f"--share is {self.share}; it must be one of {', '.join(map(str, SHARES))}")
+        if self.filters_per_pattern not in FILTERS_PER_PATTERN:
+            allowed = ", ".join(map(str, FILTERS_PER_PATTERN))
+            raise SettingsError(f"filters_per_pattern is {self.filters_per_pattern}; it must be one of {allowed}")
         if self.lookups is not None:
             check_amount("--lookups", str(self.lookups), self.lookups, "lookups per position", "the dictionary")
 
@@ -72,8 +95,8 @@ def plan_layers(layers: Sequence[Layer], settings: PlanSettings) -> list[LayerPl
     rules = parse_dictionary(settings.dictionary)
     _check_globs(layers, [*settings.only, *settings.skip, *(rule.glob for rule in rules if rule.explicit)])
     _check_size(layers, rules)
-    shares = _shares(layers)
-    return [_plan_layer(layer, settings, rules, share) for layer, share in zip(layers, shares, strict=True)]
+    parts = _parts(layers)
+    return [_plan_layer(layer, settings, rules, part) for layer, part in zip(layers, parts, strict=True)]
 
 
 def reasons_against(layers: Sequence[Layer], settings: PlanSettings) -> list[str | None]:
@@ -84,25 +107,23 @@ def reasons_against(layers: Sequence[Layer], settings: PlanSettings) -> list[str
         SettingsError: a glob matches nothing.
     """
     _check_globs(layers, [*settings.only, *settings.skip])
-    shares = _shares(layers)
-    return [
-        _reason_against(layer, settings, _named(layer, settings), share) for layer, share in zip(layers, shares, strict=True)
-    ]
+    parts = _parts(layers)
+    return [_reason_against(layer, settings, _named(layer, settings), part) for layer, part in zip(layers, parts, strict=True)]
 
 
 @dataclass(frozen=True)
-class _Share:
+class _Part:
     """What part of the net's MACs a layer has, and whether that and its part of the weights are too small to bother."""
 
     macs: float
     tiny: bool
 
 
-def _shares(layers: Sequence[Layer]) -> list[_Share]:
+def _parts(layers: Sequence[Layer]) -> list[_Part]:
     macs, weights = [layer.dense_macs for layer in layers], [layer.weight().numel() for layer in layers]
     limit = min(TINY_SHARE, TINY_PART / len(layers))
     parts = [(m / max(1, sum(macs)), w / max(1, sum(weights))) for m, w in zip(macs, weights, strict=True)]
-    return [_Share(part[0], max(part) < limit) for part in parts]
+    return [_Part(part[0], max(part) < limit) for part in parts]
 
 
 def _check_globs(layers: Sequence[Layer], globs: Sequence[str]) -> None:
@@ -138,35 +159,29 @@ def check_plan(plan: LayerPlan, layer: Layer) -> None:
         SettingsError: its kind, dictionary_size or lookups are impossible for the layer.
     """
 
-    def check(name: str, valid: bool, rule: str) -> None:
-        if not valid:
-            raise SettingsError(f"{plan.name}: {name} is {getattr(plan, name)!r} in the configuration; it must be {rule}")
+    def check(name: str, rule: str | None) -> None:
+        if rule is not None:
+            raise SettingsError(f"{plan.name}: {name} is {plan.to_json()[name]!r} in the configuration; it must be {rule}")
 
-    check("kind", plan.kind in KINDS, f"one of {', '.join(KINDS)}")
-    if plan.kind == "dense":
+    check("kind", None if plan.kind in KINDS else f"one of {', '.join(KINDS)}")
+    if not plan.form.is_coded:
         return
-    check("kind", layer.obstacle is None, f"dense ({layer.obstacle})")
-    limit, size, lookups = size_limits(layer)[1], plan.dictionary_size, plan.lookups
-    if plan.kind == "sparse":
-        channels = layer.in_channels // layer.geometry.groups
-        check("dictionary_size", size == channels, f"{channels}, the channels of a group, in a sparse layer")
-    else:
-        check("dictionary_size", isinstance(size, int) and 1 <= size <= limit, f"a whole number from 1 to {limit}")
-    check("share", plan.share in SHARES, f"one of {', '.join(map(str, SHARES))}")
-    if plan.kind == "lowrank":
-        check("lookups", isinstance(lookups, int) and lookups == size, f"{size}, every row, in a low-rank layer")
-    count = isinstance(lookups, int) and 1 <= lookups <= size
-    check("lookups", count or (isinstance(lookups, float) and 0 < lookups < 1), f"a share below 1.0 or 1 to {size} entries")
+    check("kind", None if layer.obstacle is None else f"dense ({layer.obstacle})")
+    channels = layer.in_channels // layer.geometry.groups
+    check("dictionary_size", plan.form.size_rule(plan.dictionary_size, channels, size_limits(layer)[1]))
+    known = plan.filters_per_pattern in FILTERS_PER_PATTERN
+    check("share", None if known else f"one of {', '.join(map(str, FILTERS_PER_PATTERN))}")
+    check("lookups", plan.form.lookups_rule(plan.lookups, plan.dictionary_size))
 
 
-def _plan_layer(layer: Layer, settings: PlanSettings, rules: Sequence[DictionaryRule], share: _Share) -> LayerPlan:
+def _plan_layer(layer: Layer, settings: PlanSettings, rules: Sequence[DictionaryRule], part: _Part) -> LayerPlan:
     named = _named(layer, settings)
     rule = next((r for r in rules if fnmatchcase(layer.name, r.glob)), None)
-    reason = _reason_against(layer, settings, named or (rule is not None and rule.explicit), share)
+    reason = _reason_against(layer, settings, named or (rule is not None and rule.explicit), part)
     if reason is None and rule is None:
         reason = "no --dict entry matches it"
     if reason is not None:
-        return LayerPlan(layer.name, "dense", reason)
+        return LayerPlan(layer.name, DENSE.name, reason)
     assert rule is not None
     channels = layer.in_channels // layer.geometry.groups
     usual, hard = size_limits(layer)
@@ -180,11 +195,11 @@ def _plan_layer(layer: Layer, settings: PlanSettings, rules: Sequence[Dictionary
         lookups = size
     elif lookups == 1.0 and isinstance(lookups, float):
         lookups = size
-    plan = LayerPlan(layer.name, "lookup", "", size, lookups, note, settings.share)
+    plan = LayerPlan(layer.name, LOOKUP.name, "", size, lookups, note, settings.filters_per_pattern)
     macs = planned_macs(layer, plan)
     if macs >= layer.dense_macs and not settings.keep_slow:
         reason = f"lookup does not pay: {macs / 1e6:.3g} million MACs against {layer.dense_macs / 1e6:.3g} dense"
-        return replace(plan, kind="dense", reason=reason, dictionary_size=0, lookups=0.0, share=1)
+        return replace(plan, kind=DENSE.name, reason=reason, dictionary_size=0, lookups=0.0, filters_per_pattern=1)
     return plan
 
 
@@ -199,16 +214,15 @@ def lookups_per_position(plan: LayerPlan) -> float:
 
 def planned_macs(layer: Layer, plan: LayerPlan) -> int:
     """Return the MACs of the layer for one image if the plan is carried out."""
-    if plan.kind == "dense":
+    if not plan.form.is_coded:
         return layer.dense_macs
-    # Entries are shared out over a sparse layer as a whole; elsewhere every position keeps at least one.
-    lookups = lookups_per_position(plan) if plan.kind == "sparse" else max(1.0, lookups_per_position(plan))
+    lookups = max(plan.form.min_lookups, lookups_per_position(plan))
     nonzeros = round(lookups * layer.out_channels * layer.geometry.taps)
-    rows = 0 if plan.kind == "sparse" else plan.dictionary_size
+    rows = plan.form.projected_rows(plan.dictionary_size)
     return sum(lookup_macs(layer.in_channels, rows, nonzeros, layer.geometry, size) for size in layer.sizes)
 
 
-def _reason_against(layer: Layer, settings: PlanSettings, named: bool, share: _Share) -> str | None:
+def _reason_against(layer: Layer, settings: PlanSettings, named: bool, part: _Part) -> str | None:
     if layer.obstacle is not None:
         return layer.obstacle
     if settings.only and not _named(layer, settings):
@@ -223,6 +237,6 @@ def _reason_against(layer: Layer, settings: PlanSettings, named: bool, share: _S
         return "classifier: few vectors, each of its own class (name it with --only to compress it)"
     if channels <= FEW_CHANNELS:
         return f"only {channels} input channel{'s' if channels > 1 else ''}: no room for a dictionary (--only overrides)"
-    if share.tiny:
-        return f"tiny: {share.macs:.2%} of the net's MACs (--only overrides)"
+    if part.tiny:
+        return f"tiny: {part.macs:.2%} of the net's MACs (--only overrides)"
     return None

@@ -28,7 +28,7 @@ class CompressSettings:
     plan: PlanSettings = field(default_factory=PlanSettings)
     init: str = "kmeans"
     seed: int = 0
-    coefficients: str = "float16"
+    storage: str = "float16"
     measure: bool = True  # layers not measured faster go back to dense
     threads: int = 1  # of the measurement
     finetune: FinetuneSettings | None = None
@@ -36,7 +36,7 @@ class CompressSettings:
     def __post_init__(self) -> None:
         if self.init not in INITS:
             raise SettingsError(f"--init is '{self.init}'; it must be one of {', '.join(INITS)}")
-        check_type(self.coefficients)
+        check_type(self.storage)
         if self.threads < 1:
             raise SettingsError(f"--threads is {self.threads}; it must be at least 1")
 

@@ -12,7 +12,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,13 @@ from torch import Tensor, fx, nn
 
 from lcnn_compress.errors import ModelError
 from lcnn_compress.export.clean import finish
-from lcnn_compress.export.rewrite import dense_form, split_low_rank
+from lcnn_compress.export.rewrite import dense_form, split_full
 from lcnn_compress.export.verify import largest_difference, verify
 from lcnn_compress.files import write_atomically
 from lcnn_compress.forms.lookup import LookupConv2d
-from lcnn_compress.forms.storage import check_type, coefficient_type, dictionary_type
-from lcnn_compress.net.layers import calls
+from lcnn_compress.forms.storage import StoredFactors, check_type
+from lcnn_compress.net.layers import calls, full_layers
 from lcnn_compress.operators.common import DOMAIN, OP_VERSION, OPSET
-from lcnn_compress.operators.encoding import encode_positions
 from lcnn_compress.operators.lookup_conv import OP_TYPE, node_attributes
 
 log = logging.getLogger(__name__)
@@ -40,18 +39,18 @@ MAX_DIFFERENCE = 1e-3
 class ExportSettings:
     """How to write an ONNX file."""
 
-    coefficients: str = "float16"  # one of stored.TYPES; of dictionaries too
+    storage: str = "float16"  # one of storage.TYPES; of dictionaries too
     fallback: bool = True  # write the function body
     dense: bool = False  # write ordinary Conv nodes instead of LookupConv
     tolerance: float = MAX_DIFFERENCE  # largest difference to torch, relative to the largest output (at least 1)
 
     def __post_init__(self) -> None:
-        check_type(self.coefficients)
+        check_type(self.storage)
 
 
-def only_timed(coefficients: str) -> ExportSettings:
+def only_timed(storage: str) -> ExportSettings:
     """Return settings for a net nobody reads results of: it may magnify rounding, but must still be the net."""
-    return ExportSettings(coefficients, tolerance=0.1)
+    return ExportSettings(storage, tolerance=0.1)
 
 
 class _LookupConvNode(nn.Module):
@@ -63,14 +62,12 @@ class _LookupConvNode(nn.Module):
     bias: Tensor
     residual: Tensor
 
-    def __init__(self, lookup: LookupConv2d, stored: str) -> None:
+    def __init__(self, lookup: LookupConv2d, storage: str) -> None:
         super().__init__()
         self.geometry, self.out_channels = lookup.geometry, lookup.out_channels
-        gaps, coefficients = encode_positions((lookup.sparse_kernel * lookup.support).detach().numpy())
-        self.register_buffer("dictionary", lookup.dictionary.detach().to(dictionary_type(stored, lookup.dictionary)))
-        self.register_buffer("gaps", torch.from_numpy(gaps))
-        self.register_buffer("coefficients", torch.from_numpy(coefficients).to(coefficient_type(stored)))
-        self.register_buffer("bias", lookup.bias.detach())
+        factors = StoredFactors.of(lookup, storage)
+        for field in fields(factors):
+            self.register_buffer(field.name, getattr(factors, field.name))
         self.register_buffer("residual", torch.zeros(1))  # adds nothing until fusion finds a residual
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,7 +109,7 @@ def to_onnx(
     """
     stand_in = fx.GraphModule(net, copy.deepcopy(net.graph))
     for node, lookup in list(calls(net, LookupConv2d)):
-        stand_in.add_submodule(str(node.target), _LookupConvNode(lookup, settings.coefficients))
+        stand_in.add_submodule(str(node.target), _LookupConvNode(lookup, settings.storage))
     for node in stand_in.graph.nodes:
         if node.target is torch.ops.aten.scaled_dot_product_attention.default:
             node.target = _attention
@@ -121,7 +118,7 @@ def to_onnx(
     if settings.dense:
         model = dense_form(model)
     else:
-        split_low_rank(model)
+        split_full(model, full_layers(net))
     for key, value in {**metadata, "input_shape": list(input_shape)}.items():
         model.metadata_props.append(onnx.StringStringEntryProto(key=f"lcnn.{key}", value=json.dumps(value)))
     if not settings.fallback:

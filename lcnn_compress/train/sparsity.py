@@ -179,7 +179,8 @@ class LookupLayers:
     def _prune(self, name: str, lookup: LookupConv2d, step: int, optimiser: torch.optim.Optimizer) -> None:
         """Prune what the rule says, and what the optimiser remembers of it."""
         magnitude = lookup.sparse_kernel.abs()
-        magnitude = shared_scores(magnitude.unflatten(0, (lookup.geometry.groups, -1)), lookup.share).flatten(0, 1)
+        by_group = magnitude.unflatten(0, (lookup.geometry.groups, -1))
+        magnitude = shared_scores(by_group, lookup.filters_per_pattern).flatten(0, 1)
         lookup.restrict_(self.rule.alive(name, magnitude, lookup.support, step))
         for memory in optimiser.state.get(lookup.sparse_kernel, {}).values():
             if isinstance(memory, Tensor) and memory.shape == lookup.support.shape:  # a moment of each entry

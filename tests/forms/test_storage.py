@@ -47,7 +47,7 @@ def artefacts() -> dict[str, api.Artefact]:
     source = api.open_model(Wide(), SHAPE)
     plan = PlanSettings("fc=256", 256, only=("fc",), keep_slow=True)
     return {
-        stored: api.compress_source(source, CompressSettings(plan, init="svd", coefficients=stored, measure=False))
+        stored: api.compress_source(source, CompressSettings(plan, init="svd", storage=stored, measure=False))
         for stored in ("int8", "float16")
     }
 
