@@ -18,7 +18,7 @@ import json
 import statistics
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +153,7 @@ def main() -> None:
     dense = api.evaluate(open_net().net, scored)
     result: dict[str, Any] = {
         "net": "fashion_resnet", "dense_percent": dense.value, "n": dense.n, "training_images": len(train),
-        "date": time.strftime("%Y-%m-%d"), "machine": machine(),
+        "date": time.strftime("%Y-%m-%d"), "machine": asdict(machine()),
         "settings": {key: value for key, value in vars(options).items() if key != "output"}, "sizes": {},
     }  # fmt: skip
     for name in options.sizes:

@@ -17,6 +17,7 @@ import argparse
 import json
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ def main() -> None:
     }
     result: dict[str, Any] = {
         "net": "demosaicnet Bayer", "photos": len(crops), "psnr_db": reference, "settings": vars(options),
-        "date": time.strftime("%Y-%m-%d"), "machine": machine(), "variants": {},
+        "date": time.strftime("%Y-%m-%d"), "machine": asdict(machine()), "variants": {},
     }  # fmt: skip
     print({name: f"{np.mean(values):.2f} dB" for name, values in reference.items()}, flush=True)
     for name, (artefact, seconds) in variants(options, train).items():

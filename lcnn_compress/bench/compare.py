@@ -17,7 +17,7 @@ import numpy as np
 
 from lcnn_compress import runtime
 from lcnn_compress.bench.child import Job, answer_parent, run_child
-from lcnn_compress.bench.gain import measure_gain
+from lcnn_compress.bench.gain import TimingPlan, measure_gain
 from lcnn_compress.bench.profile import OTHER, log
 from lcnn_compress.bench.statistics import latency_statistics, ratio_interval
 from lcnn_compress.bench.timing import open_net, outputs_in_turn, peak_memory, read_onnx
@@ -80,7 +80,7 @@ def compare(dense: Path, lookup: Path, settings: BenchSettings = BenchSettings()
     layers = [{key: row.get(key) for key in keys} | _named(times.get(row["name"], nothing)) for row in rows]
     return {
         "command": "bench", "isa": runtime.isa(), "onnxruntime": runtime.onnxruntime_version(), "runs": runs, "layers": layers,
-        "other": _named(times.get(OTHER, nothing)), "input_shape": shape, "machine": machine(),
+        "other": _named(times.get(OTHER, nothing)), "input_shape": shape, "machine": asdict(machine()),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }  # fmt: skip
 
@@ -147,7 +147,7 @@ def _memory_job(model: str | None = None, shape: list[int] | None = None, thread
 
 
 def _layers_job(dense: str, lookup: str, threads: int, seed: int) -> dict[str, Any]:
-    return asdict(measure_gain(Path(dense), Path(lookup), threads=threads, seed=seed))
+    return asdict(measure_gain(Path(dense), Path(lookup), plan=TimingPlan(threads=threads, seed=seed)))
 
 
 JOBS: dict[str, Job] = {"latency": _latency_job, "memory": _memory_job, "layers": _layers_job}

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lcnn_compress.bench.child import Job, answer_parent, run_child
 from lcnn_compress.bench.compare import BenchSettings
 from lcnn_compress.bench.statistics import latency_statistics, ratio_interval
-from lcnn_compress.bench.timing import Run, open_net, peak_memory, time_in_turn
+from lcnn_compress.bench.timing import RunOnce, open_net, peak_memory, time_in_turn
 
 ONNXRUNTIME, OPENVINO = "ONNX Runtime", "OpenVINO"
 DENSE = "dense"  # the form all others are compared with
@@ -94,7 +94,7 @@ def _memory_job(model: str, engine: str, shape: list[int], threads: int, seed: i
     return peak_memory(_open(model, engine, shape, threads, seed))
 
 
-def _open(path: str, engine: str, shape: list[int], threads: int, seed: int) -> Run:
+def _open(path: str, engine: str, shape: list[int], threads: int, seed: int) -> RunOnce:
     if engine == ONNXRUNTIME:
         return open_net(Path(path), shape, threads, seed)
     import openvino

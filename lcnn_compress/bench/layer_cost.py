@@ -13,10 +13,11 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -35,9 +36,9 @@ from lcnn_compress.operators.lookup_conv import OP_TYPE, node_attributes
 from lcnn_compress.progress import Progress, silent
 
 log = logging.getLogger(__name__)
-ROUNDS = 5
-RUNS = (3, 30)  # of a round
-ROUND_MS = 80.0  # about how long a round of all forms of a shape may take
+FORM_ROUNDS = 5
+FORM_RUNS = (3, 30)  # of a round
+FORM_ROUND_MS = 80.0  # about how long a round of all forms of a shape may take
 METHOD = 5  # of timing; times taken by another one are not used
 MACS_PER_MS = 1e7  # of one slow core: only sets how often a shape is run
 
@@ -65,23 +66,13 @@ class Shape:
     def key(self) -> str:
         """The shape as text."""
         g = self.geometry
-        parts = (
-            self.in_channels,
-            self.out_channels,
-            g.kernel,
-            g.stride,
-            g.padding,
-            g.dilation,
-            g.groups,
-            self.size,
-            self.batch,
-            int(self.linear),
-        )
+        convolution = (g.kernel, g.stride, g.padding, g.dilation, g.groups)
+        parts = (self.in_channels, self.out_channels, *convolution, self.size, self.batch, int(self.linear))
         return " ".join(",".join(map(str, p)) if isinstance(p, tuple) else str(p) for p in parts)
 
 
 @dataclass(frozen=True, order=True)
-class Form:
+class LookupForm:
     """One way to code a layer: k dictionary rows of each group, 0 for an identity, and the non-zeros of all filters.
 
     ``share`` neighbouring filters have the same pattern.
@@ -91,8 +82,26 @@ class Form:
     nonzeros: int
     share: int = 1
 
+    @property
+    def key(self) -> str:
+        """The form as text."""
+        return f"{self.rows} {self.nonzeros} {self.share}"
 
-DENSE = Form(-1, 0)  # the ordinary convolution
+
+class OrdinaryForm(Enum):
+    """The layer left as it is: one value, so that it is told from lookups by identity."""
+
+    ORDINARY = "-1 0 1"  # its key in files of times, which no lookups can have
+
+    @property
+    def key(self) -> str:
+        """The form as text."""
+        return self.value
+
+
+ORDINARY: Final = OrdinaryForm.ORDINARY
+Form = LookupForm | OrdinaryForm
+Measure = Callable[[Shape, Sequence[Form], int], dict[Form, float]]  # as ``measure_forms``
 
 
 def default_cache() -> Path:
@@ -101,18 +110,40 @@ def default_cache() -> Path:
     return (Path(chosen) if Path(chosen).is_absolute() else Path.home() / ".cache") / "lcnn"
 
 
+def measure_forms(shape: Shape, forms: Sequence[Form], threads: int) -> dict[Form, float]:
+    """Time all forms of a shape in turn; return the ms of each, the least of the medians of several rounds."""
+    macs = shape.batch * sum(_macs(shape, form) for form in forms)
+    runs = int(np.clip(FORM_ROUND_MS * MACS_PER_MS / max(1, macs), *FORM_RUNS))
+    with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
+        path = Path(folder) / "forms.onnx"
+        write_atomically(path, forms_model(shape, forms).SerializeToString())
+        times = layer_times(path, threads=threads, runs=runs, rounds=FORM_ROUNDS)
+    return {form: times[str(i)] for i, form in enumerate(forms)}
+
+
+def _macs(shape: Shape, form: Form) -> int:
+    rows, nonzeros = (0, shape.weights) if form is ORDINARY else (form.rows, form.nonzeros)
+    return lookup_macs(shape.in_channels, rows, nonzeros, shape.geometry, shape.size)
+
+
 def time_forms(
-    wanted: Mapping[Shape, Iterable[Form]], *, threads: int = 1, cache: Path | None = None, progress: Progress = silent
+    wanted: Mapping[Shape, Iterable[Form]],
+    *,
+    threads: int = 1,
+    cache: Path | None = None,
+    progress: Progress = silent,
+    measure: Measure = measure_forms,
 ) -> dict[Shape, dict[Form, float]]:
     """Return the ms of every form of every shape; what was measured before on this machine is not measured again.
 
-    Those of a shape are as if measured together where ``DENSE`` is among them.
+    Those of a shape are as if measured together where ``ORDINARY`` is among them.
 
     Args:
         wanted: forms of each shape.
         threads: of one operator.
         cache: folder that keeps times; None is ``default_cache()``.
         progress: gets ("timing layers", shapes done, in total).
+        measure: times the forms of one shape that are not known yet, in this order.
 
     Raises:
         MissingError: the native library is not there.
@@ -121,18 +152,24 @@ def time_forms(
     answer: dict[Shape, dict[Form, float]] = {}
     for done, (shape, listed) in enumerate(wanted.items()):
         progress("timing layers", done, len(wanted))
-        forms = sorted(set(listed))
+        forms = _in_order(listed)
         known = store.read(shape)
         missing = [form for form in forms if form not in known]
         if missing:
-            new = _measure(shape, sorted({*missing, *({DENSE} & set(forms))}), threads)
-            then = known[DENSE] / new[DENSE] if DENSE in known and DENSE in new else 1.0
+            new = measure(shape, _in_order([*missing, *({ORDINARY} & set(forms))]), threads)
+            then = known[ORDINARY] / new[ORDINARY] if ORDINARY in known and ORDINARY in new else 1.0
             known |= {form: then * new[form] for form in missing}
             store.add(shape, known)
         answer[shape] = {form: known[form] for form in forms}
     progress("timing layers", len(wanted), len(wanted))
     store.write()
     return answer
+
+
+def _in_order(forms: Iterable[Form]) -> list[Form]:
+    """Return each form once, the ordinary one first: the order in which they run is part of the method of timing."""
+    given = set(forms)
+    return [*({ORDINARY} & given), *sorted(form for form in given if form is not ORDINARY)]
 
 
 class _Store:
@@ -143,8 +180,10 @@ class _Store:
 
     def __init__(self, folder: Path, threads: int) -> None:
         facts = machine()
-        self.conditions: dict[str, Any] = {key: facts[key] for key in ("cpu", "cores", "isa", "onnxruntime")}
-        self.conditions |= {"method": METHOD, "threads": threads, "library": sha256_of(runtime.require_library())}
+        self.conditions = {
+            "cpu": facts.cpu, "cores": facts.cores, "isa": facts.isa, "onnxruntime": facts.onnxruntime, "method": METHOD,
+            "threads": threads, "library": sha256_of(runtime.require_library()),
+        }  # fmt: skip
         name = hashlib.sha256(json.dumps(self.conditions, sort_keys=True).encode()).hexdigest()[:16]
         self.path = folder / f"layer-times-{name}.json"
         self.times = self._load()
@@ -161,11 +200,10 @@ class _Store:
             return {}
 
     def read(self, shape: Shape) -> dict[Form, float]:
-        known = self.times.get(shape.key, {})
-        return {Form(*map(int, key.split())): ms for key, ms in known.items()}
+        return {_form_of(key): ms for key, ms in self.times.get(shape.key, {}).items()}
 
     def add(self, shape: Shape, times: Mapping[Form, float]) -> None:
-        self.times[shape.key] = {f"{form.rows} {form.nonzeros} {form.share}": ms for form, ms in times.items()}
+        self.times[shape.key] = {form.key: ms for form, ms in times.items()}
         self.changed = True
 
     def write(self) -> None:
@@ -179,20 +217,8 @@ class _Store:
             log.warning("layer times are not kept: %s", error)
 
 
-def _measure(shape: Shape, forms: Sequence[Form], threads: int) -> dict[Form, float]:
-    macs = shape.batch * sum(_macs(shape, form) for form in forms)
-    runs = int(np.clip(ROUND_MS * MACS_PER_MS / max(1, macs), *RUNS))
-    with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
-        path = Path(folder) / "forms.onnx"
-        write_atomically(path, forms_model(shape, forms).SerializeToString())
-        times = layer_times(path, threads=threads, runs=runs, rounds=ROUNDS)
-    return {form: times[str(i)] for i, form in enumerate(forms)}
-
-
-def _macs(shape: Shape, form: Form) -> int:
-    if form == DENSE:
-        return lookup_macs(shape.in_channels, 0, shape.weights, shape.geometry, shape.size)
-    return lookup_macs(shape.in_channels, form.rows, form.nonzeros, shape.geometry, shape.size)
+def _form_of(key: str) -> Form:
+    return ORDINARY if key == ORDINARY.key else LookupForm(*map(int, key.split()))
 
 
 def forms_model(shape: Shape, forms: Sequence[Form]) -> onnx.ModelProto:
@@ -207,7 +233,7 @@ def forms_model(shape: Shape, forms: Sequence[Form]) -> onnx.ModelProto:
     constants.append(numpy_helper.from_array(np.zeros(shape.out_channels, np.float32), "bias"))
     for i, form in enumerate(forms):
         attributes = node_attributes(shape.geometry)
-        if form == DENSE:
+        if form is ORDINARY:
             weight = np.random.default_rng(0).standard_normal(
                 (shape.out_channels, shape.in_channels // shape.geometry.groups, *shape.geometry.kernel), np.float32
             )
@@ -236,7 +262,7 @@ def forms_model(shape: Shape, forms: Sequence[Form]) -> onnx.ModelProto:
     return model
 
 
-def _random_factors(shape: Shape, form: Form) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _random_factors(shape: Shape, form: LookupForm) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     rng = np.random.default_rng(0)
     groups, m = shape.geometry.groups, shape.in_channels // shape.geometry.groups
     size = form.rows or m

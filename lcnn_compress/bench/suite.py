@@ -13,7 +13,7 @@ import logging
 import math
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -269,7 +269,7 @@ def run_suite(settings: BenchSettings, cases: Sequence[Setting] = PAPER, progres
         log.info("measured %s", net.name)
     return {
         "command": "bench", "suite": "paper", "label": LABEL, "isa": runtime.isa(), "int8_extensions": int8_extensions(),
-        "onnxruntime": runtime.onnxruntime_version(), "rows": rows, "layers": layer_rows, "notes": notes, "machine": machine(),
+        "onnxruntime": runtime.onnxruntime_version(), "rows": rows, "layers": layer_rows, "notes": notes, "machine": asdict(machine()),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }  # fmt: skip
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import onnx
 
 RUN_ERRORS: tuple[type[Exception], ...] = (MemoryError, *runtime.ORT_ERRORS)
-Run = Callable[[], list[NDArray[np.float32]]]  # runs a net once
+RunOnce = Callable[[], list[NDArray[np.float32]]]  # runs a net once and returns its outputs
 MEMORY_RUNS = 3
 
 
@@ -29,7 +29,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     return onnx.load(path, load_external_data=False)
 
 
-def peak_memory(run: Run | None) -> dict[str, Any]:
+def peak_memory(run: RunOnce | None) -> dict[str, Any]:
     """Run a net, if there is one, and return the most memory this process ever held."""
     if run is not None:
         for _ in range(MEMORY_RUNS):
@@ -64,7 +64,7 @@ def outputs_in_turn(
     return dense_ms, lookup_ms, difference
 
 
-def time_in_turn(runs: Sequence[Run], rounds: Sequence[int]) -> list[list[float]]:
+def time_in_turn(runs: Sequence[RunOnce], rounds: Sequence[int]) -> list[list[float]]:
     """Return the ms of the counted run of each net in each round.
 
     The nets take turns, and another one comes first in each round. A turn is two runs, the second counted: what the other
@@ -86,7 +86,7 @@ def time_in_turn(runs: Sequence[Run], rounds: Sequence[int]) -> list[list[float]
     return [ms[warmup:] for ms in times]
 
 
-def open_net(model: Path, shape: Sequence[int] | None, threads: int, seed: int) -> Run:
+def open_net(model: Path, shape: Sequence[int] | None, threads: int, seed: int) -> RunOnce:
     """Return what runs a file once in ONNX Runtime, on random values of ``shape`` or of one image."""
     session = runtime.session(model, threads=threads, options=session_options())
     feed = random_input(session, model, shape, seed)

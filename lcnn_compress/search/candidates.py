@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from lcnn_compress.bench.layer_cost import DENSE, Form, Shape, time_forms
+from lcnn_compress.bench.layer_cost import ORDINARY, Form, LookupForm, Shape, time_forms
 from lcnn_compress.compress.plan import LayerPlan
 from lcnn_compress.forms.dictionary import draft_errors
 from lcnn_compress.forms.storage import coefficient_type, dictionary_bytes
@@ -161,7 +161,7 @@ def timed(
         for shape in _shapes(layer):
             points.setdefault(shape, set()).update(f for c in listed for f in _measured_forms(layer, c.plan))
             if listed:
-                points[shape].add(DENSE)
+                points[shape].add(ORDINARY)
     times = time_forms(
         {shape: forms for shape, forms in points.items() if forms}, threads=threads, cache=cache, progress=progress
     )
@@ -179,7 +179,7 @@ def _paces(layers: Sequence[Layer], dense_ms: Mapping[str, float], times: Mappin
     """
     found: list[float | None] = []
     for layer in layers:
-        alone = sum(count * times.get(shape, {}).get(DENSE, math.nan) for shape, count in _shapes(layer).items())
+        alone = sum(count * times.get(shape, {}).get(ORDINARY, math.nan) for shape, count in _shapes(layer).items())
         pace = dense_ms[layer.name] / alone if alone > 0 else math.nan
         found.append(pace if 1 / MAX_PACE <= pace <= MAX_PACE else None)
     usual = float(np.median([pace for pace in found if pace is not None] or [1.0]))
@@ -195,15 +195,15 @@ def _shapes(layer: Layer) -> Counter[Shape]:
     return Counter({Shape(*channels, layer.geometry, size): count for size, count in sizes.items()})
 
 
-def _measured_forms(layer: Layer, plan: LayerPlan) -> list[Form]:
+def _measured_forms(layer: Layer, plan: LayerPlan) -> list[LookupForm]:
     slots = layer.out_channels * layer.geometry.taps * plan.dictionary_size
     if plan.kind == "lowrank":
-        return [Form(plan.dictionary_size, slots)]
+        return [LookupForm(plan.dictionary_size, slots)]
     if plan.kind == "sparse":
-        return [Form(0, max(1, round(density * slots)), plan.share) for density in TIMED_DENSITIES]
+        return [LookupForm(0, max(1, round(density * slots)), plan.share) for density in TIMED_DENSITIES]
     positions = layer.out_channels * layer.geometry.taps
     most = plan.dictionary_size - 1
-    return [Form(plan.dictionary_size, n * positions, plan.share) for n in sorted({min(n, most) for n in TIMED_LOOKUPS})]
+    return [LookupForm(plan.dictionary_size, n * positions, plan.share) for n in sorted({min(n, most) for n in TIMED_LOOKUPS})]
 
 
 def _time(layer: Layer, candidate: Candidate, times: dict[Shape, dict[Form, float]]) -> float:
