@@ -83,7 +83,7 @@ def measure(source: api.Source, artefact: Artefact, iterations: int) -> dict[str
         dense, lookup = Path(folder) / "dense.onnx", Path(folder) / "lookup.onnx"
         api.export_onnx(artefact, lookup)
         api.export_dense(source, dense, api.layer_rows(artefact.report))
-        run = compare_files(dense, lookup, BenchSettings(iterations=iterations, per_layer=False))["runs"][0]
+        run = asdict(compare_files(dense, lookup, BenchSettings(iterations=iterations, per_layer=False)).runs[0])
     keys = ("speedup_p50", "speedup_ci95", "macs_ratio", "realised_fraction")
     sizes = ("latency_ms_p50", "file_bytes", "peak_rss_bytes", "macs")
     return {key: run[key] for key in keys} | {f"{net}_{key}": run[net][key] for net in ("dense", "lookup") for key in sizes}

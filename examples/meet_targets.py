@@ -72,7 +72,7 @@ def resnet18() -> list[dict[str, Any]]:
             dense, lookup = Path(folder) / "dense.onnx", Path(folder) / "lookup.onnx"
             api.export_onnx(artefact, lookup)
             api.export_dense(source, dense, api.layer_rows(artefact.report))
-            run = compare(dense, lookup, BenchSettings(iterations=50, per_layer=False))["runs"][0]
+            run = asdict(compare(dense, lookup, BenchSettings(iterations=50, per_layer=False)).runs[0])
         facts |= {key: run[key] for key in ("speedup_p50", "speedup_ci95", "macs_ratio")}
         rows.append({"net": "resnet18, random weights, no data"} | facts)
         print(line(rows[-1]), flush=True)

@@ -8,7 +8,6 @@ import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -76,6 +75,15 @@ def layer_times(
         return least_medians(profile.finish(), rounds)
 
 
+@dataclass(frozen=True)
+class _Event:
+    """One run of one node, under the name ONNX Runtime gave it."""
+
+    title: str
+    operator: str
+    ms: float
+
+
 class Profile:
     """A session that notes the time of every node in every run; a file with lookups also leaves its optimised graph.
 
@@ -97,6 +105,7 @@ class Profile:
         self.name, self.n_runs = model.name, 0
 
     def run(self, times: int) -> None:
+        """Run the net so often on random values."""
         for _ in range(times):
             self.session.run(None, self.feed)
         self.n_runs += times
@@ -104,7 +113,8 @@ class Profile:
     def finish(self) -> list[dict[str, float]]:
         """Return ms per layer and of ``OTHER`` for each run."""
         noted = json.loads(Path(self.session.end_profiling()).read_text())
-        events = [e for e in noted if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
+        nodes = [e for e in noted if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
+        events = [_Event(e["name"].removesuffix("_kernel_time"), e["args"]["op_name"], e["dur"] / 1000) for e in nodes]
         n_nodes, rest = divmod(len(events), self.n_runs)
         assert rest == 0, (len(events), self.n_runs)
         shares = self._shares(events[-n_nodes:])
@@ -117,19 +127,20 @@ class Profile:
             times: dict[str, float] = defaultdict(float, {OTHER: 0.0})
             for event, names in zip(events[run * n_nodes :], shares, strict=False):
                 for name in names or [OTHER]:
-                    times[name] += event["dur"] / 1000 / max(1, len(names))
+                    times[name] += event.ms / max(1, len(names))
             runs.append(dict(times))
         return runs
 
-    def _shares(self, events: list[dict[str, Any]]) -> list[list[str]]:
+    def _shares(self, events: list[_Event]) -> list[list[str]]:
         """Return for each event of a run the layers it counts for, in equal parts."""
         by_name = layers_of_events(self.graph)
-        titles = [(event["name"].removesuffix("_kernel_time"), event["args"]["op_name"]) for event in events]
-        shares = [[by_name[t]] if t in by_name and op.removeprefix("Fused") in LAYER_OPS else [] for t, op in titles]
+        shares = [
+            [by_name[e.title]] if e.title in by_name and e.operator.removeprefix("Fused") in LAYER_OPS else [] for e in events
+        ]
         if self.optimised is None:
             return shares
         nodes = list(read_onnx(self.optimised).graph.node)
-        if [node.op_type for node in nodes] != [op for _, op in titles]:
+        if [node.op_type for node in nodes] != [event.operator for event in events]:
             log.warning("%s: the profile does not follow the optimised graph; layout changes count as %s", self.name, OTHER)
             return shares
         add_inlined(self.graph, nodes, shares)
@@ -142,6 +153,7 @@ def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
 
 
 def least_medians(runs: list[dict[str, float]], rounds: int) -> dict[str, float]:
+    """Return for each layer the least of the medians of ``rounds`` equal parts of ``runs``, warm-up runs of each left out."""
     length = len(runs) // rounds
     medians = [_medians(runs[i * length + PROFILE_WARMUP : (i + 1) * length]) for i in range(rounds)]
     return {name: min(median[name] for median in medians) for name in medians[0]}
