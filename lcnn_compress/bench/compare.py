@@ -7,6 +7,7 @@ runs dense and lookup in turn, so that a busy machine slows both; peak memory in
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -17,11 +18,13 @@ import numpy as np
 from lcnn_compress import runtime
 from lcnn_compress.bench.child import run_child
 from lcnn_compress.bench.gain import Gain, TimingPlan, measure_gain
-from lcnn_compress.bench.profile import OTHER, log
+from lcnn_compress.bench.profile import OTHER
 from lcnn_compress.bench.statistics import Latency, latency_statistics, ratio_interval
 from lcnn_compress.bench.timing import Memory, PairTimes, open_net, outputs_in_turn, peak_memory, read_onnx
 from lcnn_compress.errors import ArtefactError, SettingsError
 from lcnn_compress.machine import Machine, machine
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from lcnn_compress.bench.profile import PROFILE_ROUNDS, PROFILE_RUNS, PROFILE_WA
 from lcnn_compress.bench.timing import RunOnce, open_net, time_in_turn
 from lcnn_compress.progress import Progress, silent
 
-RATIO_SECONDS = 0.5  # of counted runs; as many come before them
-RATIO_PAIRS = (8, 2000)
+RATIO_SECONDS = 0.5  # The counted runs of a session take about so long, and the runs before each of them as long again,
+RATIO_PAIRS = (8, 2000)  # but there are at least and at most so many pairs.
+GAIN_SESSIONS = 3  # One net's time in two sessions, seconds apart, differs by several per cent.
 Timer = Callable[[Sequence[RunOnce], Sequence[int]], list[list[float]]]  # as ``time_in_turn``
-GAIN_SESSIONS = 3  # one net's time in two sessions, seconds apart, differs by several per cent
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,10 @@ from lcnn_compress.progress import Progress, silent
 
 log = logging.getLogger(__name__)
 FORM_ROUNDS = 5
-FORM_RUNS = (3, 30)  # of a round
-FORM_ROUND_MS = 80.0  # about how long a round of all forms of a shape may take
-METHOD = 5  # of timing; times taken by another one are not used
-MACS_PER_MS = 1e7  # of one slow core: only sets how often a shape is run
+FORM_ROUND_MS = 80.0  # A round of all forms of a shape takes about so long,
+FORM_RUNS = (3, 30)  # but has at least and at most so many runs of each.
+METHOD = 5  # The file of times names the method of timing; times taken by another one are not used.
+MACS_PER_MS = 1e7  # A slow core does about so many; this only sets how often a shape is run.
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ class OrdinaryForm(Enum):
 
 ORDINARY: Final = OrdinaryForm.ORDINARY
 Form = LookupForm | OrdinaryForm
-Measure = Callable[[Shape, Sequence[Form], int], dict[Form, float]]  # as ``measure_forms``
+Factors = dict[str, np.ndarray[Any, Any]]  # constants of a model by name
+MeasureForms = Callable[[Shape, Sequence[Form], int], dict[Form, float]]  # as ``measure_forms``
 
 
 def default_cache() -> Path:
@@ -132,7 +133,7 @@ def time_forms(
     threads: int = 1,
     cache: Path | None = None,
     progress: Progress = silent,
-    measure: Measure = measure_forms,
+    measure: MeasureForms = measure_forms,
 ) -> dict[Shape, dict[Form, float]]:
     """Return the ms of every form of every shape; what was measured before on this machine is not measured again.
 
@@ -226,40 +227,51 @@ def forms_model(shape: Shape, forms: Sequence[Form]) -> onnx.ModelProto:
 
     Only the first value of what a form gives leaves the model, so that the next one writes to the same memory, as in a net.
     """
-    nodes, constants, outputs = [], [numpy_helper.from_array(np.zeros(1, np.float32), "residual")], []
     n_dims = 2 if shape.linear else 4
-    constants += [numpy_helper.from_array(np.full(n_dims, value, np.int64), name) for value, name in ((0, "start"), (1, "end"))]
-    constants.append(numpy_helper.from_array(np.array([-1, shape.out_channels], np.int64), "features"))
-    constants.append(numpy_helper.from_array(np.zeros(shape.out_channels, np.float32), "bias"))
+    nodes: list[onnx.NodeProto] = []
+    constants: Factors = {
+        "residual": np.zeros(1, np.float32), "bias": np.zeros(shape.out_channels, np.float32),
+        "start": np.zeros(n_dims, np.int64), "end": np.ones(n_dims, np.int64),
+        "features": np.array([-1, shape.out_channels], np.int64),
+    }  # fmt: skip
     for i, form in enumerate(forms):
-        attributes = node_attributes(shape.geometry)
-        if form is ORDINARY:
-            weight = np.random.default_rng(0).standard_normal(
-                (shape.out_channels, shape.in_channels // shape.geometry.groups, *shape.geometry.kernel), np.float32
-            )
-            constants.append(numpy_helper.from_array(weight, f"{i}.weight"))
-            inputs = ["X", f"{i}.weight", "bias"]
-            plain = {key: attributes[key] for key in ("kernel_shape", "strides", "pads", "dilations", "group")}
-            conv = helper.make_node("Conv", inputs, [f"Y{i}"], name=str(i), **plain)
-            nodes += matrix_product(inputs, f"Y{i}", str(i)) if shape.linear else [conv]
-        else:
-            dictionary, gaps, coefficients = _random_factors(shape, form)
-            for name, values in (("D", dictionary), ("gaps", gaps), ("coefficients", coefficients)):
-                constants.append(numpy_helper.from_array(values, f"{i}.{name}"))
-            inputs = ["X", f"{i}.D", f"{i}.gaps", f"{i}.coefficients", "bias", "residual"]
-            nodes.append(helper.make_node(OP_TYPE, inputs, [f"Y{i}"], name=str(i), domain=DOMAIN, **attributes))
+        made, weights = _ordinary(shape, i) if form is ORDINARY else _lookup(shape, form, i)
+        nodes += made
+        constants |= weights
         result = f"Y{i}"
         if shape.linear:
             nodes.append(helper.make_node("Reshape", [result, "features"], [f"features{i}"]))
             result = f"features{i}"
         nodes.append(helper.make_node("Slice", [result, "start", "end"], [f"first{i}"], name=f"first{i}"))
-        outputs.append(helper.make_tensor_value_info(f"first{i}", TensorProto.FLOAT, [1] * n_dims))
+    outputs = [helper.make_tensor_value_info(f"first{i}", TensorProto.FLOAT, [1] * n_dims) for i in range(len(forms))]
     entry = helper.make_tensor_value_info("X", TensorProto.FLOAT, (shape.batch, shape.in_channels, *shape.size))
+    tensors = [numpy_helper.from_array(array, name) for name, array in constants.items()]
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, OP_VERSION)]
-    graph = helper.make_graph(nodes, "forms", [entry], outputs, constants)
+    graph = helper.make_graph(nodes, "forms", [entry], outputs, tensors)
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     split_low_rank(model)
     return model
+
+
+def _ordinary(shape: Shape, i: int) -> tuple[list[onnx.NodeProto], Factors]:
+    """Return the nodes and constants of the layer as it is, with a random weight."""
+    size = (shape.out_channels, shape.in_channels // shape.geometry.groups, *shape.geometry.kernel)
+    weight = np.random.default_rng(0).standard_normal(size, np.float32)
+    inputs = ["X", f"{i}.weight", "bias"]
+    if shape.linear:
+        return matrix_product(inputs, f"Y{i}", str(i)), {f"{i}.weight": weight}
+    attributes = node_attributes(shape.geometry)
+    plain = {key: attributes[key] for key in ("kernel_shape", "strides", "pads", "dilations", "group")}
+    return [helper.make_node("Conv", inputs, [f"Y{i}"], name=str(i), **plain)], {f"{i}.weight": weight}
+
+
+def _lookup(shape: Shape, form: LookupForm, i: int) -> tuple[list[onnx.NodeProto], Factors]:
+    """Return the node and constants of a lookup convolution with random factors."""
+    names = [f"{i}.D", f"{i}.gaps", f"{i}.coefficients"]
+    constants = dict(zip(names, _random_factors(shape, form), strict=True))
+    inputs = ["X", *names, "bias", "residual"]
+    node = helper.make_node(OP_TYPE, inputs, [f"Y{i}"], name=str(i), domain=DOMAIN, **node_attributes(shape.geometry))
+    return [node], constants
 
 
 def _random_factors(shape: Shape, form: LookupForm) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:

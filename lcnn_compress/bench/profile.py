@@ -23,8 +23,8 @@ OTHER = "(other)"  # everything that belongs to no layer: reorders, pooling, act
 PROFILE_WARMUP = 3
 PROFILE_ROUNDS = 5
 PROFILE_RUNS = 10
-NET_ROUND_MS = 400.0  # about how long one round of a net may take where nothing is known of its layers yet
-NET_RUNS = (4, 40)  # of such a round
+NET_ROUND_MS = 400.0  # A round of a net, or of two in turn, takes about so long where ``runs_for`` sets its runs,
+NET_RUNS = (4, 40)  # but has at least and at most so many of them.
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,6 @@ from lcnn_compress.progress import Progress, silent
 
 log = logging.getLogger(__name__)
 LABEL = "synthetic patterns: speed and memory only, no accuracy"
-SUITES = {"paper": PAPER}
 
 
 @dataclass(frozen=True)

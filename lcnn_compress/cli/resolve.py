@@ -299,7 +299,8 @@ def suite(name: str, chosen: BenchSettings, progress: Progress) -> dict[str, Any
     Raises:
         SettingsError: there is no such suite.
     """
-    from lcnn_compress.bench.suite import SUITES, run_suite
+    from lcnn_compress.bench.suite import run_suite
+    from lcnn_compress.bench.suite_cases import SUITES
 
     require(name in SUITES, f"--suite is '{name}'; it must be {' or '.join(SUITES)}")
     return asdict(run_suite(chosen, SUITES[name], progress))
