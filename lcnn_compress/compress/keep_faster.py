@@ -12,7 +12,7 @@ import onnx
 from torch import fx
 
 from lcnn_compress.artefact.artefact import Artefact
-from lcnn_compress.bench.gain import Gain, measure_gain, time_ratio
+from lcnn_compress.bench.gain import Gain, TimingPlan, measure_gain, time_ratio
 from lcnn_compress.compress.plan import LayerPlan
 from lcnn_compress.compress.report import add_times
 from lcnn_compress.compress.settings import CompressSettings
@@ -58,7 +58,7 @@ class Timing:
 
     def measure(self, progress: Progress) -> None:
         with self._written(dense_form(self.model), self.model) as paths:
-            self.times = measure_gain(*paths, threads=self.settings.threads, progress=progress)
+            self.times = measure_gain(*paths, plan=TimingPlan(threads=self.settings.threads), progress=progress)
 
     @contextmanager
     def _written(self, first: onnx.ModelProto, second: onnx.ModelProto) -> Iterator[tuple[Path, Path]]:
