@@ -155,7 +155,7 @@ class Results:
 
     def put(self, kind: str, key: str, value: dict[str, Any]) -> None:
         self.content[kind][key] = value
-        self.content |= {"date": time.strftime("%Y-%m-%d"), "machine": machine()}
+        self.content |= {"date": time.strftime("%Y-%m-%d"), "machine": asdict(machine())}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, (json.dumps(self.content, indent=1) + "\n").encode())
 
@@ -385,7 +385,7 @@ class Comparison:
             for name, values in ms.items()
         }  # fmt: skip
         self.results.put("times", self.case.name, found)
-        self.results.put("timed_on", self.case.name, {"date": time.strftime("%Y-%m-%d"), "machine": machine()})
+        self.results.put("timed_on", self.case.name, {"date": time.strftime("%Y-%m-%d"), "machine": asdict(machine())})
         self.step(f"{self.case.name}: {len(files)} files timed {rounds} times")
 
 

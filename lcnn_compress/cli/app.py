@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from contextlib import nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -410,7 +411,7 @@ def doctor(as_json: options.Json = False) -> None:
     """Check this machine and the native library; run a self-test."""
     from lcnn_compress.bench.doctor import check
 
-    result = check()
+    result = asdict(check())
     if as_json:
         render.print_json(result)
     else:

@@ -12,7 +12,7 @@ import onnx
 from torch import fx
 
 from lcnn_compress.artefact.artefact import Artefact
-from lcnn_compress.bench.gain import Gain, measure_gain, time_ratio
+from lcnn_compress.bench.gain import Gain, TimingPlan, measure_gain, time_ratio
 from lcnn_compress.compress.plan import LayerPlan
 from lcnn_compress.compress.report import add_times
 from lcnn_compress.compress.settings import CompressSettings
@@ -62,7 +62,7 @@ class Timing:
 
     def gain(self, dense: Path, lookup: Path, progress: Progress) -> Gain:
         """Time two files layer by layer; whoever knows other times overrides it, and ``ratio``."""
-        return measure_gain(dense, lookup, threads=self.settings.threads, progress=progress)
+        return measure_gain(dense, lookup, plan=TimingPlan(threads=self.settings.threads), progress=progress)
 
     def ratio(self, first: Path, second: Path) -> float:
         """Return how many times as long the first file takes as the second, as wholes."""

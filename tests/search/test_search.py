@@ -16,8 +16,8 @@ from torch import nn
 
 from lcnn_compress import api, runtime
 from lcnn_compress.bench.gain import Gain
-from lcnn_compress.bench.layer_cost import Form, Shape
-from lcnn_compress.bench.profile import OTHER
+from lcnn_compress.bench.layer_cost import ORDINARY, Form, Shape
+from lcnn_compress.bench.profile import OTHER, NetTimes
 from lcnn_compress.cli.app import _note_few, _note_missed
 from lcnn_compress.compress.plan import PlanSettings
 from lcnn_compress.compress.settings import CompressSettings, TrainingData
@@ -47,11 +47,14 @@ def fake_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which rows and lookups cost what is written here."""
 
     def time_forms(wanted: dict[Shape, set[Form]], **_: Any) -> dict[Shape, dict[Form, float]]:
-        return {shape: {f: 0.05 + f.rows / 100 + f.nonzeros / 3000 for f in forms} for shape, forms in wanted.items()}
+        def ms(form: Form) -> float:
+            return 0.04 if form is ORDINARY else 0.05 + form.rows / 100 + form.nonzeros / 3000
+
+        return {shape: {form: ms(form) for form in forms} for shape, forms in wanted.items()}
 
     monkeypatch.setattr("lcnn_compress.search.candidates.time_forms", time_forms)
-    monkeypatch.setattr("lcnn_compress.search.problem.layer_times", lambda *_, **__: dict(DENSE_MS))
-    monkeypatch.setattr("lcnn_compress.search.problem.time_in_turn", lambda runs, _: [[2 * sum(DENSE_MS.values())]] * len(runs))
+    dense_times = NetTimes(2 * sum(DENSE_MS.values()), dict(DENSE_MS))
+    monkeypatch.setattr("lcnn_compress.search.problem.net_times", lambda *_, **__: dense_times)
 
 
 def problem(data: TrainingData = TrainingData()) -> Problem:
