@@ -57,7 +57,7 @@ def test_a_model_runs_without_the_library_and_says_so_once(no_library: None, cap
         session = runtime.session(lookup_model().SerializeToString(), threads=1)
     assert result(session) == EXPECTED
     (record,) = caplog.records
-    assert record.getMessage().startswith("the model: running the dense fallback: correct, not faster; install a wheel")
+    assert record.getMessage().startswith("the model: running the dense fallback: correct, not faster; run 'pip install .'")
 
 
 def test_the_fallback_asked_for_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
@@ -86,7 +86,7 @@ def test_require_library_says_how_to_get_it(no_library: None) -> None:
     assert runtime.library_path() is None
     assert runtime.isa() is None
     assert runtime.runtime_version() is None
-    with pytest.raises(MissingError, match=r"native library is not there \(.*absent.so\); install a wheel") as caught:
+    with pytest.raises(MissingError, match=r"native library is not there \(.*absent.so\); run 'pip install .'") as caught:
         runtime.require_library()
     assert caught.value.exit_code == 3
 
