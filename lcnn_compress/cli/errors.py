@@ -51,7 +51,7 @@ def describe(error: BaseException) -> tuple[str, int]:
         return f"interrupted; {error if error.args else 'nothing is left half-written'}", INTERRUPTED
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
-        return f"error: the package '{package}' is missing; pip install it, or run 'pip install .' in a checkout of lcnn", MISSING
+        return f"error: the package '{package}' is missing; pip install it, or run 'pip install .' in a checkout", MISSING
     if isinstance(error, OSError):
         reason = error.strerror or type(error).__name__
         return f"error: {error.filename or 'a file'}: {reason}; check the path, its permissions and the disk", FILES
