@@ -78,7 +78,9 @@ def test_the_library_runs_the_same_model(tmp_path: Path) -> None:
 def test_without_body_and_library_the_error_says_what_to_install(no_library: None, tmp_path: Path) -> None:
     path = tmp_path / "strict.onnx"
     onnx.save(lookup_model(body=False), path)
-    with pytest.raises(MissingError, match=r"^strict.onnx: has no function body, so it needs the native library; run 'pip install .'"):
+    with pytest.raises(
+        MissingError, match=r"^strict.onnx: has no function body, so it needs the native library; run 'pip install .'"
+    ):
         runtime.session(path)
 
 
