@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cases import small_net
-from noise import SHAPE, Noise
+from cases import Noise, small_net
 
 from lcnn_compress import api
+
+SHAPE = (1, 3, 16, 16)
 
 
 @pytest.fixture
@@ -34,8 +35,8 @@ def test_a_stopped_comparison_goes_on_where_it_was(compare: Any, tmp_path: Path)
     # The dense net is a module and can be run; what ``make`` returns is a score already.
     scores = {"validation": float, "test": lambda run: 10 * run if isinstance(run, float) else 5.0}
     case = compare.Case(
-        "net", "points", source, lambda _: small_net(), Noise(), scores, 8,
-        8, lambda indices: Noise().batch(indices)[0], speeds=(2, 3),
+        "net", "points", source, lambda _: small_net(), Noise(64), scores, 8,
+        8, lambda indices: Noise(64).batch(indices)[0], speeds=(2, 3),
     )  # fmt: skip
     options = argparse.Namespace(
         work=tmp_path,

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import small_net
-from noise import SHAPE, Noise
+from cases import Noise, small_net
 from torch import nn
 
 from lcnn_compress import api
@@ -17,6 +16,8 @@ from lcnn_compress.errors import SettingsError
 from lcnn_compress.net.layers import layers
 from lcnn_compress.train.recipe import FinetuneSettings
 from lcnn_compress.zoo import fashion_resnet
+
+SHAPE = (1, 3, 16, 16)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_plans_have_the_macs_that_were_asked_for(methods: Any, method: str, whic
     training: dict[str, Any] = {}
     if planned.threshold is not None:  # so slow that the first thresholding is the only one
         tuning = FinetuneSettings(1, 32, 1e-12, "threshold", planned.threshold)
-        training = {"data": TrainingData(examples=Noise())}
+        training = {"data": TrainingData(examples=Noise(64))}
     else:
         tuning = None
     settings = CompressSettings(init=planned.init, measure=False, finetune=tuning)
