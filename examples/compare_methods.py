@@ -8,7 +8,7 @@ Each net is scored on the test images once. Milliseconds are of one image in ONN
 turn, each twice, and the second run counts, as in a stream of images.
 
 Writes results/methods.json after each result (a rerun goes on from there) and results/methods.svg. All of it takes about five
-hours of one core; the README's figures say what they were run with.
+hours of one core; RESULTS.md says what its figures were run with.
 
     apt-get install dataset-fashion-mnist
     pip install --no-deps demosaicnet==0.0.14 scikit-image==0.26.0 foolbox==3.3.4 && pip install matplotlib
