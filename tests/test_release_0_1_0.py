@@ -29,6 +29,7 @@ from lcnn_compress.train.recipe import FinetuneSettings
 OLD = Path(__file__).parent / "release_0_1_0"
 SHAPE = (1, 3, 12, 12)
 KINDS = {"3": "lookup", "5": "sparse", "8": "lowrank", "10": "lowrank"}  # every row of 10 is looked up
+COMMON = {"3": 4, "5": 2, "8": 1, "10": 1}
 
 
 def net() -> nn.Sequential:
@@ -56,15 +57,14 @@ def lookups(made: nn.Module) -> dict[str, LookupConv2d]:
 def test_it_loads_with_its_kinds_and_common_patterns(old: Path) -> None:
     found = lookups(load_artefact(old).net)
     assert {name: lookup.kind.name for name, lookup in found.items()} == KINDS
-    assert {name: lookup.filters_per_pattern for name, lookup in found.items()} == {"3": 4, "5": 2, "8": 1, "10": 1}
+    assert {name: lookup.filters_per_pattern for name, lookup in found.items()} == COMMON
 
 
 def test_it_is_exported_as_the_file_that_the_release_wrote(old: Path, tmp_path: Path) -> None:
     api.export_onnx(load_artefact(old), tmp_path / "new.onnx")
     models = [onnx.load(path).graph for path in (OLD / "model.onnx", tmp_path / "new.onnx")]
-    assert [[(node.op_type, node.name) for node in graph.node] for graph in models][0] == [
-        (node.op_type, node.name) for node in models[1].node
-    ]
+    nodes = [[(node.op_type, node.name) for node in graph.node] for graph in models]
+    assert nodes[0] == nodes[1]
     values = [{t.name: numpy_helper.to_array(t) for t in graph.initializer} for graph in models]
     assert values[0].keys() == values[1].keys()
     for name in values[0]:

@@ -67,7 +67,7 @@ def test_a_model_runs_without_the_library_and_says_so_once(bare: ModuleType, cap
         session = bare.session(lookup_model().SerializeToString(), threads=1)
     assert result(session) == EXPECTED
     (record,) = caplog.records
-    assert record.getMessage().startswith("the model: running the dense fallback: correct, not faster; install a wheel")
+    assert record.getMessage().startswith("the model: running the dense fallback: correct, not faster; run 'pip install .'")
 
 
 def test_the_fallback_asked_for_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
@@ -88,7 +88,9 @@ def test_the_library_runs_the_same_model(tmp_path: Path) -> None:
 def test_without_body_and_library_the_error_says_what_to_install(bare: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "strict.onnx"
     onnx.save(lookup_model(body=False), path)
-    with pytest.raises(MissingError, match=r"^strict.onnx: has no function body, so it needs the native library; install"):
+    with pytest.raises(
+        MissingError, match=r"^strict.onnx: has no function body, so it needs the native library; run 'pip install .'"
+    ):
         bare.session(path)
 
 
@@ -96,7 +98,7 @@ def test_require_library_says_how_to_get_it(bare: ModuleType) -> None:
     assert bare.library_path() is None
     assert bare.isa() is None
     assert bare.runtime_version() is None
-    with pytest.raises(MissingError, match=r"native library is not there \(.*liblcnn_ort.so\); install a wheel") as caught:
+    with pytest.raises(MissingError, match=r"native library is not there \(.*liblcnn_ort.so\); run 'pip install .'") as caught:
         bare.require_library()
     assert caught.value.exit_code == 3
 
