@@ -217,7 +217,7 @@ class Comparison:
             self.problem = prepare(Captured.of(net, shape), settings, self.case.calibrate(0), cache=self.options.work.parent)
         recovery = dict(zip(CANDIDATES[OURS], RECOVERIES, strict=True))[candidate]
         fitted = fit(replace(self.problem, recovery=recovery), Target("speedup", speed**SPEEDUP_POWER))
-        plans = [asdict(plan) for plan in fitted.choice.plans]
+        plans = [plan.to_json() for plan in fitted.choice.plans]
         return {"plans": plans, "macs": fitted.choice.macs, "rounds": fitted.rounds}
 
     def _narrowed(self, task: Task, choice: Choice) -> Made:
