@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcnn_compress.bench.child import Job, answer_parent, run_child
-from lcnn_compress.bench.compare import BenchSettings
+from lcnn_compress.bench.settings import BenchSettings
 from lcnn_compress.bench.statistics import latency_statistics, ratio_interval
 from lcnn_compress.bench.timing import Run, open_net, peak_memory, time_in_turn
 

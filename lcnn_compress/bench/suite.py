@@ -25,10 +25,12 @@ from torch import fx, nn
 
 from lcnn_compress import runtime, zoo
 from lcnn_compress.bench.child import run_child
-from lcnn_compress.bench.compare import BenchSettings, compare
+from lcnn_compress.bench.compare import compare
 from lcnn_compress.bench.engines import DENSE, OPENVINO, EngineFile, has_openvino, time_files, write_int8
+from lcnn_compress.bench.settings import BenchSettings
 from lcnn_compress.errors import SettingsError
-from lcnn_compress.export.to_onnx import ExportSettings, export_onnx, to_onnx
+from lcnn_compress.export.settings import ExportSettings
+from lcnn_compress.export.to_onnx import export_onnx, to_onnx
 from lcnn_compress.files import write_atomically
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.size_rules import parse_dictionary

@@ -10,56 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+from lcnn_compress.compress.settings import KINDS, SHARES, LayerPlan, PlanSettings
 from lcnn_compress.errors import ModelError, SettingsError
-from lcnn_compress.forms.size_rules import DEFAULT_LOOKUPS, PRESETS, DictionaryRule, check_amount, parse_dictionary
+from lcnn_compress.forms.size_rules import DictionaryRule, parse_dictionary
 from lcnn_compress.geometry import lookup_macs
 from lcnn_compress.net.layers import FEW_CHANNELS, Layer
 
 TINY_SHARE = 0.01  # of the MACs, and of the weights; in nets of many layers this part of an average layer's
 TINY_PART = 0.2
-SHARES = (1, 2, 4, 8)  # filters with one pattern that the runtime has kernels for
-KINDS = ("dense", "lookup", "sparse", "lowrank")
-
-
-@dataclass(frozen=True)
-class LayerPlan:
-    """What happens to one layer. ``lookups`` from 1 on counts entries per position; below 1 it is a share of k.
-
-    All but dense layers are lookup convolutions: ``sparse`` ones look up the channels themselves (the dictionary is the
-    identity, k = C_in / groups), ``lowrank`` ones look up every row (``lookups`` is k) and are two convolutions in a file.
-    """
-
-    name: str
-    kind: str  # one of KINDS
-    reason: str
-    dictionary_size: int = 0
-    lookups: float = 0.0
-    note: str = ""
-    share: int = 1  # one of SHARES: so many neighbouring filters have the same pattern
-
-
-@dataclass(frozen=True)
-class PlanSettings:
-    """Which layers to compress and how far; ``dictionary`` and ``lookups`` as on the command line."""
-
-    dictionary: str = "0.25"
-    lookups: int | float | None = None  # int: entries per position; float: share of the dictionary
-    only: tuple[str, ...] = ()
-    skip: tuple[str, ...] = ()
-    keep_slow: bool = False
-    share: int = 1
-
-    def __post_init__(self) -> None:
-        parse_dictionary(self.dictionary)
-        if self.share not in SHARES:
-            raise SettingsError(f"--share is {self.share}; it must be one of {', '.join(map(str, SHARES))}")
-        if self.lookups is not None:
-            check_amount("--lookups", str(self.lookups), self.lookups, "lookups per position", "the dictionary")
-
-    @property
-    def effective_lookups(self) -> int | float:
-        """``lookups``, or what the preset or the default says."""
-        return self.lookups if self.lookups is not None else PRESETS.get(self.dictionary, (0.0, DEFAULT_LOOKUPS))[1]
 
 
 def plan_layers(layers: Sequence[Layer], settings: PlanSettings) -> list[LayerPlan]:
@@ -77,7 +35,7 @@ def plan_layers(layers: Sequence[Layer], settings: PlanSettings) -> list[LayerPl
 
 
 def reasons_against(layers: Sequence[Layer], settings: PlanSettings) -> list[str | None]:
-    """Return for each layer why it stays dense on principle, or None where it may be compressed; ``--dict`` plays no part.
+    """Return for each layer why it stays dense on principle, or None where it may be compressed; ``dictionary`` plays no part.
 
     Raises:
         ModelError: the net has no convolution or linear layer.
@@ -119,8 +77,8 @@ def _check_size(layers: Sequence[Layer], rules: Sequence[DictionaryRule]) -> Non
         limits = [size_limits(layer)[1] for layer in layers if layer.obstacle is None and fnmatchcase(layer.name, rule.glob)]
         if limits and isinstance(rule.size, int) and rule.size > max(limits):
             raise SettingsError(
-                f"--dict asks for {rule.size} entries, but the largest layer '{rule.glob}' matches codes {max(limits) + 1} "
-                f"vectors and a dictionary must be smaller than that; use at most {max(limits)}"
+                f"`dictionary` asks for {rule.size} entries, but the largest layer '{rule.glob}' matches codes "
+                f"{max(limits) + 1} vectors and a dictionary must be smaller than that; use at most {max(limits)}"
             )
 
 

@@ -24,7 +24,7 @@ IDENTITY_RANGE = 2.0**-9, 2.0**15  # of a layer's largest coefficient
 def check_type(stored: str) -> None:
     """Raise SettingsError unless ``stored`` is one of ``TYPES``."""
     if stored not in TYPES:
-        raise SettingsError(f"--coefficients is '{stored}'; it must be one of {', '.join(TYPES)}")
+        raise SettingsError(f"`coefficients` is '{stored}'; it must be one of {', '.join(TYPES)}")
 
 
 def coefficient_type(stored: str) -> torch.dtype:

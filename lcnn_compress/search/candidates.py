@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lcnn_compress.bench.layer_cost import DENSE, Form, Shape, time_forms
-from lcnn_compress.compress.plan import LayerPlan
+from lcnn_compress.compress.settings import LayerPlan
 from lcnn_compress.forms.dictionary import draft_errors
 from lcnn_compress.forms.storage import coefficient_type, dictionary_bytes
 from lcnn_compress.geometry import lookup_macs

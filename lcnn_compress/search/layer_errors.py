@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lcnn_compress.compress.plan import SHARES
+from lcnn_compress.compress.settings import SHARES
 from lcnn_compress.forms.dictionary import draft, factorise
 from lcnn_compress.forms.pattern import Prediction
 from lcnn_compress.net.layers import Layer

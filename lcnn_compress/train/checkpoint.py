@@ -22,7 +22,11 @@ CHECKPOINT_MAGIC = b"lcnn training 2\n"  # then the SHA-256 of the rest, which t
 
 @contextmanager
 def deferred_interrupts() -> Iterator[Callable[[], bool]]:
-    """Let a first ctrl-C only set the flag that is yielded: a step is never left half done. A second one raises at once."""
+    """Let a first ctrl-C only set the flag that is yielded: a step is never left half done. A second one raises at once.
+
+    The same holds for SIGTERM where the program has a handler for it. A signal that is ignored, as ctrl-C is in a background
+    job, stays ignored.
+    """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set  # other threads get no signals
@@ -33,11 +37,15 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
             signal.default_int_handler(signum, frame)
         asked.set()
 
-    previous = signal.signal(signal.SIGINT, note)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handled:
+        signal.signal(number, note)
     try:
         yield asked.is_set
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in handled.items():
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)

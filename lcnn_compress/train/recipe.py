@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-
-import torch
+from dataclasses import dataclass, field
 
 from lcnn_compress.errors import SettingsError
 
@@ -15,6 +13,8 @@ PRECISIONS = ("float32", "bfloat16")
 
 def devices() -> tuple[str, ...]:
     """Return where torch can train on this machine: cpu, and with a GPU cuda, cuda:0 and so on."""
+    import torch  # only here and below: the options of the command line are made from the fields before torch is needed
+
     found = torch.cuda.device_count()
     return ("cpu", *(("cuda",) if found else ()), *(f"cuda:{i}" for i in range(found)))
 
@@ -43,23 +43,34 @@ class FinetuneSettings:
         device: where to train, one of ``devices()``.
     """
 
-    epochs: int = 5
-    batch_size: int = 64
-    lr: float = 1e-3
-    sparsity: str = "gradual"
-    threshold_c: float = 0.01
-    l1: float = 0.1
-    distill: bool = True
+    epochs: int = field(default=5, metadata={"help": "Fine-tune for so many passes over `data`", "metavar": "N", "min": 0})
+    batch_size: int = field(default=64, metadata={"help": "Images per training step", "metavar": "N", "min": 2})
+    lr: float = field(default=1e-3, metadata={"help": "Learning rate of fine-tuning", "metavar": "NUMBER"})
+    sparsity: str = field(default="gradual", metadata={
+        "help": "gradual: prune the smallest on a cubic schedule; threshold: L1 and epsilon, as in the paper",
+        "metavar": "NAME",
+    })  # fmt: skip
+    threshold_c: float = field(default=0.01, metadata={
+        "help": "epsilon in standard deviations of each layer's kernel (threshold)", "metavar": "NUMBER",
+    })  # fmt: skip
+    l1: float = field(default=0.1, metadata={
+        "help": "lambda' of the paper: weight of L1 in units of epsilon (threshold)", "metavar": "NUMBER",
+    })  # fmt: skip
+    distill: bool = field(default=True, metadata={"help": "Learn from the dense net too"})
     distill_weight: float = 0.7
     temperature: float = 3.0
     seed: int = 0
     feature_weight: float = 0.0
     average: float = 0.0
     accumulate: int = 1
-    precision: str = "float32"
-    device: str = "cpu"
+    precision: str = field(default="float32", metadata={
+        "help": "of products in training: float32, or bfloat16 where the processor has it (AMX, AVX-512)", "metavar": "TYPE",
+    })  # fmt: skip
+    device: str = field(default="cpu", metadata={"help": "Where to fine-tune: cpu, cuda or cuda:N", "metavar": "NAME"})
 
     def __post_init__(self) -> None:
+        import torch
+
         def check(name: str, valid: bool, rule: str) -> None:
             if not valid:
                 raise SettingsError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
