@@ -14,7 +14,7 @@ from lcnn_compress.cli.app import app
 from lcnn_compress.cli.errors import INTERRUPTED, with_flags
 
 
-class _Notices(logging.Handler):
+class Notices(logging.Handler):
     """Shows what the library warns of on stderr, each thing once."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class _Notices(logging.Handler):
 
 def main() -> None:
     """Run the command line."""
-    logging.getLogger("lcnn_compress").addHandler(_Notices())
+    logging.getLogger("lcnn_compress").addHandler(Notices())
     if not os.environ.get("LCNN_DEBUG"):
         warnings.simplefilter("ignore")  # deprecations inside torch and its exporter are not the user's business
     # A request to stop leaves a checkpoint, as ctrl-C does, also where ctrl-C is ignored: in background jobs and under nohup.
