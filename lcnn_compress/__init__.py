@@ -12,6 +12,8 @@ Everything here is imported when it is first used, so that ``import lcnn_compres
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from lcnn_compress.errors import (
@@ -93,3 +95,14 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(importlib.import_module(f"lcnn_compress.{_LIGHT.get(name, 'api')}"), name)
     raise AttributeError(f"module 'lcnn_compress' has no attribute '{name}'")
+
+
+class _Package(ModuleType):
+    """Keeps ``compress`` and ``bench`` functions: an import from a folder of that name would put the folder in their place."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (isinstance(value, ModuleType) and name in ("compress", "bench")):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

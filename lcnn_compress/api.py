@@ -31,7 +31,8 @@ from lcnn_compress.compress.pipeline import compress_net
 from lcnn_compress.compress.settings import CompressSettings, LayerPlan, PlanSettings, TrainingData
 from lcnn_compress.data.evaluate import Evaluation, evaluate, evaluate_file
 from lcnn_compress.data.examples import Examples, Preprocessing
-from lcnn_compress.data.load_examples import image_size, load_examples, load_parts
+from lcnn_compress.data.load_data import image_size, load_parts
+from lcnn_compress.data.load_examples import load_examples
 from lcnn_compress.data.score import Score
 from lcnn_compress.data.settings import DataSettings
 from lcnn_compress.errors import DataError, LcnnError, SettingsError

@@ -11,7 +11,8 @@ from torch import fx
 from lcnn_compress import runtime
 from lcnn_compress.artefact.artefact import is_artefact, load_artefact
 from lcnn_compress.data.examples import Examples, Preprocessing
-from lcnn_compress.data.load_examples import image_size, load_examples
+from lcnn_compress.data.load_data import image_size
+from lcnn_compress.data.load_examples import load_examples
 from lcnn_compress.data.score import Score, onnx_runner, score, torch_runner
 from lcnn_compress.data.settings import DataSettings
 from lcnn_compress.errors import SettingsError

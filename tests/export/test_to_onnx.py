@@ -239,7 +239,7 @@ def test_attention_of_any_rank(tmp_path, axes, mask):
 def test_a_net_that_magnifies_rounding_is_exported_at_the_users_word(tmp_path, monkeypatch):
     monkeypatch.setattr("lcnn_compress.export.to_onnx.largest_difference", lambda *_, **__: 5e-3)
     net, path = compressed(small_net(), (1, 3, 16, 16)), tmp_path / "model.onnx"
-    with pytest.raises(ModelError, match=r"by 5\.00e-03 of the largest, more than 1e-03 \(raise --tolerance"):
+    with pytest.raises(ModelError, match=r"by 5\.00e-03 of the largest, more than 1e-03 \(raise `tolerance`"):
         export_onnx(net, path, (1, 3, 16, 16))
     assert not path.exists()
     assert export_onnx(net, path, (1, 3, 16, 16), ExportSettings(tolerance=1e-2)) == 5e-3

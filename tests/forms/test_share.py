@@ -114,5 +114,5 @@ def test_a_net_keeps_common_patterns_through_calibration_and_training(sparsity, 
 
 
 def test_shares_without_a_kernel_are_refused():
-    with pytest.raises(SettingsError, match="--share is 3; it must be one of 1, 2, 4, 8"):
+    with pytest.raises(SettingsError, match="`share` is 3; it must be one of 1, 2, 4, 8"):
         PlanSettings(share=3)

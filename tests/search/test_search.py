@@ -172,12 +172,12 @@ def test_a_finished_net_that_is_faster_than_foreseen_gives_the_plan_more_time() 
 @pytest.mark.usefixtures("fake_times")
 def test_what_cannot_be_reached_is_refused_with_what_can(monkeypatch: pytest.MonkeyPatch) -> None:
     made = problem()
-    with pytest.raises(SettingsError, match=r"--target-speedup 50 cannot be reached: .* expected to take .*x; ask for less"):
+    with pytest.raises(SettingsError, match=r"`speedup` 50 cannot be reached: .* expected to take .*x; ask for less"):
         foresee(made, Target("speedup", 50))
     monkeypatch.setattr("lcnn_compress.search.meet_target.measure_gain", lambda *_, **__: Gain({}, 7.0, 2.0))
-    with pytest.raises(SettingsError, match=r"--target-speedup 50 cannot be reached: .* measured 2 ms, 3.50x; ask for less"):
+    with pytest.raises(SettingsError, match=r"`speedup` 50 cannot be reached: .* measured 2 ms, 3.50x; ask for less"):
         fit(made, Target("speedup", 50))
-    with pytest.raises(SettingsError, match=r"--target-size-mb 0.001 cannot be reached: .* makes a file of 0\.\d+ MB"):
+    with pytest.raises(SettingsError, match=r"`size_mb` 0.001 cannot be reached: .* makes a file of 0\.\d+ MB"):
         fit(made, Target("size_mb", 0.001))
 
 
@@ -266,7 +266,7 @@ def test_training_is_judged_before_it_counts(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.usefixtures("fake_times")
 def test_a_drop_without_held_out_examples_is_refused() -> None:
     source = api.open_model(small_net(), SHAPE)
-    with pytest.raises(SettingsError, match="--max-drop is judged on labelled examples"):
+    with pytest.raises(SettingsError, match="`max_drop` is judged on labelled examples"):
         api.compress_to_target(source, SETTINGS, Target("max_drop", 1))
 
 
@@ -291,7 +291,7 @@ MODEL = ("compress", "model.pt", "--arch", "cases:small_net", "--input-shape", "
         (("--dict", 8, "--target-speedup", 2), "--dict and --target-speedup both say how far to compress; give one of them"),
         (("--target-speedup", 2, "--max-drop", 1), "--target-speedup and --max-drop both say"),
         (("--target-speedup", 2, "--lookups", 2), "--lookups does nothing with --target-speedup, which decides it"),
-        (("--max-drop", 2, "--share", 2), "--share does nothing with --max-drop, which decides it"),
+        (("--max-drop", 2, "--share", 2), "--filters-per-pattern does nothing with --max-drop, which decides it"),
         (("--target-speedup", 1), "--target-speedup is 1; it must be a number above 1"),
         (("--target-speedup", 2, "--no-measure"), "--no-measure leaves out what a target of time or drop needs"),
         (("--target-speedup", 2, "--init", "svd"), "--init svd does not go with a target; use kmeans or ksvd"),
