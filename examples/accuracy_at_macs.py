@@ -30,6 +30,7 @@ from lcnn_compress import api
 from lcnn_compress.compress.plan import PlanSettings
 from lcnn_compress.compress.settings import CompressSettings, TrainingData
 from lcnn_compress.data.score import torch_runner
+from lcnn_compress.net.layers import Captured
 from lcnn_compress.search.problem import Choice, Problem, prepare
 from lcnn_compress.train.recipe import FinetuneSettings
 
@@ -53,7 +54,7 @@ RECIPES = {
 
 def own_patterns(problem: Problem) -> Problem:
     """Leave out forms whose filters share patterns: at equal MACs they lose more."""
-    kept = [[i for i, c in enumerate(listed) if c.plan.share == 1] for listed in problem.options]
+    kept = [[i for i, c in enumerate(listed) if c.plan.filters_per_pattern == 1] for listed in problem.options]
     options = [[listed[i] for i in chosen] for listed, chosen in zip(problem.options, kept, strict=True)]
     effects = [[listed[i] for i in chosen] for listed, chosen in zip(problem.effects, kept, strict=True)]
     return replace(problem, options=options, effects=effects)
@@ -61,8 +62,8 @@ def own_patterns(problem: Problem) -> Problem:
 
 def plan(case: Case, cut: float) -> Choice:
     settings, shape = CompressSettings(PlanSettings(skip=case.skip)), case.source.input_shape
-    problem = own_patterns(prepare(case.source.net, shape, settings, case.calibrate(0), with_times=False))
-    total = sum(layer.dense_macs for layer in problem.found)
+    problem = own_patterns(prepare(Captured.of(case.source.net, shape), settings, case.calibrate(0), with_times=False))
+    total = sum(layer.dense_macs for layer in problem.captured.layers)
     choice = problem.within_macs(total / cut)
     if choice is None:
         raise SystemExit(f"{case.name}: {cut:g}x fewer MACs cannot be had")

@@ -109,7 +109,7 @@ def compare(name: str, train: Images, scored: Images, options: argparse.Namespac
                 tuning = FinetuneSettings(epochs=options.epochs, batch_size=options.batch_size, lr=options.lr, seed=seed)
                 settings, data = replace(settings, finetune=tuning), replace(data, examples=train)
             artefact = api.compress_source(source, settings, data, plans)
-            plans = plans or [LayerPlan(**layer) for layer in artefact.config["layers"]]
+            plans = plans or [LayerPlan.from_json(layer) for layer in artefact.config["layers"]]
             found["seconds"].append(time.perf_counter() - started)
             accuracy = api.evaluate(artefact.net, scored).value
             found["accuracy_percent"].append(accuracy)

@@ -57,7 +57,7 @@ from lcnn_compress.data.score import onnx_runner, torch_runner
 from lcnn_compress.errors import ModelError, SettingsError
 from lcnn_compress.files import write_atomically
 from lcnn_compress.machine import machine
-from lcnn_compress.net.layers import layers
+from lcnn_compress.net.layers import Captured, layers
 from lcnn_compress.search.meet_target import fit
 from lcnn_compress.search.problem import Problem, prepare
 from lcnn_compress.search.target import Target
@@ -291,14 +291,14 @@ class Comparison:
             return self.rewriting.plan(task.method, choice.candidate, task.speed, task.seed)
         key = f"{self.case.name}/{task.speed:g}/{choice.candidate}"
         found = self.results.get("plans", key, lambda: self._fitted(task.speed, choice.candidate))
-        return Planned([LayerPlan(**plan) for plan in found["plans"]], "svd", None, found["macs"])
+        return Planned([LayerPlan.from_json(plan) for plan in found["plans"]], "svd", None, found["macs"])
 
     def _fitted(self, speed: float, candidate: str) -> dict[str, Any]:
         """Plan for milliseconds: about as much faster as other ways of cutting MACs ``speed`` times make a net."""
         if self.problem is None:
             settings = CompressSettings(PlanSettings(skip=self.case.skip))
             net, shape = self.case.source.net, self.case.source.input_shape
-            self.problem = prepare(net, shape, settings, self.case.calibrate(0), cache=self.options.work.parent)
+            self.problem = prepare(Captured.of(net, shape), settings, self.case.calibrate(0), cache=self.options.work.parent)
         recovery = dict(zip(CANDIDATES[OURS], RECOVERIES, strict=True))[candidate]
         fitted = fit(replace(self.problem, recovery=recovery), Target("speedup", speed**SPEEDUP_POWER))
         plans = [asdict(plan) for plan in fitted.choice.plans]

@@ -118,7 +118,7 @@ def variants(options: argparse.Namespace, train: list[NDArray[np.float32]]) -> d
     for name, (how, data) in wanted.items():
         started = time.perf_counter()
         artefact = api.compress_source(open_net(), how, data, plans)
-        plans = [LayerPlan(**layer) for layer in artefact.config["layers"]]
+        plans = [LayerPlan.from_json(layer) for layer in artefact.config["layers"]]
         made[name] = artefact, time.perf_counter() - started
         print(f"{name}: made in {made[name][1]:.0f} s", flush=True)
     return made

@@ -140,7 +140,7 @@ def compress_source(
     Raises:
         LcnnError: a setting or the data does not fit the net.
     """
-    made = compress_net(source.net, source.input_shape, settings, _fitting(data, source), plans, progress)
+    made = compress_net(source.captured, settings, _fitting(data, source), plans, progress)
     return identified(made, source)
 
 
@@ -156,9 +156,7 @@ def compress_to_target(
         SettingsError: the target cannot be reached, or settings or data do not go with it.
         MissingError: the native library is not there.
     """
-    artefact = search.compress_to_target(
-        source.net, source.input_shape, settings, target, _fitting(data, source), progress=progress
-    )
+    artefact = search.compress_to_target(source.captured, settings, target, _fitting(data, source), progress=progress)
     return identified(artefact, source)
 
 
@@ -224,7 +222,7 @@ def forecast(
     Raises:
         LcnnError: as ``compress_to_target``.
     """
-    return search.forecast(source.net, source.input_shape, settings, target, _fitting(data, source), progress=progress)
+    return search.forecast(source.captured, settings, target, _fitting(data, source), progress=progress)
 
 
 def sensitivity(
@@ -236,7 +234,7 @@ def sensitivity(
         DataError: there is nothing to calibrate with, or it does not fit the net.
         SettingsError: no layer can be compressed.
     """
-    return layer_sensitivity(source.net, source.input_shape, settings, _fitting(data, source), progress)
+    return layer_sensitivity(source.captured, settings, _fitting(data, source), progress)
 
 
 def _fitting(data: TrainingData, source: Source) -> TrainingData:
@@ -288,11 +286,11 @@ def export_onnx(artefact: Artefact, path: str | Path, settings: ExportSettings |
         FileError: the file cannot be written.
     """
     made = artefact.config["coefficients"]
-    settings = settings or ExportSettings(coefficients=made)
-    if settings.coefficients == "int8" != made:
+    settings = settings or ExportSettings(storage=made)
+    if settings.storage == "int8" != made:
         raise SettingsError(
-            f"`coefficients` is 'int8', but the artefact was made with `coefficients` {made}, and dictionaries are rounded to "
-            "8 bits when it is made: compress it with `coefficients` int8"
+            f"`storage` is 'int8', but the artefact was made with `storage` {made}, and dictionaries are rounded to "
+            "8 bits when it is made: compress it with `storage` int8"
         )
     return export_net(artefact.net, Path(path), artefact.input_shape, settings, {"layers": layer_rows(artefact.report)})
 

@@ -88,8 +88,17 @@ def load_artefact(path: Path) -> Artefact:
     description = _parse(path / "lcnn.json", content["lcnn.json"])
     config = _parse(path / "config.json", content["config.json"])
     report = _parse(path / "report.json", _read(path / "report.json"))
+    _complete(description["graph"]["modules"], config)
     net = from_json(description["graph"], tensors, str(path))
     return Artefact(net, tuple(description["input_shape"]), config, report)
+
+
+def _complete(modules: Any, config: Any) -> None:
+    """Add the common patterns that 0.1.0 wrote into the configuration only, or else training would take them apart."""
+    planned = {plan.get("name"): plan.get("share", 1) for plan in config.get("layers", ()) if isinstance(plan, dict)}
+    for name, values in modules.items():
+        if values.get("type") == "LookupConv2d":
+            values.setdefault("filters_per_pattern", planned.get(name, 1))
 
 
 def is_artefact(path: Path) -> bool:

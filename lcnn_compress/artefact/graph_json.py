@@ -7,6 +7,7 @@ file can therefore not run anything else.
 from __future__ import annotations
 
 import operator
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from lcnn_compress.errors import ArtefactError, ModelError
+from lcnn_compress.forms.kinds import FILTERS_PER_PATTERN, KINDS
 from lcnn_compress.forms.lookup import LookupConv2d
-from lcnn_compress.forms.storage import coefficient_type, dictionary_type
+from lcnn_compress.forms.storage import StoredFactors
 from lcnn_compress.geometry import ConvGeometry
-from lcnn_compress.operators.encoding import decode_positions, encode_positions
+from lcnn_compress.operators.encoding import decode_positions
 
 _CONV_FIELDS = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
 _MODULES: dict[str, tuple[Any, tuple[str, ...]]] = {
@@ -35,7 +37,7 @@ _SIZE_ARITHMETIC = {
 _TORCH_CONSTANTS = (torch.dtype, torch.memory_format, torch.layout)
 
 
-def to_json(net: fx.GraphModule, stored: str = "float32") -> tuple[dict[str, Any], dict[str, Tensor]]:
+def to_json(net: fx.GraphModule, storage: str = "float32") -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the graph and its modules as JSON values, and every tensor by name.
 
     Raises:
@@ -44,7 +46,7 @@ def to_json(net: fx.GraphModule, stored: str = "float32") -> tuple[dict[str, Any
     modules: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
     for name in sorted({str(n.target) for n in net.graph.nodes if n.op == "call_module"}):
-        modules[name] = _module_to_json(name, net.get_submodule(name), tensors, stored)
+        modules[name] = _module_to_json(name, net.get_submodule(name), tensors, storage)
     for node in net.graph.nodes:
         if node.op == "get_attr":
             owner, _, leaf = str(node.target).rpartition(".")
@@ -76,15 +78,13 @@ def from_json(graph: dict[str, Any], tensors: dict[str, Tensor], source: str) ->
     return net.eval()
 
 
-def _module_to_json(name: str, module: nn.Module, tensors: dict[str, Tensor], stored: str) -> dict[str, Any]:
+def _module_to_json(name: str, module: nn.Module, tensors: dict[str, Tensor], storage: str) -> dict[str, Any]:
     if isinstance(module, LookupConv2d):
-        gaps, coefficients = encode_positions((module.sparse_kernel * module.support).detach().numpy())
-        tensors[f"{name}.dictionary"] = module.dictionary.detach().to(dictionary_type(stored, module.dictionary), copy=True)
-        tensors[f"{name}.gaps"] = torch.from_numpy(gaps)
-        tensors[f"{name}.coefficients"] = torch.from_numpy(coefficients).to(coefficient_type(stored))
-        tensors[f"{name}.bias"] = module.bias.detach().clone()
+        factors = StoredFactors.of(module, storage)
+        tensors.update((f"{name}.{field.name}", getattr(factors, field.name)) for field in fields(factors))
+        form = {"kind": module.kind.name, "filters_per_pattern": module.filters_per_pattern}
         shape = {"out_channels": module.out_channels, "dictionary_size": module.dictionary_size}
-        return {"type": "LookupConv2d", **shape, "geometry": module.geometry.to_json()}
+        return {"type": "LookupConv2d", **form, **shape, "geometry": module.geometry.to_json()}
     kind = type(module).__name__
     if kind not in _MODULES:
         raise ModelError(f"{name}: a module of type {kind} cannot be saved; expected one of {', '.join(_MODULES)}")
@@ -100,23 +100,33 @@ def _module_from_json(name: str, values: dict[str, Any], tensors: dict[str, Tens
     values = dict(values)
     kind = values.pop("type")
     if kind == "LookupConv2d":
-        geometry = ConvGeometry.from_json(values["geometry"])
-        shape = (values["out_channels"], values["dictionary_size"], *geometry.kernel)
-        gaps, coefficients = (_take(tensors, f"{name}.{key}") for key in ("gaps", "coefficients"))
-        try:
-            kernel = decode_positions(gaps.numpy(), coefficients.float().numpy(), shape)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
-        dictionary, bias = _take(tensors, f"{name}.dictionary").float(), _take(tensors, f"{name}.bias")
-        if not all(bool(torch.isfinite(t).all()) for t in (dictionary, bias, coefficients)) or len(bias) != shape[0]:
-            raise ValueError(f"{name}: dictionary, coefficients and bias must be finite, with {shape[0]} biases")
-        return LookupConv2d(dictionary, torch.from_numpy(kernel), bias, geometry)
-    factory, fields = _MODULES[kind]
-    arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items() if key in (*fields, "bias")}
+        return _lookup_from_json(name, values, tensors)
+    factory, arguments_of = _MODULES[kind]
+    arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items() if key in (*arguments_of, "bias")}
     module: nn.Module = factory(**arguments) if kind.startswith("Dropout") else nn.utils.skip_init(factory, **arguments)
     state = {key: _take(tensors, f"{name}.{key}") for key in module.state_dict()}
     module.load_state_dict(state)
     return module
+
+
+def _lookup_from_json(name: str, values: dict[str, Any], tensors: dict[str, Tensor]) -> LookupConv2d:
+    geometry = ConvGeometry.from_json(values["geometry"])
+    shape = (values["out_channels"], values["dictionary_size"], *geometry.kernel)
+    gaps, coefficients = (_take(tensors, f"{name}.{key}") for key in ("gaps", "coefficients"))
+    try:
+        kernel = decode_positions(gaps.numpy(), coefficients.float().numpy(), shape)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    dictionary, bias = _take(tensors, f"{name}.dictionary").float(), _take(tensors, f"{name}.bias")
+    if not all(bool(torch.isfinite(t).all()) for t in (dictionary, bias, coefficients)) or len(bias) != shape[0]:
+        raise ValueError(f"{name}: dictionary, coefficients and bias must be finite, with {shape[0]} biases")
+    common = values.get("filters_per_pattern", 1)  # 0.1.0 wrote neither this nor the kind: see ``artefact.load_artefact``
+    if common not in FILTERS_PER_PATTERN:
+        raise ValueError(f"{name}: filters_per_pattern is {common!r}; it must be one of {FILTERS_PER_PATTERN}")
+    kind = KINDS[values["kind"]] if "kind" in values else None
+    if kind is not None and not kind.is_coded:
+        raise ValueError(f"{name}: kind is {kind.name!r}, but the layer is a lookup convolution")
+    return LookupConv2d(dictionary, torch.from_numpy(kernel), bias, geometry, kind=kind, filters_per_pattern=common)
 
 
 def _take(tensors: dict[str, Tensor], name: str) -> Tensor:

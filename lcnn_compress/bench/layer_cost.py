@@ -25,8 +25,9 @@ from onnx import TensorProto, helper, numpy_helper
 from lcnn_compress import runtime
 from lcnn_compress.bench.profile import layer_times
 from lcnn_compress.errors import FileError
-from lcnn_compress.export.rewrite import matrix_product, split_low_rank
+from lcnn_compress.export.rewrite import matrix_product, split_full
 from lcnn_compress.files import sha256_of, write_atomically
+from lcnn_compress.forms.kinds import LOOKUP, SPARSE, settled
 from lcnn_compress.geometry import ConvGeometry, lookup_macs
 from lcnn_compress.machine import machine
 from lcnn_compress.operators.common import DOMAIN, OP_VERSION, OPSET
@@ -84,12 +85,12 @@ class Shape:
 class Form:
     """One way to code a layer: k dictionary rows of each group, 0 for an identity, and the non-zeros of all filters.
 
-    ``share`` neighbouring filters have the same pattern.
+    ``filters_per_pattern`` neighbouring filters have the same pattern.
     """
 
     rows: int
     nonzeros: int
-    share: int = 1
+    filters_per_pattern: int = 1
 
 
 DENSE = Form(-1, 0)  # the ordinary convolution
@@ -165,7 +166,7 @@ class _Store:
         return {Form(*map(int, key.split())): ms for key, ms in known.items()}
 
     def add(self, shape: Shape, times: Mapping[Form, float]) -> None:
-        self.times[shape.key] = {f"{form.rows} {form.nonzeros} {form.share}": ms for form, ms in times.items()}
+        self.times[shape.key] = {f"{form.rows} {form.nonzeros} {form.filters_per_pattern}": ms for form, ms in times.items()}
         self.changed = True
 
     def write(self) -> None:
@@ -232,8 +233,15 @@ def forms_model(shape: Shape, forms: Sequence[Form]) -> onnx.ModelProto:
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, OP_VERSION)]
     graph = helper.make_graph(nodes, "forms", [entry], outputs, constants)
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    split_low_rank(model)
+    split_full(model, {str(i) for i, form in enumerate(forms) if _is_full(shape, form)})
     return model
+
+
+def _is_full(shape: Shape, form: Form) -> bool:
+    slots = shape.out_channels * shape.geometry.taps * max(0, form.rows)
+    channels = shape.in_channels // shape.geometry.groups
+    kind = SPARSE if form.rows <= 0 else LOOKUP
+    return settled(kind, nonzeros=form.nonzeros, slots=slots, dictionary_size=form.rows, channels=channels).is_full
 
 
 def _random_factors(shape: Shape, form: Form) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -242,10 +250,10 @@ def _random_factors(shape: Shape, form: Form) -> tuple[np.ndarray[Any, Any], np.
     size = form.rows or m
     dictionary = rng.standard_normal((groups * size, m)) if form.rows else np.tile(np.eye(m), (groups, 1))
     kernel = np.zeros((shape.out_channels, size, *shape.geometry.kernel), np.float32)
-    blocks = -(-shape.out_channels // form.share)
+    blocks = -(-shape.out_channels // form.filters_per_pattern)
     used = np.zeros(blocks * (kernel.size // shape.out_channels), bool)
-    used[rng.choice(used.size, min(used.size, -(-form.nonzeros // form.share)), replace=False)] = True
-    pattern = used.reshape(blocks, -1).repeat(form.share, axis=0)[: shape.out_channels].reshape(kernel.shape)
+    used[rng.choice(used.size, min(used.size, -(-form.nonzeros // form.filters_per_pattern)), replace=False)] = True
+    pattern = used.reshape(blocks, -1).repeat(form.filters_per_pattern, axis=0)[: shape.out_channels].reshape(kernel.shape)
     kernel[pattern] = rng.uniform(0.5, 1.5, pattern.sum()) * rng.choice((-1, 1), pattern.sum())
     gaps, coefficients = encode_positions(kernel)
     return dictionary.astype(np.float16), gaps, coefficients.astype(np.float16)

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import fx, nn
+from torch import nn
 
 from lcnn_compress import runtime, zoo
 from lcnn_compress.bench.child import run_child
@@ -38,8 +38,8 @@ from lcnn_compress.forms.storage import round_factors
 from lcnn_compress.geometry import lookup_macs
 from lcnn_compress.machine import int8_extensions, machine
 from lcnn_compress.net.capture import capture
-from lcnn_compress.net.edit import build_net, fold_batch_norms
-from lcnn_compress.net.layers import Layer, layers
+from lcnn_compress.net.edit import fold_batch_norms, with_lookups
+from lcnn_compress.net.layers import Captured, Layer
 from lcnn_compress.progress import Progress, silent
 
 log = logging.getLogger(__name__)
@@ -68,8 +68,8 @@ class Setting:
     dictionary: str  # as --dict; layers it does not name stay dense
     densities: tuple[float, ...] = ()  # non-zeros as a share of k * C_out * kH * kW: for each layer named, or one for all
     macs_ratio: float | None = None  # instead: the same density everywhere, so that the whole net has so many times fewer MACs
-    share: int = 1  # neighbouring filters with the same pattern
-    stored: str = "float16"  # type of the factors
+    filters_per_pattern: int = 1  # neighbouring filters with the same pattern
+    storage: str = "float16"  # type of the factors
     published_ratio: float | None = None  # the paper's speed-up, an operation count
     note: str = ""
 
@@ -94,9 +94,9 @@ FAST = Setting(
 )  # fmt: skip
 PAPER = (
     replace(FAST, published_ratio=37.6, note=LAST),
-    replace(FAST, name="LCNN-fast, shared", share=8, note=SHARED),
-    replace(FAST, name="LCNN-fast, 8 bits", stored="int8", note=BYTES),
-    replace(FAST, name="LCNN-fast, shared, 8 bits", share=8, stored="int8", note=f"{SHARED}; {BYTES}"),
+    replace(FAST, name="LCNN-fast, shared", filters_per_pattern=8, note=SHARED),
+    replace(FAST, name="LCNN-fast, 8 bits", storage="int8", note=BYTES),
+    replace(FAST, name="LCNN-fast, shared, 8 bits", filters_per_pattern=8, storage="int8", note=f"{SHARED}; {BYTES}"),
     Setting(
         ALEXNET, "LCNN-accurate", "features.0=3,features.*=500,classifier.*=1024",
         (0.129, 0.040, 0.029, 0.034, 0.071, 0.006, 0.007, 0.007), published_ratio=3.2, note=LAST,
@@ -107,26 +107,29 @@ PAPER = (
     ),
     Setting(
         RESNET18, "LCNN-fast, shared", "conv1=3,layer1.*=16,layer2.*=32,layer3.*=64,layer4.*=128",
-        share=8, note=SHARED,
+        filters_per_pattern=8, note=SHARED,
     ),
     Setting(
         RESNET18, "LCNN-accurate", "conv1=3,layer1.*=128,layer2.*=256,layer3.*=512,layer4.*=1024",
         published_ratio=5.0, note=UNPUBLISHED,
     ),
     Setting(RESNET18, "10x", "conv1=3,layer*=0.25", macs_ratio=10),
-    Setting(RESNET18, "10x, shared", "conv1=3,layer*=0.25", macs_ratio=10, share=8, note=SHARED),
+    Setting(RESNET18, "10x, shared", "conv1=3,layer*=0.25", macs_ratio=10, filters_per_pattern=8, note=SHARED),
     Setting(RESNET18, "4x", "conv1=3,layer*=0.5", macs_ratio=4),
-    Setting(RESNET18, "4x, shared", "conv1=3,layer*=0.5", macs_ratio=4, share=8, note=SHARED),
+    Setting(RESNET18, "4x, shared", "conv1=3,layer*=0.5", macs_ratio=4, filters_per_pattern=8, note=SHARED),
     Setting(RESNET18, "4x, low rank", "layer*=0.18", (1.0,)),
     Setting(RESNET18, "2x", "conv1=3,layer*=0.5", macs_ratio=2),
     Setting(RESNET18, "2x, low rank", "layer*=0.414", (1.0,)),
     Setting(VGG16, "10x", "features.0=3,*=0.25", macs_ratio=10),
-    Setting(VGG16, "10x, shared", "features.0=3,*=0.25", macs_ratio=10, share=8, note=SHARED),
+    Setting(VGG16, "10x, shared", "features.0=3,*=0.25", macs_ratio=10, filters_per_pattern=8, note=SHARED),
     Setting(DEMOSAICNET, "LCNN-fast", "main_processor.conv*=16", note=LIKE_RESNET),
-    Setting(DEMOSAICNET, "LCNN-fast, shared", "main_processor.conv*=16", share=8, note=f"{LIKE_RESNET}; {SHARED}"),
+    Setting(
+        DEMOSAICNET, "LCNN-fast, shared", "main_processor.conv*=16", filters_per_pattern=8,
+        note=f"{LIKE_RESNET}; {SHARED}",
+    ),
     Setting(DEMOSAICNET, "LCNN-accurate", "main_processor.conv*=128", note=LIKE_RESNET),
     Setting(DEMOSAICNET, "4x", "main_processor.conv*=0.5", macs_ratio=4),
-    Setting(DEMOSAICNET, "4x, shared", "main_processor.conv*=0.5", macs_ratio=4, share=8, note=SHARED),
+    Setting(DEMOSAICNET, "4x, shared", "main_processor.conv*=0.5", macs_ratio=4, filters_per_pattern=8, note=SHARED),
 )  # fmt: skip
 SUITES = {"paper": PAPER}
 
@@ -221,20 +224,20 @@ def _density(codings: Sequence[Coding]) -> float:
     return sum(c.nonzeros for c in codings) / max(1, sum(_positions(c.layer, c.size) for c in codings))
 
 
-def synthetic_lookup(coding: Coding, rng: np.random.Generator, share: int = 1) -> LookupConv2d:
+def synthetic_lookup(coding: Coding, rng: np.random.Generator, filters_per_pattern: int = 1) -> LookupConv2d:
     """Return a lookup convolution with random rows and coefficients, exact in float16, at random positions.
 
-    ``share`` neighbouring filters have the same positions.
+    ``filters_per_pattern`` neighbouring filters have the same positions.
     """
     layer, (height, width) = coding.layer, coding.layer.geometry.kernel
     groups, out_channels = layer.geometry.groups, layer.out_channels
     channels = layer.in_channels // groups
     dictionary = rng.standard_normal((groups * coding.size, channels), np.float32) / np.float32(math.sqrt(channels))
     places = _positions(layer, coding.size) // out_channels
-    blocks = -(-out_channels // share)
+    blocks = -(-out_channels // filters_per_pattern)
     pattern = np.zeros(blocks * places, bool)
     pattern[rng.choice(pattern.size, max(1, round(coding.nonzeros / out_channels * blocks)), replace=False)] = True
-    used = pattern.reshape(blocks, places).repeat(share, axis=0)[:out_channels]
+    used = pattern.reshape(blocks, places).repeat(filters_per_pattern, axis=0)[:out_channels]
     # The scale keeps activations of the same size through a ReLU (He et al. 2015); no coefficient is near 0.
     scale = math.sqrt(2 / max(1.0, coding.nonzeros / out_channels))
     values = rng.uniform(0.5, 1.5, used.shape) * rng.choice((-scale, scale), used.shape)
@@ -287,8 +290,8 @@ class _NetFiles:
         torch.manual_seed(settings.seed)
         dense = capture(net.factory(), torch.zeros(net.input_shape))
         fold_batch_norms(dense)  # before lookups are put in, so that no scale spoils coefficients exact in float16
-        found = layers(dense, torch.zeros(net.input_shape))
-        self.codings = {case.name: code_layers(found, case) for case in cases}
+        captured = Captured.of(dense, net.input_shape)
+        self.codings = {case.name: code_layers(captured.layers, case) for case in cases}
         self.forms = {DENSE: EngineFile(folder / "dense.onnx"), "int8": EngineFile(folder / "int8.onnx")}
         model = to_onnx(dense, net.input_shape, ExportSettings(), {})
         write_atomically(self.forms[DENSE].path, model.SerializeToString())
@@ -299,19 +302,19 @@ class _NetFiles:
             self.forms["openvino"] = EngineFile(self.forms[DENSE].path, OPENVINO)
         for case in cases:
             self.forms[case.name] = EngineFile(folder / f"{case.name}.onnx")
-            self._export(dense, case)
+            self._export(captured, case)
             self._step()
 
     def _step(self) -> None:
         self.done += 1
         self.progress(self.net.name, self.done, self.total)
 
-    def _export(self, dense: fx.GraphModule, case: Setting) -> None:
+    def _export(self, captured: Captured, case: Setting) -> None:
         rng = np.random.default_rng(self.settings.seed)
-        lookups = {c.layer.name: synthetic_lookup(c, rng, case.share) for c in self.codings[case.name] if c.size}
-        net = build_net(dense, self.net.input_shape, lookups)
-        round_factors(net, case.stored)
-        export_onnx(net, self.forms[case.name].path, self.net.input_shape, ExportSettings(case.stored))
+        lookups = {c.layer.name: synthetic_lookup(c, rng, case.filters_per_pattern) for c in self.codings[case.name] if c.size}
+        net = with_lookups(captured, lookups)
+        round_factors(net, case.storage)
+        export_onnx(net, self.forms[case.name].path, self.net.input_shape, ExportSettings(case.storage))
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each form, batch size and number of threads."""

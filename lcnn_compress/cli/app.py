@@ -21,6 +21,7 @@ from lcnn_compress.cli.requests import (
     SensitivityRequest,
 )  # fmt: skip
 from lcnn_compress.cli.resolve import find_artefact, require
+from lcnn_compress.forms.kinds import KINDS
 from lcnn_compress.version import __version__
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def answer(report: dict[str, Any], request: CompressRequest) -> None:
 
 def exit_unless_faster(report: dict[str, Any], quiet: bool) -> None:
     """Exit with 1 where no layer gained, or the whole net is not faster though not only a small file was asked for."""
-    if not any(row["kind"] != "dense" for row in report["layers"]):
+    if not any(KINDS[row["kind"]].is_coded for row in report["layers"]):
         render.warn("no layer gains from lookup convolutions: every layer stays dense")
         raise typer.Exit(1)
     speedup = report["totals"].get("speedup")

@@ -24,7 +24,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 # Fields of settings whose options are not called like them.
 _FLAGS = {
     "dictionary": "--dict", "speedup": "--target-speedup", "latency_ms": "--target-latency-ms", "size_mb": "--target-size-mb",
-    "batches": "--batch", "share": "--filters-per-pattern", "coefficients": "--storage",
+    "batches": "--batch",
 }  # fmt: skip
 
 

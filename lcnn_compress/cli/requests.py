@@ -101,14 +101,14 @@ class CompressRequest(AnswerRequest, DataRequest, ModelRequest):
     model: str = argument("model.pt, .pt2, a state_dict (with --arch) or a factory pkg.mod:fn", "MODEL")
     dictionary: str = taken(PlanSettings, "dictionary", "--dict", panel=DICTIONARY)
     lookups: str | None = taken(PlanSettings, "lookups", panel=DICTIONARY)
-    filters_per_pattern: int = taken(PlanSettings, "share", panel=DICTIONARY)
+    filters_per_pattern: int = taken(PlanSettings, "filters_per_pattern", panel=DICTIONARY)
     init: str = taken(CompressSettings, "init", panel=DICTIONARY)
     only: list[str] | None = taken(PlanSettings, "only", panel=DICTIONARY)
     skip: list[str] | None = taken(PlanSettings, "skip", panel=DICTIONARY)
     keep_slow: bool = taken(PlanSettings, "keep_slow", "--keep-slow", panel=DICTIONARY)
     measure: bool = taken(CompressSettings, "measure", panel=DICTIONARY)
     threads: int = taken(CompressSettings, "threads", panel=DICTIONARY)
-    storage: str = taken(CompressSettings, "coefficients", panel=DICTIONARY)
+    storage: str = taken(CompressSettings, "storage", panel=DICTIONARY)
     seed: int = taken(CompressSettings, "seed", panel=DICTIONARY)
     target_speedup: float | None = own("Instead of --dict: a net so many times faster, measured", panel=TARGETS, metavar="X")
     target_latency_ms: float | None = own(
@@ -301,7 +301,7 @@ class ExportRequest(AnswerRequest):
     dense: bool = taken(ExportSettings, "dense", "--dense", panel=OUTPUT)
     fallback: bool = taken(ExportSettings, "fallback", panel=OUTPUT)
     storage: str | None = taken(
-        ExportSettings, "coefficients", panel=OUTPUT, default=None, metadata={"shown_default": "as in the artefact"}
+        ExportSettings, "storage", panel=OUTPUT, default=None, metadata={"shown_default": "as in the artefact"}
     )
     tolerance: float = taken(ExportSettings, "tolerance", panel=OUTPUT)
 

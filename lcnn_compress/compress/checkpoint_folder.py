@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from lcnn_compress.compress.configuration import read_object
@@ -44,7 +44,7 @@ class CheckpointFolder:
         if not self.exists:
             raise SettingsError(f"{self.folder}: no checkpoint to resume; run without `resume`")
         try:
-            return [LayerPlan(**values) for values in read_object(self.plan)["layers"]]
+            return [LayerPlan.from_json(values) for values in read_object(self.plan)["layers"]]
         except (KeyError, TypeError) as error:
             raise ArtefactError(f"{self.plan}: damaged ({error}); delete {self.folder} and run without `resume`") from error
 
@@ -68,4 +68,4 @@ class CheckpointFolder:
                     self.folder.rmdir()
 
     def _keep(self, decided: Sequence[LayerPlan]) -> None:
-        write_atomically(self.plan, json.dumps({"layers": [asdict(p) for p in decided]}).encode())
+        write_atomically(self.plan, json.dumps({"layers": [p.to_json() for p in decided]}).encode())

@@ -52,10 +52,10 @@ def read_configuration(path: Path, data: Mapping[str, Any] | None = None) -> Con
     try:
         tuning, recorded, model = values["finetune"], values["data"] or {}, values["model"]
         settings = CompressSettings(
-            init=values["init"], seed=values["seed"], coefficients=values["coefficients"],
+            init=values["init"], seed=values["seed"], storage=values["coefficients"],
             finetune=FinetuneSettings(**tuning) if tuning else None,
         )  # fmt: skip
-        plans = tuple(LayerPlan(**layer) for layer in values["layers"])
+        plans = tuple(LayerPlan.from_json(layer) for layer in values["layers"])
         used = _data(path, recorded, data or {})
         return Configuration(settings, used, model["arch"], tuple(values["input_shape"]), plans, model["sha256"])
     except (KeyError, TypeError, AttributeError) as error:

@@ -19,8 +19,8 @@ from lcnn_compress.compress.refit import SAMPLES, refit
 from lcnn_compress.compress.settings import CompressSettings, LayerPlan, TrainingData
 from lcnn_compress.data.examples import Examples
 from lcnn_compress.forms.lookup import LookupConv2d
-from lcnn_compress.net.edit import build_net
-from lcnn_compress.net.layers import Layer, layers
+from lcnn_compress.net.edit import with_lookups
+from lcnn_compress.net.layers import Captured, Layer
 from lcnn_compress.progress import Progress
 from lcnn_compress.train.loop import finetune
 from lcnn_compress.train.recipe import FinetuneSettings
@@ -43,25 +43,27 @@ def prunes(tuning: FinetuneSettings | None, examples: Examples | None) -> bool:
 
 
 def twice_the_lookups(plans: Sequence[LayerPlan]) -> list[LayerPlan]:
+    """Return plans with twice the lookups, which training prunes to those planned."""
+
     def denser(plan: LayerPlan) -> LayerPlan:
         return replace(plan, lookups=min(plan.dictionary_size, 2 * max(1, round(lookups_per_position(plan)))))
 
-    return [denser(plan) if plan.kind != "dense" else plan for plan in plans]
+    return [denser(plan) if plan.form.is_coded else plan for plan in plans]
 
 
 def improve(
     net: fx.GraphModule,
-    dense: fx.GraphModule,
-    input_shape: tuple[int, ...],
+    captured: Captured,
     targets: dict[str, int],
     settings: CompressSettings,
     data: TrainingData,
     progress: Progress,
 ) -> dict[str, Any] | None:
     """Refit coefficients, re-estimate batch norms and fine-tune, as far as there is data; return the training report."""
+    dense = captured.net
     calibration = (data if settings.finetune is None else data.calibrated()).calibration
     if calibration:
-        _refit_layers(net, dense, input_shape, calibration, progress)
+        _refit_layers(net, captured, calibration, progress)
         _reestimate_where_no_worse(net, dense, calibration)
     if settings.finetune is None or data.examples is None:
         return None
@@ -96,17 +98,16 @@ def _reestimate_where_no_worse(net: fx.GraphModule, dense: fx.GraphModule, calib
 
 
 @torch.no_grad()
-def _refit_layers(
-    net: fx.GraphModule, dense: fx.GraphModule, input_shape: tuple[int, ...], batches: Sequence[Tensor], progress: Progress
-) -> None:
+def _refit_layers(net: fx.GraphModule, captured: Captured, batches: Sequence[Tensor], progress: Progress) -> None:
     """Solve lookup layers anew, their patterns out of all entries, and the layers after them that stayed dense.
 
     A dense layer is an identity dictionary with every coefficient: solved like the others it makes up for what the layers
     before it lost.
     """
+    dense = captured.net
     parts: dict[str, LookupConv2d] = {}
     counts: dict[str, int] = {}
-    for layer in layers(dense, torch.zeros(input_shape)):
+    for layer in captured.layers:
         module: Any = net.get_submodule(layer.name)
         if isinstance(module, LookupConv2d):
             parts[layer.name] = module
@@ -114,7 +115,7 @@ def _refit_layers(
         elif parts and _can_refit(layer, sum(map(len, batches))):
             identity = torch.eye(layer.in_channels // layer.geometry.groups).repeat(layer.geometry.groups, 1)
             parts[layer.name] = LookupConv2d(identity, layer.weight(), layer.module.bias, layer.geometry)
-    trial = build_net(dense, input_shape, parts)
+    trial = with_lookups(captured, parts)
     for name in counts:
         _fill(trial.get_submodule(name), dense.get_submodule(name).weight)
     refit(trial, dense, batches, progress, counts)

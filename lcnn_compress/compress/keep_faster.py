@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,8 +19,8 @@ from lcnn_compress.export.rewrite import dense_form
 from lcnn_compress.export.template import with_factors
 from lcnn_compress.export.to_onnx import only_timed, to_onnx
 from lcnn_compress.files import write_atomically
-from lcnn_compress.forms.storage import round_factors
-from lcnn_compress.net.edit import fold_batch_norms
+from lcnn_compress.forms.kinds import DENSE
+from lcnn_compress.net.edit import finished
 from lcnn_compress.progress import Progress, silent
 
 MIN_GAIN = 0.95  # of the dense time: the medians of one layer differ by a few per cent between two measurements
@@ -47,14 +46,12 @@ class Timing:
     def export(self, net: fx.GraphModule, progress: Progress) -> None:
         """Export ``net`` and measure it."""
         progress("exporting", 0, 1)
-        coefficients = self.settings.coefficients
-        folded = copy.deepcopy(net)
-        fold_batch_norms(folded)
-        round_factors(folded, coefficients)  # as the file stores them: normalisation can magnify rounding
+        storage = self.settings.storage
+        done = finished(net, storage)  # factors as the file stores them: normalisation can magnify rounding
         if self.template is None:
-            self.model = to_onnx(folded, self.input_shape, only_timed(coefficients), {})
+            self.model = to_onnx(done, self.input_shape, only_timed(storage), {})
         else:  # the exporter takes minutes for some nets
-            self.model = with_factors(self.template, folded, coefficients)
+            self.model = with_factors(self.template, done, storage)
         progress("exporting", 1, 1)
         self.measure(progress)
 
@@ -76,7 +73,7 @@ class Timing:
         Candidates are those not measured faster than dense, by more than the noise. They go all at once or, if the net is
         slower then (a dense layer between lookups costs two changes of layout), one by one, the slowest first.
         """
-        timed = {p.name: self.times.layers.get(p.name, (0.0, 0.0)) for p in plans if p.kind != "dense" and not keep_slow}
+        timed = {p.name: self.times.layers.get(p.name, (0.0, 0.0)) for p in plans if p.form.is_coded and not keep_slow}
         slow = {n: lookup / max(dense, 1e-9) for n, (dense, lookup) in timed.items() if lookup >= MIN_GAIN * dense}
         full, dropped = self.model, set[str]()
         trials = (set(slow), *({name} for name in sorted(slow, key=lambda name: -slow[name])))
@@ -99,5 +96,5 @@ class Timing:
     def _with_times(plan: LayerPlan, dropped: bool, dense_ms: float, lookup_ms: float) -> LayerPlan:
         measured = f"measured: lookup {lookup_ms:.3f} ms, dense {dense_ms:.3f} ms"
         if dropped:
-            return LayerPlan(plan.name, "dense", measured, note=plan.note)
+            return LayerPlan(plan.name, DENSE.name, measured, note=plan.note)
         return replace(plan, note="; ".join(filter(None, [plan.note, f"{measured}, but the net is faster with it"])))

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 import torch
 
 from lcnn_compress.compress.settings import CompressSettings, LayerPlan
-from lcnn_compress.forms.dictionary import IDENTITY, factorise
+from lcnn_compress.forms.dictionary import factorise
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.layers import Layer
 from lcnn_compress.parallel import in_parallel
 from lcnn_compress.progress import Progress, silent
-
-FIXED_INITS = {"sparse": IDENTITY, "lowrank": "svd"}  # what kind of layer leaves no choice of start
 
 
 def make_lookups(
@@ -24,7 +22,7 @@ def make_lookups(
     progress: Progress = silent,
 ) -> dict[str, LookupConv2d]:
     """Return the lookup convolution of every layer planned to become one, by name; those not in ``built`` are added to it."""
-    chosen = {plan: layer for layer, plan in zip(found, plans, strict=True) if plan.kind != "dense"}
+    chosen = {plan: layer for layer, plan in zip(found, plans, strict=True) if plan.form.is_coded}
     missing = [plan for plan in chosen if plan not in built]
     made = in_parallel(
         lambda plan: make_lookup(chosen[plan], plan, settings.init, settings.seed), missing, "dictionaries", progress
@@ -37,7 +35,8 @@ def make_lookup(layer: Layer, plan: LayerPlan, init: str, seed: int) -> LookupCo
     """Return the lookup convolution a plan makes of a layer; ``init`` is for layers whose kind does not fix it."""
     dictionary, kernel = factorise(
         layer.weight().detach().numpy(), groups=layer.geometry.groups, dictionary_size=plan.dictionary_size,
-        lookups=plan.lookups, init=FIXED_INITS.get(plan.kind, init), seed=seed, share=plan.share,
+        lookups=plan.lookups, init=plan.form.init or init, seed=seed, filters_per_pattern=plan.filters_per_pattern,
     )  # fmt: skip
     factors = torch.from_numpy(dictionary), torch.from_numpy(kernel)
-    return LookupConv2d(*factors, layer.module.bias, layer.geometry, plan.share)
+    common = plan.filters_per_pattern
+    return LookupConv2d(*factors, layer.module.bias, layer.geometry, kind=plan.form, filters_per_pattern=common)

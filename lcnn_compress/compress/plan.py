@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from lcnn_compress.compress.settings import KINDS, SHARES, LayerPlan, PlanSettings
+from lcnn_compress.compress.settings import LayerPlan, PlanSettings
 from lcnn_compress.errors import ModelError, SettingsError
+from lcnn_compress.forms.kinds import DENSE, FILTERS_PER_PATTERN, KINDS, LOOKUP
 from lcnn_compress.forms.size_rules import DictionaryRule, parse_dictionary
 from lcnn_compress.geometry import lookup_macs
 from lcnn_compress.net.layers import FEW_CHANNELS, Layer
@@ -30,8 +31,8 @@ def plan_layers(layers: Sequence[Layer], settings: PlanSettings) -> list[LayerPl
     rules = parse_dictionary(settings.dictionary)
     _check_globs(layers, [*settings.only, *settings.skip, *(rule.glob for rule in rules if rule.explicit)])
     _check_size(layers, rules)
-    shares = _shares(layers)
-    return [_plan_layer(layer, settings, rules, share) for layer, share in zip(layers, shares, strict=True)]
+    parts = _parts(layers)
+    return [_plan_layer(layer, settings, rules, part) for layer, part in zip(layers, parts, strict=True)]
 
 
 def reasons_against(layers: Sequence[Layer], settings: PlanSettings) -> list[str | None]:
@@ -42,25 +43,23 @@ def reasons_against(layers: Sequence[Layer], settings: PlanSettings) -> list[str
         SettingsError: a glob matches nothing.
     """
     _check_globs(layers, [*settings.only, *settings.skip])
-    shares = _shares(layers)
-    return [
-        _reason_against(layer, settings, _named(layer, settings), share) for layer, share in zip(layers, shares, strict=True)
-    ]
+    parts = _parts(layers)
+    return [_reason_against(layer, settings, _named(layer, settings), part) for layer, part in zip(layers, parts, strict=True)]
 
 
 @dataclass(frozen=True)
-class _Share:
+class _Part:
     """What part of the net's MACs a layer has, and whether that and its part of the weights are too small to bother."""
 
     macs: float
     tiny: bool
 
 
-def _shares(layers: Sequence[Layer]) -> list[_Share]:
+def _parts(layers: Sequence[Layer]) -> list[_Part]:
     macs, weights = [layer.dense_macs for layer in layers], [layer.weight().numel() for layer in layers]
     limit = min(TINY_SHARE, TINY_PART / len(layers))
     parts = [(m / max(1, sum(macs)), w / max(1, sum(weights))) for m, w in zip(macs, weights, strict=True)]
-    return [_Share(part[0], max(part) < limit) for part in parts]
+    return [_Part(part[0], max(part) < limit) for part in parts]
 
 
 def _check_globs(layers: Sequence[Layer], globs: Sequence[str]) -> None:
@@ -96,35 +95,29 @@ def check_plan(plan: LayerPlan, layer: Layer) -> None:
         SettingsError: its kind, dictionary_size or lookups are impossible for the layer.
     """
 
-    def check(name: str, valid: bool, rule: str) -> None:
-        if not valid:
-            raise SettingsError(f"{plan.name}: {name} is {getattr(plan, name)!r} in the configuration; it must be {rule}")
+    def check(name: str, rule: str | None) -> None:
+        if rule is not None:
+            raise SettingsError(f"{plan.name}: {name} is {plan.to_json()[name]!r} in the configuration; it must be {rule}")
 
-    check("kind", plan.kind in KINDS, f"one of {', '.join(KINDS)}")
-    if plan.kind == "dense":
+    check("kind", None if plan.kind in KINDS else f"one of {', '.join(KINDS)}")
+    if not plan.form.is_coded:
         return
-    check("kind", layer.obstacle is None, f"dense ({layer.obstacle})")
-    limit, size, lookups = size_limits(layer)[1], plan.dictionary_size, plan.lookups
-    if plan.kind == "sparse":
-        channels = layer.in_channels // layer.geometry.groups
-        check("dictionary_size", size == channels, f"{channels}, the channels of a group, in a sparse layer")
-    else:
-        check("dictionary_size", isinstance(size, int) and 1 <= size <= limit, f"a whole number from 1 to {limit}")
-    check("share", plan.share in SHARES, f"one of {', '.join(map(str, SHARES))}")
-    if plan.kind == "lowrank":
-        check("lookups", isinstance(lookups, int) and lookups == size, f"{size}, every row, in a low-rank layer")
-    count = isinstance(lookups, int) and 1 <= lookups <= size
-    check("lookups", count or (isinstance(lookups, float) and 0 < lookups < 1), f"a share below 1.0 or 1 to {size} entries")
+    check("kind", None if layer.obstacle is None else f"dense ({layer.obstacle})")
+    channels = layer.in_channels // layer.geometry.groups
+    check("dictionary_size", plan.form.size_rule(plan.dictionary_size, channels, size_limits(layer)[1]))
+    known = plan.filters_per_pattern in FILTERS_PER_PATTERN
+    check("share", None if known else f"one of {', '.join(map(str, FILTERS_PER_PATTERN))}")
+    check("lookups", plan.form.lookups_rule(plan.lookups, plan.dictionary_size))
 
 
-def _plan_layer(layer: Layer, settings: PlanSettings, rules: Sequence[DictionaryRule], share: _Share) -> LayerPlan:
+def _plan_layer(layer: Layer, settings: PlanSettings, rules: Sequence[DictionaryRule], part: _Part) -> LayerPlan:
     named = _named(layer, settings)
     rule = next((r for r in rules if fnmatchcase(layer.name, r.glob)), None)
-    reason = _reason_against(layer, settings, named or (rule is not None and rule.explicit), share)
+    reason = _reason_against(layer, settings, named or (rule is not None and rule.explicit), part)
     if reason is None and rule is None:
         reason = "no --dict entry matches it"
     if reason is not None:
-        return LayerPlan(layer.name, "dense", reason)
+        return LayerPlan(layer.name, DENSE.name, reason)
     assert rule is not None
     channels = layer.in_channels // layer.geometry.groups
     usual, hard = size_limits(layer)
@@ -138,11 +131,11 @@ def _plan_layer(layer: Layer, settings: PlanSettings, rules: Sequence[Dictionary
         lookups = size
     elif lookups == 1.0 and isinstance(lookups, float):
         lookups = size
-    plan = LayerPlan(layer.name, "lookup", "", size, lookups, note, settings.share)
+    plan = LayerPlan(layer.name, LOOKUP.name, "", size, lookups, note, settings.filters_per_pattern)
     macs = planned_macs(layer, plan)
     if macs >= layer.dense_macs and not settings.keep_slow:
         reason = f"lookup does not pay: {macs / 1e6:.3g} million MACs against {layer.dense_macs / 1e6:.3g} dense"
-        return replace(plan, kind="dense", reason=reason, dictionary_size=0, lookups=0.0, share=1)
+        return replace(plan, kind=DENSE.name, reason=reason, dictionary_size=0, lookups=0.0, filters_per_pattern=1)
     return plan
 
 
@@ -157,16 +150,15 @@ def lookups_per_position(plan: LayerPlan) -> float:
 
 def planned_macs(layer: Layer, plan: LayerPlan) -> int:
     """Return the MACs of the layer for one image if the plan is carried out."""
-    if plan.kind == "dense":
+    if not plan.form.is_coded:
         return layer.dense_macs
-    # Entries are shared out over a sparse layer as a whole; elsewhere every position keeps at least one.
-    lookups = lookups_per_position(plan) if plan.kind == "sparse" else max(1.0, lookups_per_position(plan))
+    lookups = max(plan.form.min_lookups, lookups_per_position(plan))
     nonzeros = round(lookups * layer.out_channels * layer.geometry.taps)
-    rows = 0 if plan.kind == "sparse" else plan.dictionary_size
+    rows = plan.form.projected_rows(plan.dictionary_size)
     return sum(lookup_macs(layer.in_channels, rows, nonzeros, layer.geometry, size) for size in layer.sizes)
 
 
-def _reason_against(layer: Layer, settings: PlanSettings, named: bool, share: _Share) -> str | None:
+def _reason_against(layer: Layer, settings: PlanSettings, named: bool, part: _Part) -> str | None:
     if layer.obstacle is not None:
         return layer.obstacle
     if settings.only and not _named(layer, settings):
@@ -181,6 +173,6 @@ def _reason_against(layer: Layer, settings: PlanSettings, named: bool, share: _S
         return "classifier: few vectors, each of its own class (name it with --only to compress it)"
     if channels <= FEW_CHANNELS:
         return f"only {channels} input channel{'s' if channels > 1 else ''}: no room for a dictionary (--only overrides)"
-    if share.tiny:
-        return f"tiny: {share.macs:.2%} of the net's MACs (--only overrides)"
+    if part.tiny:
+        return f"tiny: {part.macs:.2%} of the net's MACs (--only overrides)"
     return None

@@ -238,7 +238,7 @@ def _solve(lookup: LookupConv2d, moments: _Moments, target: int | None) -> tuple
     prunes = target is not None and target < int(supports.sum())
     if prunes and target is not None:
         ff, fy = (torch.stack([getattr(c, name) for c in by_group]) for name in ("ff", "fy"))
-        supports = choose_pattern(ff, fy, supports, target, lookup.share)
+        supports = choose_pattern(ff, fy, supports, target, lookup.filters_per_pattern)
         kernel *= supports
     new = old.clone()
     for g, centred in enumerate(by_group):

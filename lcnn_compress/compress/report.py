@@ -20,17 +20,15 @@ if TYPE_CHECKING:
     from lcnn_compress.bench.gain import Gain
 
 
-def layer_rows(
-    net: fx.GraphModule, found: Sequence[Layer], plans: Sequence[LayerPlan], coefficients: str
-) -> list[dict[str, Any]]:
+def layer_rows(net: fx.GraphModule, found: Sequence[Layer], plans: Sequence[LayerPlan], storage: str) -> list[dict[str, Any]]:
     """Return one row for each layer: ``found`` are the dense layers, ``net`` holds the lookup convolutions.
 
     MACs are for one image, all calls of a layer together. ``relative_error`` is |W - PD| / |W| (Frobenius).
     """
-    return [_row(net.get_submodule(p.name), layer, p, coefficients) for layer, p in zip(found, plans, strict=True)]
+    return [_row(net.get_submodule(p.name), layer, p, storage) for layer, p in zip(found, plans, strict=True)]
 
 
-def _row(module: nn.Module, layer: Layer, plan: LayerPlan, coefficients: str) -> dict[str, Any]:
+def _row(module: nn.Module, layer: Layer, plan: LayerPlan, storage: str) -> dict[str, Any]:
     weight = layer.weight().detach()
     dense_bytes = 4 * (weight.numel() + layer.out_channels)
     row: dict[str, Any] = {
@@ -40,18 +38,18 @@ def _row(module: nn.Module, layer: Layer, plan: LayerPlan, coefficients: str) ->
         "input_sizes": [list(size) for size in layer.sizes], "macs_dense": layer.dense_macs, "macs": layer.dense_macs,
         "weight_bytes_dense": dense_bytes, "weight_bytes": dense_bytes,
     }  # fmt: skip
-    if isinstance(module, LookupConv2d) and plan.kind != "dense":
-        row |= _lookup_row(module, layer, weight, coefficients)
+    if isinstance(module, LookupConv2d):
+        row |= _lookup_row(module, layer, weight, storage)
     return row
 
 
-def _lookup_row(lookup: LookupConv2d, layer: Layer, weight: torch.Tensor, stored: str) -> dict[str, Any]:
+def _lookup_row(lookup: LookupConv2d, layer: Layer, weight: torch.Tensor, storage: str) -> dict[str, Any]:
     nonzeros, size = lookup.n_nonzeros, lookup.dictionary_size
     channels = lookup.in_channels
     stage1 = sum(lookup_macs(channels, lookup.projected_rows, 0, layer.geometry, s) for s in layer.sizes)
     macs = sum(lookup.macs(s) for s in layer.sizes)
     gaps, _ = encode_positions((lookup.sparse_kernel * lookup.support).detach().numpy())
-    entry_bytes = len(gaps) * (gaps.itemsize + coefficient_type(stored).itemsize)
+    entry_bytes = len(gaps) * (gaps.itemsize + coefficient_type(storage).itemsize)
     norm = float(weight.norm()) or 1.0
     return {
         "dictionary_size": size,
@@ -60,7 +58,7 @@ def _lookup_row(lookup: LookupConv2d, layer: Layer, weight: torch.Tensor, stored
         "macs_stage1": stage1,
         "macs_stage2": macs - stage1,
         "macs": macs,
-        "weight_bytes": dictionary_bytes(stored, lookup.dictionary.numel()) + 4 * lookup.out_channels + entry_bytes,
+        "weight_bytes": dictionary_bytes(storage, lookup.dictionary.numel()) + 4 * lookup.out_channels + entry_bytes,
         "relative_error": float((lookup.weight().detach() - weight).norm()) / norm,
         "rows_used": int(_rows_used(lookup)),
     }

@@ -6,12 +6,13 @@ answers at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcnn_compress.errors import SettingsError
+from lcnn_compress.forms.kinds import FILTERS_PER_PATTERN, KINDS, Kind
 from lcnn_compress.forms.size_rules import DEFAULT_LOOKUPS, PRESETS, check_amount, parse_dictionary
 from lcnn_compress.train.recipe import FinetuneSettings
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 CALIBRATION_IMAGES = 512  # of the training data, where no calibration data is given
 CALIBRATION_BATCH = 64
-SHARES = (1, 2, 4, 8)  # filters with one pattern that the runtime has kernels for
-KINDS = ("dense", "lookup", "sparse", "lowrank")
 
 
 @dataclass(frozen=True)
@@ -52,14 +51,15 @@ class PlanSettings:
         "help": "Keep layers that match dense (may be repeated)", "metavar": "GLOB",
     })  # fmt: skip
     keep_slow: bool = field(default=False, metadata={"help": "Compress layers even where lookup does not pay"})
-    share: int = field(default=1, metadata={
+    filters_per_pattern: int = field(default=1, metadata={
         "help": "Neighbouring filters that look the same rows up: 2, 4 or 8 make lookups up to twice as fast", "metavar": "N",
     })  # fmt: skip
 
     def __post_init__(self) -> None:
         parse_dictionary(self.dictionary)
-        if self.share not in SHARES:
-            raise SettingsError(f"`share` is {self.share}; it must be one of {', '.join(map(str, SHARES))}")
+        if self.filters_per_pattern not in FILTERS_PER_PATTERN:
+            allowed = ", ".join(map(str, FILTERS_PER_PATTERN))
+            raise SettingsError(f"`filters_per_pattern` is {self.filters_per_pattern}; it must be one of {allowed}")
         if self.lookups is not None:
             check_amount("lookups", str(self.lookups), self.lookups, "lookups per position", "the dictionary")
 
@@ -71,19 +71,41 @@ class PlanSettings:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What happens to one layer. ``lookups`` from 1 on counts entries per position; below 1 it is a share of k.
+    """What happens to one layer.
 
-    All but dense layers are lookup convolutions: ``sparse`` ones look up the channels themselves (the dictionary is the
-    identity, k = C_in / groups), ``lowrank`` ones look up every row (``lookups`` is k) and are two convolutions in a file.
+    Attributes:
+        name: of the layer.
+        kind: name of one of ``kinds.KINDS``.
+        reason: why it stays dense, else empty.
+        dictionary_size: k; the channels of a group for ``sparse`` layers.
+        lookups: from 1 on entries for each position, below 1 a fraction of k; k itself for ``lowrank`` layers.
+        note: what else there is to say.
+        filters_per_pattern: so many neighbouring filters have the same pattern, one of ``FILTERS_PER_PATTERN``.
     """
 
     name: str
-    kind: str  # one of KINDS
+    kind: str
     reason: str
     dictionary_size: int = 0
     lookups: float = 0.0
     note: str = ""
-    share: int = 1  # one of SHARES: so many neighbouring filters have the same pattern
+    filters_per_pattern: int = 1
+
+    @property
+    def form(self) -> Kind:
+        """What the kind means."""
+        return KINDS[self.kind]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of a configuration, with the names that 0.1.0 gave its fields."""
+        values = asdict(self)
+        return values | {"share": values.pop("filters_per_pattern")}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> LayerPlan:
+        """Invert ``to_json``; raises KeyError or TypeError for anything else."""
+        rest = dict(values)
+        return cls(filters_per_pattern=rest.pop("share", 1), **rest)
 
 
 @dataclass(frozen=True)
@@ -99,7 +121,7 @@ class CompressSettings:
         "help": "Start of the dictionaries: kmeans, svd or ksvd", "metavar": "NAME",
     })  # fmt: skip
     seed: int = field(default=0, metadata={"help": "Seed of everything random", "metavar": "N", "min": 0})
-    coefficients: str = field(default="float16", metadata={
+    storage: str = field(default="float16", metadata={
         "help": "Stored factors: float16, float32, or int8 (float16, and large dictionaries in 8 bits)", "metavar": "TYPE",
     })  # fmt: skip
     measure: bool = field(default=True, metadata={"help": "Time every layer and keep those dense that are not faster"})
@@ -112,7 +134,7 @@ class CompressSettings:
 
         if self.init not in INITS:
             raise SettingsError(f"`init` is '{self.init}'; it must be one of {', '.join(INITS)}")
-        check_type(self.coefficients)
+        check_type(self.storage)
         if self.threads < 1:
             raise SettingsError(f"`threads` is {self.threads}; it must be at least 1")
 

@@ -6,6 +6,8 @@ convolves planes of one pixel, or planes that one filter covers.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -17,8 +19,6 @@ from lcnn_compress.operators.common import DOMAIN, FIRST_STAGE, layer_name
 from lcnn_compress.operators.encoding import decode_positions
 from lcnn_compress.operators.lookup_conv import NO_BOUND, NO_POOL, OP_TYPE
 from lcnn_compress.operators.max_pool import POOL_TYPE
-
-MIN_FULL_DENSITY = 0.9  # of the coefficients: so many make a product faster than lookups
 
 
 def dense_form(model: onnx.ModelProto, names: set[str] | None = None) -> onnx.ModelProto:
@@ -54,21 +54,24 @@ def dense_form(model: onnx.ModelProto, names: set[str] | None = None) -> onnx.Mo
     return model
 
 
-def split_low_rank(model: onnx.ModelProto) -> None:
-    """Replace lookup convolutions with hardly a zero by two ordinary ones, the dictionary's 1x1 and P.
+def split_full(model: onnx.ModelProto, names: Collection[str]) -> None:
+    """Replace lookup convolutions that look every row up by two ordinary ones, the dictionary's 1x1 and P.
 
     ONNX Runtime's convolutions are the faster ones then.
+
+    Args:
+        model: changed in place.
+        names: of the layers; see ``Kind.is_full``.
     """
     constants, linears = constants_of(model.graph), _linears(model.graph)
     wide: dict[str, str] = {}  # weights written, and what they are as float32
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
-        kernel = _full_kernel(node, constants) if node.op_type == OP_TYPE else None
-        if kernel is None:
+        if node.op_type != OP_TYPE or layer_name(node) not in names:
             nodes.append(node)
             continue
         rows, values = constants[node.input[1]], attribute_values(node)
-        kernel = kernel.astype(helper.tensor_dtype_to_np_dtype(constants[node.input[3]].data_type))
+        kernel = _kernel(node, constants).astype(helper.tensor_dtype_to_np_dtype(constants[node.input[3]].data_type))
         weights = {
             f"{layer_name(node)}{FIRST_STAGE}.weight": numpy_helper.to_array(rows)[:, :, None, None],
             f"{layer_name(node)}.kernel": kernel,
@@ -133,18 +136,6 @@ def _kernel(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> NDA
     values = attribute_values(node)
     height, width = values["kernel_shape"]
     return decode_positions(gaps, coefficients, (len(bias), len(rows) // values["group"], height, width))
-
-
-def _full_kernel(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> NDArray[np.float32] | None:
-    """Return P where its non-zeros are too many for lookups to be worth it and its rows fewer than the channels."""
-    rows, bias = constants[node.input[1]].dims, constants[node.input[4]].dims
-    values = attribute_values(node)
-    size = rows[0] // values["group"]
-    slots = bias[0] * size * int(np.prod(values["kernel_shape"]))
-    if size >= rows[1] or constants[node.input[3]].dims[0] < MIN_FULL_DENSITY * slots:
-        return None
-    kernel = _kernel(node, constants)
-    return kernel if np.count_nonzero(kernel) >= MIN_FULL_DENSITY * slots else None
 
 
 def _rebuilt(rows: NDArray[np.float32], kernel: NDArray[np.float32], groups: int) -> NDArray[np.float32]:

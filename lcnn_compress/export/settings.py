@@ -12,7 +12,7 @@ class ExportSettings:
     """How to write an ONNX file.
 
     Attributes:
-        coefficients: type of the factors, one of ``forms.storage.TYPES``; of dictionaries too.
+        storage: type of the factors, one of ``forms.storage.TYPES``; of dictionaries too.
         fallback: write the function body that runs the operator where the native library is missing.
         dense: write ordinary Conv nodes instead of LookupConv.
         tolerance: largest difference to torch, relative to the largest output (at least 1).
@@ -21,7 +21,7 @@ class ExportSettings:
         SettingsError: there is no such type of factors.
     """
 
-    coefficients: str = field(default="float16", metadata={"help": "float16, float32 or int8", "metavar": "TYPE"})
+    storage: str = field(default="float16", metadata={"help": "float16, float32 or int8", "metavar": "TYPE"})
     fallback: bool = field(default=True, metadata={"help": "Add the body that runs the operator where our library is missing"})
     dense: bool = field(default=False, metadata={"help": "Write ordinary convolutions, for engines without our operator"})
     tolerance: float = field(default=MAX_DIFFERENCE, metadata={
@@ -31,4 +31,4 @@ class ExportSettings:
     def __post_init__(self) -> None:
         from lcnn_compress.forms.storage import check_type
 
-        check_type(self.coefficients)
+        check_type(self.storage)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import torch
 from onnx import numpy_helper
 from torch import Tensor, fx
 
 from lcnn_compress.export.nodes import constants_of, drop_unread
-from lcnn_compress.export.rewrite import dense_form, split_low_rank
+from lcnn_compress.export.rewrite import dense_form, split_full
 from lcnn_compress.forms.lookup import LookupConv2d
-from lcnn_compress.forms.storage import coefficient_type, dictionary_type
+from lcnn_compress.forms.storage import StoredFactors
+from lcnn_compress.net.layers import full_layers
 from lcnn_compress.operators.common import layer_name
-from lcnn_compress.operators.encoding import encode_positions
 from lcnn_compress.operators.lookup_conv import OP_TYPE
 
 
-def with_factors(model: onnx.ModelProto, net: fx.GraphModule, coefficients: str) -> onnx.ModelProto:
+def with_factors(model: onnx.ModelProto, net: fx.GraphModule, storage: str) -> onnx.ModelProto:
     """Return a copy of an exported net whose LookupConv nodes hold what their layers are in ``net``: a twin of that net.
 
     A layer that is dense in ``net`` becomes an ordinary Conv or Gemm with its weight. Biases stay.
@@ -25,7 +24,7 @@ def with_factors(model: onnx.ModelProto, net: fx.GraphModule, coefficients: str)
     Args:
         model: the net with some lookup convolution in each of these layers.
         net: of the same layers, batch norms folded.
-        coefficients: one of ``stored.TYPES``.
+        storage: one of ``storage.TYPES``.
     """
     lookups = [node for node in model.graph.node if node.op_type == OP_TYPE]
     modules = {node.name: net.get_submodule(layer_name(node)) for node in lookups}
@@ -36,9 +35,8 @@ def with_factors(model: onnx.ModelProto, net: fx.GraphModule, coefficients: str)
     for node in graph.node:
         module = modules.get(node.name)
         if isinstance(module, LookupConv2d):
-            gaps, listed = encode_positions((module.sparse_kernel * module.support).detach().numpy())
-            rows = module.dictionary.detach().to(dictionary_type(coefficients, module.dictionary)).numpy()
-            values = (rows, gaps, torch.from_numpy(listed).to(coefficient_type(coefficients)).numpy())
+            factors = StoredFactors.of(module, storage)
+            values = (tensor.numpy() for tensor in (factors.dictionary, factors.gaps, factors.coefficients))
             # The exporter lets layers share equal lists: each gets its own.
             names = [f"{node.name}.own_{leaf}" for leaf in ("dictionary", "gaps", "coefficients")]
             graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in zip(names, values, strict=True))
@@ -50,5 +48,5 @@ def with_factors(model: onnx.ModelProto, net: fx.GraphModule, coefficients: str)
             values_of = weight.detach().numpy().reshape(tuple(tensor.dims))
             tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values_of), tensor.name))
     drop_unread(graph)
-    split_low_rank(model)
+    split_full(model, full_layers(net))
     return model

@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +22,22 @@ from torch import Tensor, fx, nn
 
 from lcnn_compress.errors import ModelError
 from lcnn_compress.export.clean import finish
-from lcnn_compress.export.rewrite import dense_form, split_low_rank
+from lcnn_compress.export.rewrite import dense_form, split_full
 from lcnn_compress.export.settings import MAX_DIFFERENCE, ExportSettings
 from lcnn_compress.export.verify import largest_difference, verify
 from lcnn_compress.files import write_atomically
 from lcnn_compress.forms.lookup import LookupConv2d
-from lcnn_compress.forms.storage import coefficient_type, dictionary_type
-from lcnn_compress.net.layers import calls
+from lcnn_compress.forms.storage import StoredFactors
+from lcnn_compress.net.layers import calls, full_layers
 from lcnn_compress.operators.common import DOMAIN, OP_VERSION, OPSET
-from lcnn_compress.operators.encoding import encode_positions
 from lcnn_compress.operators.lookup_conv import OP_TYPE, node_attributes
 
 log = logging.getLogger(__name__)
 
 
-def only_timed(coefficients: str) -> ExportSettings:
+def only_timed(storage: str) -> ExportSettings:
     """Return settings for a net nobody reads results of: it may magnify rounding, but must still be the net."""
-    return ExportSettings(coefficients, tolerance=0.1)
+    return ExportSettings(storage, tolerance=0.1)
 
 
 class _LookupConvNode(nn.Module):
@@ -49,14 +49,12 @@ class _LookupConvNode(nn.Module):
     bias: Tensor
     residual: Tensor
 
-    def __init__(self, lookup: LookupConv2d, stored: str) -> None:
+    def __init__(self, lookup: LookupConv2d, storage: str) -> None:
         super().__init__()
         self.geometry, self.out_channels = lookup.geometry, lookup.out_channels
-        gaps, coefficients = encode_positions((lookup.sparse_kernel * lookup.support).detach().numpy())
-        self.register_buffer("dictionary", lookup.dictionary.detach().to(dictionary_type(stored, lookup.dictionary)))
-        self.register_buffer("gaps", torch.from_numpy(gaps))
-        self.register_buffer("coefficients", torch.from_numpy(coefficients).to(coefficient_type(stored)))
-        self.register_buffer("bias", lookup.bias.detach())
+        factors = StoredFactors.of(lookup, storage)
+        for field in fields(factors):
+            self.register_buffer(field.name, getattr(factors, field.name))
         self.register_buffer("residual", torch.zeros(1))  # adds nothing until fusion finds a residual
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,7 +96,7 @@ def to_onnx(
     """
     stand_in = fx.GraphModule(net, copy.deepcopy(net.graph))
     for node, lookup in list(calls(net, LookupConv2d)):
-        stand_in.add_submodule(str(node.target), _LookupConvNode(lookup, settings.coefficients))
+        stand_in.add_submodule(str(node.target), _LookupConvNode(lookup, settings.storage))
     for node in stand_in.graph.nodes:
         if node.target is torch.ops.aten.scaled_dot_product_attention.default:
             node.target = _attention
@@ -107,7 +105,7 @@ def to_onnx(
     if settings.dense:
         model = dense_form(model)
     else:
-        split_low_rank(model)
+        split_full(model, full_layers(net))
     for key, value in {**metadata, "input_shape": list(input_shape)}.items():
         model.metadata_props.append(onnx.StringStringEntryProto(key=f"lcnn.{key}", value=json.dumps(value)))
     if not settings.fallback:

@@ -47,7 +47,14 @@ F = TypeVar("F", np.float32, np.float64)
 
 
 def factorise(
-    weight: NDArray[np.float32], *, groups: int, dictionary_size: int, lookups: float, init: str, seed: int, share: int = 1
+    weight: NDArray[np.float32],
+    *,
+    groups: int,
+    dictionary_size: int,
+    lookups: float,
+    init: str,
+    seed: int,
+    filters_per_pattern: int = 1,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Approximate a convolution weight by a dictionary and a sparse kernel.
 
@@ -62,7 +69,7 @@ def factorise(
             ``identity`` meet the number on average over the layer, the others at every position (at least 1).
         init: one of ``INITS``, or ``identity`` with k = C_in / groups.
         seed: of the k-means start.
-        share: so many neighbouring filters look the same rows up at a position; the rows are chosen for all of them together.
+        filters_per_pattern: so many neighbouring filters look the same rows up at a position, chosen for all of them together.
 
     Returns:
         Dictionary (groups * k, C_in / groups) with rows of unit length, and sparse kernel (C_out, k, kH, kW). Rows that no
@@ -78,34 +85,37 @@ def factorise(
         raise ModelError(f"weight of shape {weight.shape} holds {count} values that are not finite; the checkpoint is damaged")
     out_channels, m, height, width = weight.shape
     # (groups, slices of the group, m)
-    slices = _in_blocks(weight.reshape(groups, -1, m, height * width).transpose(0, 1, 3, 2).astype(np.float64), share)
+    slices = _in_blocks(
+        weight.reshape(groups, -1, m, height * width).transpose(0, 1, 3, 2).astype(np.float64), filters_per_pattern
+    )
     per_slice = lookups if lookups >= 1 else lookups * dictionary_size
     with threadpool_limits(1):
         if init == "svd":
             dictionary, codes = _singular_codes(slices, dictionary_size)
-            _keep_largest(codes, per_slice * out_channels * height * width, share)
+            _keep_largest(codes, per_slice * out_channels * height * width, filters_per_pattern)
         elif init == IDENTITY:
             dictionary, codes = np.stack([np.eye(m)] * groups), slices.copy()
-            _keep_largest(codes, per_slice * out_channels * height * width, share)
+            _keep_largest(codes, per_slice * out_channels * height * width, filters_per_pattern)
         else:
             n_lookups = max(1, round(per_slice))
             rounds = KSVD_ROUNDS if init == "ksvd" else 0
-            parts = [_kmeans_coded(block, dictionary_size, n_lookups, seed, rounds, share) for block in slices]
+            parts = [_kmeans_coded(block, dictionary_size, n_lookups, seed, rounds, filters_per_pattern) for block in slices]
             dictionary, codes = (np.stack(part) for part in zip(*parts, strict=True))
-    codes = codes.reshape(groups, -1, height * width, share, dictionary_size).swapaxes(2, 3)
+    codes = codes.reshape(groups, -1, height * width, filters_per_pattern, dictionary_size).swapaxes(2, 3)
     codes = codes.reshape(groups, -1, height, width, dictionary_size)[:, : out_channels // groups]
     kernel = codes.reshape(out_channels, height, width, dictionary_size).transpose(0, 3, 1, 2)
     return dictionary.reshape(-1, m).astype(np.float32), np.ascontiguousarray(kernel, dtype=np.float32)
 
 
-def _in_blocks(slices: NDArray[F], share: int) -> NDArray[F]:
-    """Return (groups, filters, positions, m) as (groups, n, m): each ``share`` rows are of neighbouring filters at one place.
+def _in_blocks(slices: NDArray[F], filters_per_pattern: int) -> NDArray[F]:
+    """Return (groups, filters, positions, m) as (groups, n, m): each
+    ``filters_per_pattern`` rows are of neighbouring filters at one place.
 
     Filters of zeros fill the last block up.
     """
-    slices = np.pad(slices, ((0, 0), (0, -slices.shape[1] % share), (0, 0), (0, 0)))
+    slices = np.pad(slices, ((0, 0), (0, -slices.shape[1] % filters_per_pattern), (0, 0), (0, 0)))
     groups, filters, positions, m = slices.shape
-    blocks = slices.reshape(groups, filters // share, share, positions, m).swapaxes(2, 3)
+    blocks = slices.reshape(groups, filters // filters_per_pattern, filters_per_pattern, positions, m).swapaxes(2, 3)
     return np.ascontiguousarray(blocks).reshape(groups, -1, m)
 
 
@@ -135,11 +145,13 @@ def _singular_codes(slices: Array, size: int) -> tuple[Array, Array]:
     return dictionary, codes
 
 
-def _keep_largest(codes: Array, count: float, share: int) -> None:
-    """Set all but about ``count`` largest of contiguous (groups, slices, k) to zero, those of ``share`` slices together."""
-    blocks = codes.reshape(-1, share, codes.shape[2])
-    scores = -np.square(blocks).sum(axis=1).reshape(-1) if share > 1 else -np.abs(codes.reshape(-1))
-    dropped = np.argsort(scores, kind="stable")[round(count / share) :]
+def _keep_largest(codes: Array, count: float, filters_per_pattern: int) -> None:
+    """Set all but about ``count`` largest of contiguous (groups, slices, k) to zero, those of
+    ``filters_per_pattern`` slices together.
+    """
+    blocks = codes.reshape(-1, filters_per_pattern, codes.shape[2])
+    scores = -np.square(blocks).sum(axis=1).reshape(-1) if filters_per_pattern > 1 else -np.abs(codes.reshape(-1))
+    dropped = np.argsort(scores, kind="stable")[round(count / filters_per_pattern) :]
     blocks[dropped // codes.shape[2], :, dropped % codes.shape[2]] = 0
 
 
@@ -165,16 +177,23 @@ def draft_errors(
     norms = dict.fromkeys(shares, 0.0)
     for block in blocks.reshape(groups, -1, weight.shape[1]):
         dictionary = _draft(np.ascontiguousarray(block), dictionary_size, np.random.default_rng(seed))
-        for share in shares:
-            in_blocks = _in_blocks(block.reshape(1, -1, weight.shape[2] * weight.shape[3], weight.shape[1]), share)
-            in_blocks = in_blocks.reshape(-1, share, weight.shape[1])
-            chosen = np.sort(np.random.default_rng(seed).permutation(len(in_blocks))[: max(1, DRAFT_SLICES // share)])
+        for filters_per_pattern in shares:
+            in_blocks = _in_blocks(
+                block.reshape(1, -1, weight.shape[2] * weight.shape[3], weight.shape[1]), filters_per_pattern
+            )
+            in_blocks = in_blocks.reshape(-1, filters_per_pattern, weight.shape[1])
+            chosen = np.sort(
+                np.random.default_rng(seed).permutation(len(in_blocks))[: max(1, DRAFT_SLICES // filters_per_pattern)]
+            )
             sample = in_blocks[chosen].reshape(-1, weight.shape[1]).astype(np.float64)
             for count in lookups:
-                codes = code_slices(sample, dictionary, n_lookups=count, share=share)
-                errors[share, count] += _squared_error(sample, dictionary, codes)
-            norms[share] += float((sample**2).sum())
-    return {(share, count): float(error) / (norms[share] or 1.0) for (share, count), error in errors.items()}
+                codes = code_slices(sample, dictionary, n_lookups=count, filters_per_pattern=filters_per_pattern)
+                errors[filters_per_pattern, count] += _squared_error(sample, dictionary, codes)
+            norms[filters_per_pattern] += float((sample**2).sum())
+    return {
+        (filters_per_pattern, count): float(error) / (norms[filters_per_pattern] or 1.0)
+        for (filters_per_pattern, count), error in errors.items()
+    }
 
 
 def draft(
@@ -226,15 +245,17 @@ def _unit_rows(first: int, last: int, m: int) -> Array:
     return rows
 
 
-def _kmeans_coded(slices: Array, size: int, n_lookups: int, seed: int, rounds: int, share: int) -> tuple[Array, Array]:
+def _kmeans_coded(
+    slices: Array, size: int, n_lookups: int, seed: int, rounds: int, filters_per_pattern: int
+) -> tuple[Array, Array]:
     """Code the (n, m) slices of one group in k-means centres, improved by ``rounds`` of dictionary least squares."""
     dictionary = _normalised(_centres(slices, size, seed))
-    codes = code_slices(slices, dictionary, n_lookups=n_lookups, share=share)
+    codes = code_slices(slices, dictionary, n_lookups=n_lookups, filters_per_pattern=filters_per_pattern)
     best = _squared_error(slices, dictionary, codes)
     trial, trial_codes = dictionary, codes
     for _ in range(rounds):
         trial = _refitted(slices, trial, trial_codes)
-        trial_codes = code_slices(slices, trial, n_lookups=n_lookups, share=share)
+        trial_codes = code_slices(slices, trial, n_lookups=n_lookups, filters_per_pattern=filters_per_pattern)
         error = _squared_error(slices, trial, trial_codes)
         if error < best:
             dictionary, codes, best = trial, trial_codes, error
@@ -282,17 +303,17 @@ def _refitted(slices: Array, dictionary: Array, codes: Array) -> Array:
     return _normalised(fitted)
 
 
-def code_slices(slices: Array, dictionary: Array, *, n_lookups: int, share: int = 1) -> Array:
+def code_slices(slices: Array, dictionary: Array, *, n_lookups: int, filters_per_pattern: int = 1) -> Array:
     """Write each slice as a least-squares combination of at most ``n_lookups`` dictionary rows, chosen by OMP.
 
-    Each ``share`` slices get the same rows, those with the largest correlations in the root mean square (simultaneous OMP,
-    Tropp et al. 2006).
+    Each ``filters_per_pattern`` slices get the same rows, those with the largest correlations in the root mean square
+    (simultaneous OMP, Tropp et al. 2006).
 
     Args:
         slices: (n, m).
         dictionary: (k, m), rows of unit length.
         n_lookups: non-zeros allowed for each slice.
-        share: a divisor of n.
+        filters_per_pattern: a divisor of n.
 
     Returns:
         (n, k) with at most n_lookups non-zeros in each row; zero slices have none.
@@ -302,14 +323,16 @@ def code_slices(slices: Array, dictionary: Array, *, n_lookups: int, share: int 
         return np.asarray(slices @ np.linalg.pinv(dictionary, rcond=SMALLEST_NEW_PART))
     gram = dictionary @ dictionary.T
     codes = np.empty((len(slices), size))
-    block = share * max(1, BLOCK_BYTES // (8 * share * (n_lookups**2 + 4 * size)))
+    block = filters_per_pattern * max(1, BLOCK_BYTES // (8 * filters_per_pattern * (n_lookups**2 + 4 * size)))
     for start in range(0, len(slices), block):
         part = slices[start : start + block]
-        codes[start : start + block] = _pursue(part @ dictionary.T, np.linalg.norm(part, axis=1), gram, n_lookups, share)
+        codes[start : start + block] = _pursue(
+            part @ dictionary.T, np.linalg.norm(part, axis=1), gram, n_lookups, filters_per_pattern
+        )
     return codes
 
 
-def _pursue(products: Array, lengths: Array, gram: Array, n_lookups: int, share: int) -> Array:
+def _pursue(products: Array, lengths: Array, gram: Array, n_lookups: int, filters_per_pattern: int) -> Array:
     """Batch OMP (Rubinstein et al. 2008) on all slices of a block at once: only products with the atoms are needed.
 
     ``basis[b, t]`` holds the t-th Gram-Schmidt vector of slice b as coefficients of its chosen atoms, so the residual's
@@ -326,12 +349,12 @@ def _pursue(products: Array, lengths: Array, gram: Array, n_lookups: int, share:
     basis = np.zeros((n, n_lookups, n_lookups))
     along = np.zeros((n, n_lookups))  # slice times basis vector
     left = products.copy()  # residual times atoms
-    lengths = _together(lengths[:, None], share)[:, 0]
+    lengths = _together(lengths[:, None], filters_per_pattern)[:, 0]
     live = lengths > 0
     n_steps = 0
     taken = np.zeros((n, size), bool)
     for t in range(n_lookups):
-        scores = np.where(taken, -1.0, _together(np.abs(left), share))
+        scores = np.where(taken, -1.0, _together(np.abs(left), filters_per_pattern))
         atom = scores.argmax(axis=1)  # the first of equal ones
         before, earlier = basis[:, :t, :t], chosen[:, :t]
         inside = (before @ gram[earlier, atom[:, None]][:, :, None])[:, :, 0]
@@ -354,12 +377,12 @@ def _pursue(products: Array, lengths: Array, gram: Array, n_lookups: int, share:
     return codes + _scattered(correction[:, :, 0], chosen, n_steps, size)
 
 
-def _together(values: Array, share: int) -> Array:
-    """Return (n, ...) values of 0 and more with each ``share`` rows replaced by their root mean square."""
-    if share == 1:
+def _together(values: Array, filters_per_pattern: int) -> Array:
+    """Return (n, ...) values of 0 and more with each ``filters_per_pattern`` rows replaced by their root mean square."""
+    if filters_per_pattern == 1:
         return values
-    means = np.sqrt(np.square(values).reshape(-1, share, values.shape[1]).mean(axis=1))
-    return np.asarray(means.repeat(share, axis=0))
+    means = np.sqrt(np.square(values).reshape(-1, filters_per_pattern, values.shape[1]).mean(axis=1))
+    return np.asarray(means.repeat(filters_per_pattern, axis=0))
 
 
 def _scattered(values: Array, chosen: NDArray[np.int64], n_steps: int, size: int) -> Array:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lcnn_compress.forms.kinds import LOOKUP, SPARSE, Kind, settled
 from lcnn_compress.geometry import ConvGeometry, dense_macs, lookup_macs
 
 
@@ -22,7 +23,9 @@ class LookupConv2d(nn.Module):
         sparse_kernel: (C_out, k, kH, kW), the training form P of indices and coefficients.
         support: (C_out, k, kH, kW) bool, False where an entry of P is pruned for good.
         bias: (C_out).
-        share: so many neighbouring filters have one pattern, which the runtime is faster for; whoever prunes sees to it.
+        kind: what a file makes of the layer and reports call it; where it is not given, what the factors are.
+        filters_per_pattern: so many neighbouring filters have one pattern, which the runtime is faster for; whoever prunes
+            sees to it.
         is_identity: each block of the dictionary is the identity, so that P is the weight and stage 1 costs nothing; such a
             dictionary is not trained.
     """
@@ -33,7 +36,14 @@ class LookupConv2d(nn.Module):
     support: Tensor
 
     def __init__(
-        self, dictionary: Tensor, sparse_kernel: Tensor, bias: Tensor | None, geometry: ConvGeometry, share: int = 1
+        self,
+        dictionary: Tensor,
+        sparse_kernel: Tensor,
+        bias: Tensor | None,
+        geometry: ConvGeometry,
+        *,
+        kind: Kind | None = None,
+        filters_per_pattern: int = 1,
     ) -> None:
         super().__init__()
         out_channels, size, *kernel = sparse_kernel.shape
@@ -46,7 +56,7 @@ class LookupConv2d(nn.Module):
         self.in_channels = dictionary.shape[1] * geometry.groups
         self.out_channels = int(out_channels)
         self.dictionary_size = int(size)
-        self.share = share
+        self.filters_per_pattern = filters_per_pattern
         identity = torch.eye(dictionary.shape[1], dtype=dictionary.dtype).repeat(geometry.groups, 1)
         self.is_identity = torch.equal(dictionary.detach(), identity)
         # What makes an identity cheap is that it is exactly one, so training leaves it alone.
@@ -54,9 +64,17 @@ class LookupConv2d(nn.Module):
         self.sparse_kernel = nn.Parameter(sparse_kernel.detach().clone())
         self.bias = nn.Parameter(dictionary.new_zeros(out_channels) if bias is None else bias.detach().clone())
         self.register_buffer("support", sparse_kernel.detach() != 0, persistent=False)
+        self.kind = self.settled_kind(SPARSE if self.is_identity else LOOKUP) if kind is None else kind
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, k={self.dictionary_size}, nonzeros={self.n_nonzeros}, {self.geometry}"
+
+    def settled_kind(self, planned: Kind) -> Kind:
+        """Return the kind of this layer where its coefficients are final; see ``kinds.settled``."""
+        return settled(
+            planned, nonzeros=self.n_nonzeros, slots=self.support.numel(), dictionary_size=self.dictionary_size,
+            channels=self.dictionary.shape[1],
+        )  # fmt: skip
 
     @property
     def n_nonzeros(self) -> int:

@@ -33,21 +33,21 @@ def largest(scores: Tensor, count: int) -> Tensor:
     return chosen.view_as(scores)
 
 
-def shared_scores(scores: Tensor, share: int) -> Tensor:
-    """Give ``share`` neighbouring filters one score for each entry, the root mean square of theirs.
+def shared_scores(scores: Tensor, filters_per_pattern: int) -> Tensor:
+    """Give ``filters_per_pattern`` neighbouring filters one score for each entry, the root mean square of theirs.
 
     Args:
         scores: (groups, O, ...), of the O filters of each group; none below 0.
-        share: 1 changes nothing; the last block of a group may be smaller.
+        filters_per_pattern: 1 changes nothing; the last block of a group may be smaller.
     """
-    if share == 1:
+    if filters_per_pattern == 1:
         return scores
-    blocks = [(block**2).mean(1, keepdim=True).sqrt().expand_as(block) for block in scores.split(share, dim=1)]
+    blocks = [(block**2).mean(1, keepdim=True).sqrt().expand_as(block) for block in scores.split(filters_per_pattern, dim=1)]
     return torch.cat(blocks, dim=1)
 
 
 @torch.no_grad()
-def choose_pattern(ff: Tensor, fy: Tensor, support: Tensor, count: int, share: int = 1) -> Tensor:
+def choose_pattern(ff: Tensor, fy: Tensor, support: Tensor, count: int, filters_per_pattern: int = 1) -> Tensor:
     """Return which ``count`` entries of a kernel P to keep so that P f predicts y well.
 
     Args:
@@ -55,14 +55,14 @@ def choose_pattern(ff: Tensor, fy: Tensor, support: Tensor, count: int, share: i
         fy: (groups, F, O) covariance of features and wanted outputs, O filters for each group.
         support: (groups, O, F) bool, entries that may stay.
         count: of all groups and filters together; they compete by the error they cause.
-        share: so many neighbouring filters get the same pattern, but for ties and what ``support`` forbids.
+        filters_per_pattern: so many neighbouring filters get the same pattern, but for ties and what ``support`` forbids.
 
     Returns:
         (groups, O, F) bool inside ``support``; ``support`` itself where it holds no more than ``count``.
     """
     if int(support.sum()) <= count:
         return support.clone()
-    return Prediction(ff, fy).sparse(support, [(count, share)])[0][0]
+    return Prediction(ff, fy).sparse(support, [(count, filters_per_pattern)])[0][0]
 
 
 class Prediction:
@@ -105,9 +105,9 @@ class Prediction:
             left = max(0.0, 1 - done / FALLING_ROUNDS) ** 3
             found: list[tuple[Tensor, Tensor]] = []
             pulled: list[Tensor] = []
-            for i, (count, share) in enumerate(wanted):
+            for i, (count, filters_per_pattern) in enumerate(wanted):
                 moved = kernels[i] + multipliers[i]
-                scores = shared_scores(moved.abs(), share).masked_fill(~support, -1.0)
+                scores = shared_scores(moved.abs(), filters_per_pattern).masked_fill(~support, -1.0)
                 kept = largest(scores, count + round((available - count) * left))
                 sparse = moved * kept
                 multipliers[i] = moved - sparse

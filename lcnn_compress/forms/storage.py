@@ -6,11 +6,14 @@ its rows are integers; their scales go into the coefficients, so that the operat
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.forms.lookup import LookupConv2d
+from lcnn_compress.operators.encoding import encode_positions
 
 TYPES = ("float16", "float32", "int8")
 MIN_BYTE_ENTRIES = 2**18  # entries; the runtime widens smaller dictionaries to float32 whatever they come as
@@ -21,41 +24,71 @@ MIN_SCALE = 2.0**-5  # of a dictionary with rows of unit length
 IDENTITY_RANGE = 2.0**-9, 2.0**15  # of a layer's largest coefficient
 
 
-def check_type(stored: str) -> None:
-    """Raise SettingsError unless ``stored`` is one of ``TYPES``."""
-    if stored not in TYPES:
-        raise SettingsError(f"`coefficients` is '{stored}'; it must be one of {', '.join(TYPES)}")
+def check_type(storage: str) -> None:
+    """Raise SettingsError unless ``storage`` is one of ``TYPES``."""
+    if storage not in TYPES:
+        raise SettingsError(f"`storage` is '{storage}'; it must be one of {', '.join(TYPES)}")
 
 
-def coefficient_type(stored: str) -> torch.dtype:
+def coefficient_type(storage: str) -> torch.dtype:
     """Return the type of coefficients."""
-    return torch.float32 if stored == "float32" else torch.float16
+    return torch.float32 if storage == "float32" else torch.float16
 
 
-def dictionary_type(stored: str, dictionary: Tensor) -> torch.dtype:
+def dictionary_type(storage: str, dictionary: Tensor) -> torch.dtype:
     """Return the type that holds a rounded dictionary: int8 for large ones of integers, otherwise that of coefficients."""
-    if stored == "int8" and dictionary.numel() >= MIN_BYTE_ENTRIES:
+    if storage == "int8" and dictionary.numel() >= MIN_BYTE_ENTRIES:
         values = dictionary.detach()
         whole = bool((values == values.round()).all()) and float(values.abs().max()) <= MAX_BYTE
         return torch.int8 if whole else torch.float16
-    return coefficient_type(stored)
+    return coefficient_type(storage)
 
 
-def dictionary_bytes(stored: str, entries: int) -> int:
+def dictionary_bytes(storage: str, entries: int) -> int:
     """Return how many bytes a dictionary of so many entries takes, where 8 bits are precise enough for it."""
-    return entries * (1 if stored == "int8" and entries >= MIN_BYTE_ENTRIES else coefficient_type(stored).itemsize)
+    return entries * (1 if storage == "int8" and entries >= MIN_BYTE_ENTRIES else coefficient_type(storage).itemsize)
+
+
+@dataclass(frozen=True)
+class StoredFactors:
+    """What files hold of a lookup convolution: its dictionary, its sparse kernel as a list, its bias.
+
+    Attributes:
+        dictionary: (groups * k, C_in / groups), of the stored type.
+        gaps: (entries) uint8 or uint16, between the positions of non-zeros; see ``encoding.encode_positions``.
+        coefficients: (entries) of the stored type.
+        bias: (C_out) float32.
+    """
+
+    dictionary: Tensor
+    gaps: Tensor
+    coefficients: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, lookup: LookupConv2d, storage: str) -> StoredFactors:
+        """Return copies of the factors of a layer in a stored type, one of ``TYPES``."""
+        gaps, coefficients = encode_positions((lookup.sparse_kernel * lookup.support).detach().numpy())
+        return cls(
+            lookup.dictionary.detach().to(dictionary_type(storage, lookup.dictionary), copy=True), torch.from_numpy(gaps),
+            torch.from_numpy(coefficients).to(coefficient_type(storage)), lookup.bias.detach().clone(),
+        )  # fmt: skip
 
 
 @torch.no_grad()
-def round_factors(net: nn.Module, stored: str) -> None:
-    """Round dictionaries and coefficients to the stored type, so that torch, artefact and ONNX file hold the same net."""
+def round_factors(net: nn.Module, storage: str) -> None:
+    """Round dictionaries and coefficients to the stored type, so that torch, artefact and ONNX file hold the same net.
+
+    What is rounded is final, and with it the kind of each layer.
+    """
     for lookup in (module for module in net.modules() if isinstance(module, LookupConv2d)):
         lookup.restrict_(lookup.sparse_kernel != 0)
         largest = float(lookup.sparse_kernel.abs().max())
         lookup.is_identity &= IDENTITY_RANGE[0] <= largest <= IDENTITY_RANGE[1]
-        large = stored == "int8" and not lookup.is_identity and lookup.dictionary.numel() >= MIN_BYTE_ENTRIES
+        large = storage == "int8" and not lookup.is_identity and lookup.dictionary.numel() >= MIN_BYTE_ENTRIES
         if not (large and _in_bytes(lookup)):
-            _in_floats(lookup, coefficient_type(stored), largest)
+            _in_floats(lookup, coefficient_type(storage), largest)
+        lookup.kind = lookup.settled_kind(lookup.kind)
 
 
 def _in_floats(lookup: LookupConv2d, dtype: torch.dtype, largest: float) -> None:

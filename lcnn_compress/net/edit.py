@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch import fx, nn
 from torch.fx.node import map_aggregate
 
 from lcnn_compress.forms.lookup import LookupConv2d
-from lcnn_compress.net.layers import Layer, aten, calls, effective_geometry, layers
+from lcnn_compress.forms.storage import round_factors
+from lcnn_compress.net.layers import Captured, Layer, aten, calls, effective_geometry
 
 
 def replace_layer(net: fx.GraphModule, layer: Layer, lookup: LookupConv2d) -> None:
@@ -91,10 +93,18 @@ def _fold(layer: nn.Conv2d | nn.Linear | LookupConv2d, norm: Any) -> None:
     layer.bias = nn.Parameter(((bias - mean) * scale + shift).to(kernel.dtype))
 
 
-def build_net(dense: fx.GraphModule, input_shape: tuple[int, ...], lookups: dict[str, LookupConv2d]) -> fx.GraphModule:
-    """Return a copy of ``dense`` with the named layers replaced."""
-    net = copy.deepcopy(dense)
-    for layer in layers(net, torch.zeros(input_shape)):
+def with_lookups(captured: Captured, lookups: Mapping[str, LookupConv2d]) -> fx.GraphModule:
+    """Return a copy of a captured net, in eval mode, with copies of lookup convolutions in the place of the layers named."""
+    net: fx.GraphModule = copy.deepcopy(captured.net)
+    for layer in captured.layers:
         if layer.name in lookups:
             replace_layer(net, layer, copy.deepcopy(lookups[layer.name]))
     return net.eval()
+
+
+def finished(net: fx.GraphModule, storage: str) -> fx.GraphModule:
+    """Return a copy of a net as files hold it: batch norms folded, factors rounded to a type of ``storage.TYPES``."""
+    done: fx.GraphModule = copy.deepcopy(net)
+    fold_batch_norms(done)
+    round_factors(done, storage)
+    return done

@@ -63,11 +63,30 @@ class Layer:
         return weight.unflatten(1, (-1, *self.geometry.kernel)) if weight.ndim == 2 else weight
 
 
+@dataclass(frozen=True)
+class Captured:
+    """A captured net, batch norms not folded, with the shape (1, ...) it is planned and measured at, and its layers there."""
+
+    net: fx.GraphModule
+    input_shape: tuple[int, ...]
+    layers: tuple[Layer, ...]
+
+    @classmethod
+    def of(cls, net: fx.GraphModule, input_shape: tuple[int, ...]) -> Captured:
+        """List the layers of a net; raises ModelError where it does not run on the shape."""
+        return cls(net, input_shape, tuple(layers(net, torch.zeros(input_shape))))
+
+
 def calls(net: fx.GraphModule, kind: Any) -> Iterator[tuple[fx.Node, Any]]:
     """Yield (node, module) for every call of a module of ``kind``, in execution order."""
     for node in net.graph.nodes:
         if node.op == "call_module" and isinstance(module := net.get_submodule(str(node.target)), kind):
             yield node, module
+
+
+def full_layers(net: fx.GraphModule) -> set[str]:
+    """Return the names of lookup convolutions that look every row up, which files hold as two convolutions."""
+    return {name for name, module in net.named_modules() if isinstance(module, LookupConv2d) and module.kind.is_full}
 
 
 def layers(net: fx.GraphModule, example: Tensor) -> list[Layer]:

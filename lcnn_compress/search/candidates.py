@@ -18,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from lcnn_compress.bench.layer_cost import DENSE, Form, Shape, time_forms
+from lcnn_compress.bench.layer_cost import DENSE as ORDINARY
+from lcnn_compress.bench.layer_cost import Form, Shape, time_forms
 from lcnn_compress.compress.settings import LayerPlan
 from lcnn_compress.forms.dictionary import draft_errors
+from lcnn_compress.forms.kinds import DENSE, LOOKUP, LOW_RANK, SPARSE
 from lcnn_compress.forms.storage import coefficient_type, dictionary_bytes
 from lcnn_compress.geometry import lookup_macs
 from lcnn_compress.net.layers import Layer
@@ -54,36 +56,44 @@ class Candidate:
 def dense_candidate(layer: Layer, reason: str, ms: float) -> Candidate:
     """Return what it costs to leave a layer alone, which took ``ms`` in the dense net."""
     n_bytes = 4 * (layer.weight().numel() + layer.out_channels) + NODE_BYTES
-    return Candidate(LayerPlan(layer.name, "dense", reason), 0, layer.dense_macs, n_bytes, 0.0, ms)
+    return Candidate(LayerPlan(layer.name, DENSE.name, reason), 0, layer.dense_macs, n_bytes, 0.0, ms)
 
 
-def candidates(layer: Layer, stored: str, seed: int) -> list[Candidate]:
+def candidates(layer: Layer, storage: str, seed: int) -> list[Candidate]:
     """Return every form of a layer on the grid with fewer MACs than dense; their times are not known yet.
 
-    ``stored`` is the type of its factors, one of ``stored.TYPES``.
+    ``storage`` is the type of its factors, one of ``storage.TYPES``.
     """
     weight = layer.weight().detach().numpy()
     m, groups, taps = weight.shape[1], layer.geometry.groups, layer.geometry.taps
     positions = layer.out_channels * taps
     largest = min(m, positions // groups - 1)
-    sizes, ranks = (sorted({n for share in shares if 2 <= (n := round(share * m)) <= largest}) for shares in (SHARES, RANKS))
+    sizes, ranks = (
+        sorted({n for fraction in fractions if 2 <= (n := round(fraction * m)) <= largest}) for fractions in (SHARES, RANKS)
+    )
     found: list[tuple[LayerPlan, int, float]] = []
     for size in sizes:
-        for (share, lookups), error in _lookup_errors(layer, weight, size, seed).items():
-            plan = LayerPlan(layer.name, "lookup", "", size, lookups, share=share)
+        for (filters_per_pattern, lookups), error in _lookup_errors(layer, weight, size, seed).items():
+            plan = LayerPlan(layer.name, LOOKUP.name, "", size, lookups, filters_per_pattern=filters_per_pattern)
             found.append((plan, lookups * positions, error))
     # What low rank and pruning leave out is known without trying: singular vectors are orthonormal.
     slices = weight.reshape(groups, -1, m, taps).transpose(0, 1, 3, 2).reshape(groups, -1, m)
     spectrum = np.linalg.eigvalsh(np.einsum("gnm,gnl->gml", slices, slices, optimize=True).astype(np.float64))
     for size in ranks:
         error = float(np.maximum(0.0, spectrum[:, : m - size]).sum() / max(spectrum.sum(), 1e-300))
-        found.append((LayerPlan(layer.name, "lowrank", "", size, size), size * positions, error))
-    for share in PATTERNS:
-        kept = _kept_energy(weight, groups, share)
+        found.append((LayerPlan(layer.name, LOW_RANK.name, "", size, size), size * positions, error))
+    for filters_per_pattern in PATTERNS:
+        kept = _kept_energy(weight, groups, filters_per_pattern)
         for density in DENSITIES:
             count = round(density * m * positions)
-            found.append((LayerPlan(layer.name, "sparse", "", m, density, share=share), count, 1 - float(kept[count])))
-    made = [_candidate(layer, plan, count, error, stored) for plan, count, error in found]
+            found.append(
+                (
+                    LayerPlan(layer.name, SPARSE.name, "", m, density, filters_per_pattern=filters_per_pattern),
+                    count,
+                    1 - float(kept[count]),
+                )
+            )
+    made = [_candidate(layer, plan, count, error, storage) for plan, count, error in found]
     return [c for c in made if c.nonzeros > 0 and c.macs < layer.dense_macs]
 
 
@@ -94,30 +104,33 @@ def _lookup_errors(layer: Layer, weight: NDArray[np.float32], size: int, seed: i
         weight, groups=layer.geometry.groups, dictionary_size=size, lookups=drafted, seed=seed, shares=PATTERNS
     )
     wanted = [count for count in LOOKUPS if count <= drafted[-1]]
-    logs = {share: [math.log(max(errors[share, count], 1e-12)) for count in drafted] for share in PATTERNS}
+    logs = {
+        filters_per_pattern: [math.log(max(errors[filters_per_pattern, count], 1e-12)) for count in drafted]
+        for filters_per_pattern in PATTERNS
+    }
     return {(s, count): math.exp(np.interp(count, drafted, logs[s])) for s, count in itertools.product(PATTERNS, wanted)}
 
 
-def _candidate(layer: Layer, plan: LayerPlan, nonzeros: int, weight_error: float, stored: str) -> Candidate:
-    rows = 0 if plan.kind == "sparse" else plan.dictionary_size
+def _candidate(layer: Layer, plan: LayerPlan, nonzeros: int, weight_error: float, storage: str) -> Candidate:
+    rows = plan.form.projected_rows(plan.dictionary_size)
     macs = sum(lookup_macs(layer.in_channels, rows, nonzeros, layer.geometry, size) for size in layer.sizes)
     slots = layer.out_channels * layer.geometry.taps * plan.dictionary_size
-    itemsize = coefficient_type(stored).itemsize
-    coefficients = slots * itemsize if plan.kind == "lowrank" else list_bytes(nonzeros, slots, itemsize)
+    itemsize = coefficient_type(storage).itemsize
+    coefficients = slots * itemsize if plan.form.is_full else list_bytes(nonzeros, slots, itemsize)
     n_bytes = (
-        dictionary_bytes(stored, plan.dictionary_size * layer.in_channels) + 4 * layer.out_channels + coefficients + NODE_BYTES
+        dictionary_bytes(storage, plan.dictionary_size * layer.in_channels) + 4 * layer.out_channels + coefficients + NODE_BYTES
     )
     return Candidate(plan, nonzeros, macs, n_bytes, weight_error)
 
 
-def _kept_energy(weight: NDArray[np.float32], groups: int, share: int) -> NDArray[np.float64]:
+def _kept_energy(weight: NDArray[np.float32], groups: int, filters_per_pattern: int) -> NDArray[np.float64]:
     """Return the share of the squared norm that each number of largest entries holds, from 0 on.
 
-    With ``share`` neighbouring filters of one pattern their entries come together, by their sum of squares.
+    With ``filters_per_pattern`` neighbouring filters of one pattern their entries come together, by their sum of squares.
     """
     squares = np.square(weight, dtype=np.float32).reshape(groups, len(weight) // groups, -1)
-    if share > 1:
-        starts = np.arange(0, squares.shape[1], share)
+    if filters_per_pattern > 1:
+        starts = np.arange(0, squares.shape[1], filters_per_pattern)
         counts = np.diff(np.append(starts, squares.shape[1]))
         squares = np.repeat(np.add.reduceat(squares, starts, axis=1) / counts[:, None], counts, axis=1)
     squares = np.sort(squares, axis=None)[::-1]
@@ -129,7 +142,7 @@ def list_bytes(nonzeros: int, slots: int, coefficient_bytes: int) -> int:
     """Return about how long the list of gaps and coefficients is, if each of ``slots`` is used with the same chance.
 
     A gap beyond the integer type is bridged by entries that stand for nothing: of geometric gaps the share (1 - p)^limit, and
-    of those that share again (``op.encode_positions``).
+    of those that share again (``encoding.encode_positions``).
     """
     empty = max(0.0, 1 - nonzeros / slots)
     sizes = []
@@ -161,7 +174,7 @@ def timed(
         for shape in _shapes(layer):
             points.setdefault(shape, set()).update(f for c in listed for f in _measured_forms(layer, c.plan))
             if listed:
-                points[shape].add(DENSE)
+                points[shape].add(ORDINARY)
     times = time_forms(
         {shape: forms for shape, forms in points.items() if forms}, threads=threads, cache=cache, progress=progress
     )
@@ -179,7 +192,7 @@ def _paces(layers: Sequence[Layer], dense_ms: Mapping[str, float], times: Mappin
     """
     found: list[float | None] = []
     for layer in layers:
-        alone = sum(count * times.get(shape, {}).get(DENSE, math.nan) for shape, count in _shapes(layer).items())
+        alone = sum(count * times.get(shape, {}).get(ORDINARY, math.nan) for shape, count in _shapes(layer).items())
         pace = dense_ms[layer.name] / alone if alone > 0 else math.nan
         found.append(pace if 1 / MAX_PACE <= pace <= MAX_PACE else None)
     usual = float(np.median([pace for pace in found if pace is not None] or [1.0]))
@@ -197,13 +210,16 @@ def _shapes(layer: Layer) -> Counter[Shape]:
 
 def _measured_forms(layer: Layer, plan: LayerPlan) -> list[Form]:
     slots = layer.out_channels * layer.geometry.taps * plan.dictionary_size
-    if plan.kind == "lowrank":
+    if plan.form.is_full:
         return [Form(plan.dictionary_size, slots)]
-    if plan.kind == "sparse":
-        return [Form(0, max(1, round(density * slots)), plan.share) for density in TIMED_DENSITIES]
+    if plan.form.is_identity:
+        return [Form(0, max(1, round(density * slots)), plan.filters_per_pattern) for density in TIMED_DENSITIES]
     positions = layer.out_channels * layer.geometry.taps
     most = plan.dictionary_size - 1
-    return [Form(plan.dictionary_size, n * positions, plan.share) for n in sorted({min(n, most) for n in TIMED_LOOKUPS})]
+    return [
+        Form(plan.dictionary_size, n * positions, plan.filters_per_pattern)
+        for n in sorted({min(n, most) for n in TIMED_LOOKUPS})
+    ]
 
 
 def _time(layer: Layer, candidate: Candidate, times: dict[Shape, dict[Form, float]]) -> float:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from lcnn_compress.compress.output_error import Outputs, first_images
+from lcnn_compress.forms.kinds import LOOKUP, LOW_RANK, SPARSE, Kind
 from lcnn_compress.net.layers import Layer
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.search.candidates import Candidate
@@ -23,7 +24,7 @@ from lcnn_compress.search.layer_errors import coded, local_errors
 from lcnn_compress.search.layer_fit import gather
 
 PROBED_LOOKUPS, PROBED_SPARSE, PROBED_RANKS = (1, 4), 3, 4
-FEW_PROBES = {"lookup": 3, "sparse": 2, "lowrank": 2}  # in nets as large as ResNet-50, which has 800 of the others
+FEW_PROBES = {LOOKUP: 3, SPARSE: 2, LOW_RANK: 2}  # in nets as large as ResNet-50, which has 800 of the others
 MAX_MACS = 1e12  # of the dense net on all images and probes: about a minute of one core
 IMAGES = (16, 64)
 MAX_PROBE_MACS = 2e13  # of all probes on the fewest images
@@ -69,7 +70,7 @@ def estimate(
         variance = max(moments.variance(dense_weight), torch.finfo(torch.float32).tiny)
         for candidate in tried:
             progress("trying layers", done, total)
-            weight, shift = moments.solve(*coded(layer, candidate), layer.weight().detach(), candidate.plan.share)
+            weight, shift = moments.solve(*coded(layer, candidate), layer.weight().detach(), candidate.plan.filters_per_pattern)
             own = candidate.weight_error if errors is None else moments.variance(weight - dense_weight) / variance
             with replaced(net, layer, weight, shift):
                 known.append((candidate, own, error_now()))
@@ -92,23 +93,23 @@ def choose_probes(options: Sequence[Candidate], few: bool = False) -> list[Candi
     With ``few`` less than half of them: of each kind the most and the least harmful, and lookups between.
     """
 
-    def listed(kind: str, size: int | None = None) -> list[Candidate]:
-        found = [c for c in options if c.plan.kind == kind and size in (None, c.plan.dictionary_size)]
+    def listed(kind: Kind, size: int | None = None) -> list[Candidate]:
+        found = [c for c in options if c.plan.form == kind and size in (None, c.plan.dictionary_size)]
         # Common patterns are told from the others by their local errors, where there are others.
-        own = [c for c in found if c.plan.share == 1]
+        own = [c for c in found if c.plan.filters_per_pattern == 1]
         return sorted(own or found, key=lambda c: c.nonzeros)
 
-    def spread(kind: str, count: int) -> list[Candidate]:
+    def spread(kind: Kind, count: int) -> list[Candidate]:
         found = listed(kind)
         return [found[i] for i in sorted(set(np.linspace(0, len(found) - 1, count).round().astype(int)))] if found else []
 
     if few:
         return [candidate for kind, count in FEW_PROBES.items() for candidate in spread(kind, count)]
     lookups: list[Candidate] = []
-    for size in sorted({c.plan.dictionary_size for c in options if c.plan.kind == "lookup"}):
-        of_size = listed("lookup", size)
+    for size in sorted({c.plan.dictionary_size for c in options if c.plan.form.has_free_lookups}):
+        of_size = listed(LOOKUP, size)
         lookups += [c for c in of_size if c.plan.lookups in PROBED_LOOKUPS] or of_size[:1]
-    return [*lookups, *spread("sparse", PROBED_SPARSE), *spread("lowrank", PROBED_RANKS)]
+    return [*lookups, *spread(SPARSE, PROBED_SPARSE), *spread(LOW_RANK, PROBED_RANKS)]
 
 
 @contextmanager
@@ -144,11 +145,9 @@ def _interpolated(candidate: Candidate, error: float, known: Sequence[tuple[Cand
     """
     plan = candidate.plan
     own = [(e, effect) for probe, e, effect in known if probe.plan.kind == plan.kind]
-    if plan.kind == "lookup":
-        of_size = [
-            (e, effect) for p, e, effect in known if (p.plan.kind, p.plan.dictionary_size) == ("lookup", plan.dictionary_size)
-        ]
-        own = of_size or own
+    if plan.form.has_free_lookups:
+        key = plan.kind, plan.dictionary_size
+        own = [(e, effect) for p, e, effect in known if (p.plan.kind, p.plan.dictionary_size) == key] or own
     points = sorted(own)
     # Worse outputs of a layer never do less harm: what says so is noise of few images.
     x = np.log(np.maximum([e for e, _ in points], MIN_EFFECT))

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lcnn_compress.compress.settings import SHARES
 from lcnn_compress.forms.dictionary import draft, factorise
+from lcnn_compress.forms.kinds import FILTERS_PER_PATTERN
 from lcnn_compress.forms.pattern import Prediction
 from lcnn_compress.net.layers import Layer
 from lcnn_compress.search.candidates import Candidate
@@ -42,18 +42,22 @@ def local_errors(layer: Layer, options: Sequence[Candidate], moments: InputMomen
     alike: dict[tuple[str, int], dict[int, list[Candidate]]] = {}
     for candidate in sorted(options, key=lambda candidate: candidate.nonzeros):
         of_size = alike.setdefault((candidate.plan.kind, candidate.plan.dictionary_size), {})
-        of_size.setdefault(candidate.plan.share, []).append(candidate)
+        of_size.setdefault(candidate.plan.filters_per_pattern, []).append(candidate)
     errors: dict[int, float] = {}
     for of_size in alike.values():
-        solved = {share: _spread(listed) for share, listed in of_size.items()}
-        wanted = [(round(candidate.nonzeros * part), share) for share, few in solved.items() for candidate in few]
+        solved = {filters_per_pattern: _spread(listed) for filters_per_pattern, listed in of_size.items()}
+        wanted = [
+            (round(candidate.nonzeros * part), filters_per_pattern)
+            for filters_per_pattern, few in solved.items()
+            for candidate in few
+        ]
         prediction = _prediction(layer, next(iter(solved.values()))[0], moments, weight)
         found = iter(_errors(prediction, wanted, variance))
-        for share, few in solved.items():
+        for filters_per_pattern, few in solved.items():
             x = np.sqrt([candidate.nonzeros for candidate in few])
             # More non-zeros never make it worse: what says so is an iteration that has not ended.
             y = np.minimum.accumulate(np.log(np.maximum([next(found) for _ in few], MIN_ERROR)))
-            for candidate in of_size[share]:
+            for candidate in of_size[filters_per_pattern]:
                 errors[id(candidate)] = float(np.exp(np.interp(math.sqrt(candidate.nonzeros), x, y)))
     return [errors[id(candidate)] for candidate in options]
 
@@ -66,7 +70,7 @@ def _sampled(layer: Layer, features: int) -> Tensor:
     """Return the weights of some filters of each group, (groups, O, F)."""
     most = int(np.clip(FILTER_MACS / features**2, *FILTERS))
     weight = layer.weight().detach().flatten(1).unflatten(0, (layer.geometry.groups, -1))
-    filters, block = weight.shape[1], SHARES[-1]
+    filters, block = weight.shape[1], FILTERS_PER_PATTERN[-1]
     wanted = max(1, most // block // layer.geometry.groups)
     first = np.unique(np.linspace(0, max(0, filters - block), wanted).astype(int) // block * block)
     chosen = np.unique(np.concatenate([np.arange(start, min(start + block, filters)) for start in first]))
@@ -95,9 +99,10 @@ def coded(layer: Layer, candidate: Candidate) -> tuple[Tensor, Tensor]:
     """Return dictionary (groups * k, m) and kernel (C_out, k, kH, kW) of a form; lookups in a quick draft of a dictionary."""
     plan, weight = candidate.plan, layer.weight().detach().numpy()
     groups = layer.geometry.groups
-    if plan.kind == "lookup":
+    if plan.form.init is None:
         pair = draft(weight, groups=groups, dictionary_size=plan.dictionary_size, lookups=int(plan.lookups), seed=0)
     else:
-        init = "identity" if plan.kind == "sparse" else "svd"
-        pair = factorise(weight, groups=groups, dictionary_size=plan.dictionary_size, lookups=plan.lookups, init=init, seed=0)
+        pair = factorise(
+            weight, groups=groups, dictionary_size=plan.dictionary_size, lookups=plan.lookups, init=plan.form.init, seed=0
+        )
     return torch.from_numpy(pair[0]), torch.from_numpy(pair[1])

@@ -35,7 +35,7 @@ class InputMoments:
     covariance: Tensor
     taps: int
 
-    def solve(self, dictionary: Tensor, kernel: Tensor, weight: Tensor, share: int = 1) -> tuple[Tensor, Tensor]:
+    def solve(self, dictionary: Tensor, kernel: Tensor, weight: Tensor, filters_per_pattern: int = 1) -> tuple[Tensor, Tensor]:
         """Return the weight (C_out, m, taps) of a coding with solved coefficients, and what its bias must add (C_out).
 
         As in ``calibrate``, a sparse kernel gets the pattern that suits the inputs best, with as many entries, if it is small.
@@ -44,7 +44,7 @@ class InputMoments:
             dictionary: (groups * k, m).
             kernel: (C_out, k, kH, kW).
             weight: (C_out, m, kH, kW), of the dense layer.
-            share: so many neighbouring filters get the same pattern.
+            filters_per_pattern: so many neighbouring filters get the same pattern.
         """
         groups = len(self.mean)
         blocks = dictionary.unflatten(0, (groups, -1))  # (groups, k, m)
@@ -52,7 +52,7 @@ class InputMoments:
         weights = weight.flatten(2).unflatten(0, (groups, -1)).flatten(2)  # (groups, O, F)
         rebuilt, shift = [], []
         for g in range(groups):
-            coded = self._solve_group(g, blocks[g], kernels[g], weights[g], share)
+            coded = self._solve_group(g, blocks[g], kernels[g], weights[g], filters_per_pattern)
             new = torch.einsum("okt,km->omt", coded, blocks[g])
             rebuilt.append(new)
             shift.append((weights[g] - new.flatten(1)) @ self.mean[g])
@@ -70,7 +70,7 @@ class InputMoments:
         half = torch.einsum("km,mtns->ktns", rows, covariance).flatten(0, 1)  # (k * taps, m, taps)
         return half.flatten(1), torch.einsum("fns,ln->fls", half, rows).flatten(1)
 
-    def _solve_group(self, group: int, rows: Tensor, kernel: Tensor, weight: Tensor, share: int) -> Tensor:
+    def _solve_group(self, group: int, rows: Tensor, kernel: Tensor, weight: Tensor, filters_per_pattern: int) -> Tensor:
         count = int((kernel != 0).sum())
         chosen = count < kernel.numel() and kernel[0].numel() <= MAX_RESPONSES
         if not chosen and not _is_solvable(kernel):
@@ -81,7 +81,7 @@ class InputMoments:
             return kernel
         if chosen:
             every = torch.ones_like(kernel, dtype=torch.bool).flatten(1)[None]
-            kept = choose_pattern(responses[None], (half @ weight.T)[None], every, count, share)[0]
+            kept = choose_pattern(responses[None], (half @ weight.T)[None], every, count, filters_per_pattern)[0]
             full = torch.linalg.pinv(rows.double(), rtol=1e-5).to(rows.dtype)
             kernel = torch.einsum("omt,mk->okt", weight.unflatten(1, (-1, self.taps)), full) * kept.view_as(kernel)
         if not _is_solvable(kernel):

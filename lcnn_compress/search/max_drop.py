@@ -54,7 +54,7 @@ class Found:
 class _Judge:
     def __init__(self, problem: Problem, held_out: Examples, progress: Progress) -> None:
         self.held_out, self.progress = held_out, progress
-        self.metric, self.dense = image_scores(torch_runner(problem.dense), held_out, progress)
+        self.metric, self.dense = image_scores(torch_runner(problem.captured.net), held_out, progress)
 
     def drop(self, net: fx.GraphModule) -> Drop:
         _, scores = image_scores(torch_runner(net), self.held_out, self.progress)
@@ -101,15 +101,8 @@ def fastest_within(problem: Problem, limit: float, data: TrainingData, progress:
         choice = problem.within_ms(low if step == 0 else math.sqrt(low * high)) or problem.fastest()
         if any(choice.plans == known.plans for known, _, _ in trials):
             break
-        net = compress_net(
-            problem.dense,
-            problem.input_shape,
-            replace(settings, finetune=None),
-            untrained,
-            choice.plans,
-            progress,
-            problem.built,
-        )
+        plain = replace(settings, finetune=None)
+        net = compress_net(problem.captured, plain, untrained, choice.plans, progress, problem.reusable)
         trials.append((choice, judge.drop(net.net), net))
         assert choice.ms is not None
         if trials[-1][1].value <= tolerated:
@@ -146,15 +139,8 @@ def _trained_within(
     settings = replace(problem.settings, measure=False)
     tried: list[dict[str, Any]] = []
     while True:
-        net = compress_net(
-            problem.dense,
-            problem.input_shape,
-            settings,
-            replace(data, enough=judge.within(limit)),
-            choice.plans,
-            progress,
-            problem.built,
-        )
+        judged = replace(data, enough=judge.within(limit))
+        net = compress_net(problem.captured, settings, judged, choice.plans, progress, problem.reusable)
         drop = judge.drop(net.net)
         tried.append({"predicted_ms": choice.ms, "trained": True, **asdict(drop)})
         milder = problem.within_ms(math.sqrt((choice.ms or problem.dense_ms) * problem.dense_ms)) or choice

@@ -44,7 +44,7 @@ def foresee(problem: Problem, target: Target) -> Choice:
         SettingsError: it cannot be reached; the message says what can.
     """
     if target.kind == "size_mb":
-        assert problem.template is not None
+        assert problem.reusable.template is not None
         rest = _rest_bytes(problem)
         choice = problem.within_bytes(target.value * MB - rest)
         if choice is None:
@@ -132,7 +132,7 @@ def learn(problem: Problem, choice: Choice, gain: Gain, taken: float) -> None:
         measured = pace * gain.layers[name][1] if name in gain.layers else before
         believed = math.sqrt(max(before, 1e-9) * max(measured, 1e-9))
         known += believed
-        if candidate.plan.kind == "dense":
+        if not candidate.plan.form.is_coded:
             problem.dense_again[name] = believed
         else:
             problem.scale[name] = float(np.clip(believed / max(candidate.ms, 1e-9), *SCALES))

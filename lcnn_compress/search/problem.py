@@ -1,7 +1,7 @@
 """What a net can become within a budget: every layer's options with their measured times and effects, and the best choice.
 
 The net's time is the sum of its layers' times and of everything else, which does not change; its error is the sum of the
-layers' effects. Both are predictions, which ``budget_fit`` holds against the built net.
+layers' effects. Both are predictions, which ``meet_target`` holds against the built net.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from lcnn_compress.bench.profile import layer_times
 from lcnn_compress.bench.timing import open_net, time_in_turn
 from lcnn_compress.compress.make import make_lookups
+from lcnn_compress.compress.pipeline import Reusable
 from lcnn_compress.compress.plan import reasons_against
 from lcnn_compress.compress.settings import CompressSettings, LayerPlan
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export.template import with_factors
 from lcnn_compress.export.to_onnx import only_timed, to_onnx
 from lcnn_compress.files import write_atomically
+from lcnn_compress.forms.kinds import LOOKUP
 from lcnn_compress.forms.lookup import LookupConv2d
-from lcnn_compress.forms.storage import round_factors
-from lcnn_compress.net.edit import build_net, fold_batch_norms
-from lcnn_compress.net.layers import Layer, layers
+from lcnn_compress.net.edit import finished, fold_batch_norms, with_lookups
+from lcnn_compress.net.layers import Captured, Layer
 from lcnn_compress.parallel import in_parallel
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.search.candidates import Candidate, candidates, dense_candidate, timed
@@ -72,10 +73,8 @@ class Problem:
     above 0 where training follows, which makes up for more where there is more to train.
     """
 
-    dense: fx.GraphModule
-    input_shape: tuple[int, ...]
+    captured: Captured
     settings: CompressSettings
-    found: list[Layer]
     options: list[list[Candidate]]
     effects: list[list[float]]
     measured_effects: bool
@@ -85,13 +84,12 @@ class Problem:
     recovery: float = 0.0
     scale: dict[str, float] = field(default_factory=dict)
     dense_again: dict[str, float] = field(default_factory=dict)  # ms of layers that stayed dense between lookups
-    template: onnx.ModelProto | None = None
-    built: dict[LayerPlan, LookupConv2d] = field(default_factory=dict)
+    reusable: Reusable = field(default_factory=Reusable)
 
     def ms(self, candidate: Candidate) -> float:
         """Return the expected time of an option."""
         name = candidate.plan.name
-        if candidate.plan.kind == "dense":
+        if not candidate.plan.form.is_coded:
             return self.dense_again.get(name, candidate.ms)
         return candidate.ms * self.scale.get(name, 1.0)
 
@@ -124,7 +122,7 @@ class Problem:
         return None if answer is None else self._chosen(answer)
 
     def _weighed(self) -> list[list[float]]:
-        rows = zip(self.found, self.options, self.effects, strict=True)
+        rows = zip(self.captured.layers, self.options, self.effects, strict=True)
         return [
             [effect * _kept(candidate, layer) ** -self.recovery for candidate, effect in zip(listed, effects, strict=True)]
             for layer, listed, effects in rows
@@ -138,17 +136,17 @@ class Problem:
 
     def model(self, choice: Choice, progress: Progress = silent) -> onnx.ModelProto:
         """Return the net of a choice as ONNX; only layers that were never built before are factorised."""
-        lookups = make_lookups(self.found, choice.plans, self.settings, self.built, progress)
-        net = build_net(self.dense, self.input_shape, lookups)
-        fold_batch_norms(net)
-        round_factors(net, self.settings.coefficients)
-        assert self.template is not None
-        return with_factors(self.template, net, self.settings.coefficients)
+        storage = self.settings.storage
+        lookups = make_lookups(self.captured.layers, choice.plans, self.settings, self.reusable.built, progress)
+        assert self.reusable.template is not None
+        return with_factors(self.reusable.template, finished(with_lookups(self.captured, lookups), storage), storage)
 
     def table(self, choice: Choice) -> list[dict[str, Any]]:
         """Return one row for each layer: what it becomes and what that is expected to cost."""
         rows = []
-        for layer, candidate, effects, listed in zip(self.found, choice.picked, self.effects, self.options, strict=True):
+        for layer, candidate, effects, listed in zip(
+            self.captured.layers, choice.picked, self.effects, self.options, strict=True
+        ):
             plan = candidate.plan
             slots = layer.out_channels * layer.geometry.taps * max(1, plan.dictionary_size)
             rows.append({
@@ -164,8 +162,7 @@ class Problem:
 
 
 def prepare(
-    dense: fx.GraphModule,
-    input_shape: tuple[int, ...],
+    captured: Captured,
     settings: CompressSettings,
     calibration: Sequence[Tensor] = (),
     *,
@@ -176,8 +173,7 @@ def prepare(
     """Find out what each layer of a net can become and what that costs.
 
     Args:
-        dense: the net, batch norms not folded.
-        input_shape: (1, ...), of the image that is timed.
+        captured: the net and its layers; an image of its input shape is timed.
         settings: which layers, threads, stored type.
         calibration: inputs the effects are measured on; without any, the error of the filters stands for them.
         with_times: False leaves times out.
@@ -188,10 +184,10 @@ def prepare(
         SettingsError: no layer can be compressed.
         MissingError: times are wanted and the native library is not there.
     """
-    found = layers(dense, torch.zeros(input_shape))
+    found = captured.layers
     reasons = reasons_against(found, settings.plan)
-    template = _template(dense, input_shape, found, reasons, settings.coefficients, progress)
-    problem = Problem(dense, input_shape, settings, found, [], [], bool(calibration), template=template)
+    template = _template(captured, reasons, settings.storage, progress)
+    problem = Problem(captured, settings, [], [], bool(calibration), reusable=Reusable(template=template))
     times: Mapping[str, float] = {}
     if with_times:
         times = _dense_times(problem, progress)
@@ -203,15 +199,13 @@ def prepare(
     if not free:
         listed = "; ".join(dict.fromkeys(reason for reason in reasons if reason))
         raise SettingsError(f"no layer can be compressed: {listed}; name layers with `only`")
-    options = in_parallel(
-        lambda layer: candidates(layer, settings.coefficients, settings.seed), free, "listing options", progress
-    )
+    options = in_parallel(lambda layer: candidates(layer, settings.storage, settings.seed), free, "listing options", progress)
     if with_times:
         options = timed(free, options, times, threads=settings.threads, cache=cache, progress=progress)
         # What takes longer than dense is never worth an error.
         options = [[c for c in o if c.ms < times[layer.name]] for layer, o in zip(free, options, strict=True)]
     if calibration:
-        effects = estimate(dense, free, options, calibration, progress)
+        effects = estimate(captured.net, free, options, calibration, progress)
     else:
         effects = [[candidate.weight_error for candidate in listed] for listed in options]
     by_name = {layer.name: (o, e) for layer, o, e in zip(free, options, effects, strict=True)}
@@ -223,25 +217,18 @@ def prepare(
     return problem
 
 
-def _template(
-    dense: fx.GraphModule,
-    input_shape: tuple[int, ...],
-    found: Sequence[Layer],
-    reasons: Sequence[str | None],
-    coefficients: str,
-    progress: Progress,
-) -> onnx.ModelProto:
+def _template(captured: Captured, reasons: Sequence[str | None], storage: str, progress: Progress) -> onnx.ModelProto:
     """Return the net as ONNX with a trivial lookup convolution in the place of every layer that may become one."""
     progress("exporting", 0, 1)
     stand_ins: dict[str, LookupConv2d] = {}
-    for layer, reason in zip(found, reasons, strict=True):
+    for layer, reason in zip(captured.layers, reasons, strict=True):
         if reason is None:
             groups = layer.geometry.groups
             dictionary = torch.zeros(groups, layer.in_channels // groups)
             kernel = torch.zeros(layer.out_channels, 1, *layer.geometry.kernel)
             kernel.view(-1)[0] = 1.0  # the only entry of its support
-            stand_ins[layer.name] = LookupConv2d(dictionary, kernel, layer.module.bias, layer.geometry)
-    net = build_net(dense, input_shape, stand_ins)
+            stand_ins[layer.name] = LookupConv2d(dictionary, kernel, layer.module.bias, layer.geometry, kind=LOOKUP)
+    net = with_lookups(captured, stand_ins)
     fold_batch_norms(net)
     for number, name in enumerate(stand_ins, 1):
         # The exporter gives equal lists one name, and layers are told by it; a batch norm may have scaled them by 0.
@@ -249,7 +236,7 @@ def _template(
         assert isinstance(folded, LookupConv2d)
         with torch.no_grad():
             folded.sparse_kernel.view(-1)[0] = number
-    model = to_onnx(net, input_shape, only_timed(coefficients), {})
+    model = to_onnx(net, captured.input_shape, only_timed(storage), {})
     progress("exporting", 1, 1)
     return model
 
@@ -257,10 +244,8 @@ def _template(
 def _dense_times(problem: Problem, progress: Progress) -> dict[str, float]:
     """Time the dense net and its layers; return the latter."""
     progress("measuring", 0, 1)
-    net = build_net(problem.dense, problem.input_shape, {})
-    fold_batch_norms(net)
-    assert problem.template is not None
-    model = with_factors(problem.template, net, "float32")
+    assert problem.reusable.template is not None
+    model = with_factors(problem.reusable.template, finished(problem.captured.net, "float32"), "float32")
     threads = problem.settings.threads
     with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
         path = Path(folder) / "dense.onnx"
@@ -270,7 +255,7 @@ def _dense_times(problem: Problem, progress: Progress) -> dict[str, float]:
         runs = runs_for(trial_ms)
         whole_ms = float(np.median(time_in_turn([run], (TIMING_ROUNDS * runs, 2))[0]))
         profile = layer_times(path, threads=threads, runs=runs, rounds=TIMING_ROUNDS)
-    times = {layer.name: profile[layer.name] for layer in problem.found if layer.name in profile}
+    times = {layer.name: profile[layer.name] for layer in problem.captured.layers if layer.name in profile}
     problem.dense_ms = sum(profile.values())
     problem.other_ms = problem.dense_ms - sum(times.values())
     problem.pace = problem.dense_ms / whole_ms
@@ -279,10 +264,11 @@ def _dense_times(problem: Problem, progress: Progress) -> dict[str, float]:
 
 
 def _kept(candidate: Candidate, layer: Layer) -> float:
-    """Return the parameters of an option as a share of the layer's weights, at most 1."""
-    if candidate.plan.kind == "dense":
+    """Return the parameters of an option as a fraction of the layer's weights, at most 1."""
+    form = candidate.plan.form
+    if not form.is_coded:
         return 1.0
-    rows = 0 if candidate.plan.kind == "sparse" else candidate.plan.dictionary_size
+    rows = form.projected_rows(candidate.plan.dictionary_size)
     return min(1.0, (candidate.nonzeros + rows * layer.in_channels) / layer.weight().numel())
 
 

@@ -7,8 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import fx
-
 from lcnn_compress.artefact.artefact import Artefact
 from lcnn_compress.compress.improve import JUDGED_IMAGES
 from lcnn_compress.compress.keep_faster import measured_totals
@@ -16,6 +14,7 @@ from lcnn_compress.compress.output_error import Outputs, first_images
 from lcnn_compress.compress.pipeline import compress_net
 from lcnn_compress.compress.settings import CompressSettings, TrainingData
 from lcnn_compress.errors import SettingsError
+from lcnn_compress.net.layers import Captured
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.search.max_drop import fastest_within
 from lcnn_compress.search.meet_target import Fit, corrected, fit, foresee, part_of_target
@@ -25,8 +24,7 @@ from lcnn_compress.search.trained_choice import best_trained
 
 
 def forecast(
-    dense: fx.GraphModule,
-    input_shape: tuple[int, ...],
+    captured: Captured,
     settings: CompressSettings,
     target: Target,
     data: TrainingData = TrainingData(),
@@ -43,17 +41,16 @@ def forecast(
     """
     target.check(settings)
     data = data.calibrated()
-    problem = prepare(dense, input_shape, settings, data.calibration, cache=cache, progress=progress)
+    problem = prepare(captured, settings, data.calibration, cache=cache, progress=progress)
     choice = problem.fastest() if target.kind == "max_drop" else foresee(problem, target)
     return {
-        "command": "compress", "dry_run": True, "input_shape": list(input_shape), "layers": problem.table(choice),
+        "command": "compress", "dry_run": True, "input_shape": list(captured.input_shape), "layers": problem.table(choice),
         "budget": _expected(problem, target, choice),
     }  # fmt: skip
 
 
 def compress_to_target(
-    dense: fx.GraphModule,
-    input_shape: tuple[int, ...],
+    captured: Captured,
     settings: CompressSettings,
     target: Target,
     data: TrainingData = TrainingData(),
@@ -61,11 +58,10 @@ def compress_to_target(
     cache: Path | None = None,
     progress: Progress = silent,
 ) -> Artefact:
-    """Compress a captured net to a speed, latency, file size or largest drop; ``dense`` itself is not changed.
+    """Compress a captured net to a speed, latency, file size or largest drop; the captured net itself is not changed.
 
     Args:
-        dense: the net, batch norms not folded.
-        input_shape: (1, C, H, W).
+        captured: the net and its layers.
         settings: ``plan`` says which layers may be compressed, its dictionary plays no part.
         target: what is asked for.
         data: with calibration inputs or examples effects are measured on outputs; a largest drop needs ``held_out``.
@@ -80,11 +76,11 @@ def compress_to_target(
     data = data.calibrated()
     if target.kind == "max_drop" and data.held_out is None:
         raise SettingsError("`max_drop` is judged on labelled examples; add `data`")
-    problem = prepare(dense, input_shape, settings, data.calibration, cache=cache, progress=progress)
+    problem = prepare(captured, settings, data.calibration, cache=cache, progress=progress)
     if target.kind == "max_drop":
         found = fastest_within(problem, target.value, data, progress)
         artefact, choice = found.artefact, found.choice
-        artefact.report["totals"] |= measured_totals(artefact, settings, problem.template, progress)
+        artefact.report["totals"] |= measured_totals(artefact, settings, problem.reusable.template, progress)
         more: dict[str, Any] = {"drop": asdict(found.drop), "tried": found.tried}
     else:
         trials: list[dict[str, Any]] = []
@@ -105,7 +101,9 @@ def compress_to_target(
         more = {"rounds": result.rounds, "trials": trials}
     budget = _expected(problem, target, choice) | more
     if data.calibration:
-        budget["measured_error"] = Outputs(dense, first_images(data.calibration, JUDGED_IMAGES)).error(artefact.net) ** 0.5
+        budget["measured_error"] = (
+            Outputs(captured.net, first_images(data.calibration, JUDGED_IMAGES)).error(artefact.net) ** 0.5
+        )
     rows = {row["name"]: row for row in problem.table(choice)}
     for row in artefact.report["layers"]:
         row |= {"predicted_ms": rows[row["name"]]["predicted_ms"], "predicted_error": rows[row["name"]]["error"]}
@@ -114,9 +112,7 @@ def compress_to_target(
 
 
 def _built(problem: Problem, choice: Choice, data: TrainingData, progress: Progress) -> Artefact:
-    return compress_net(
-        problem.dense, problem.input_shape, problem.settings, data, choice.plans, progress, problem.built, problem.template
-    )
+    return compress_net(problem.captured, problem.settings, data, choice.plans, progress, problem.reusable)
 
 
 def _expected(problem: Problem, target: Target, choice: Choice) -> dict[str, Any]:
@@ -125,6 +121,6 @@ def _expected(problem: Problem, target: Target, choice: Choice) -> dict[str, Any
         "target": {target.kind: target.value}, "threads": problem.settings.threads,
         "effects": "outputs" if problem.measured_effects else "filters", "dense_ms": dense_ms, "predicted_ms": ms,
         "predicted_speedup": None if dense_ms is None or ms is None else dense_ms / ms,
-        "predicted_macs": choice.macs, "macs_dense": sum(layer.dense_macs for layer in problem.found),
+        "predicted_macs": choice.macs, "macs_dense": sum(layer.dense_macs for layer in problem.captured.layers),
         "predicted_weight_bytes": choice.weight_bytes, "predicted_error": choice.error,
     }  # fmt: skip

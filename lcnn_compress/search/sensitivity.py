@@ -7,7 +7,6 @@ from html import escape
 from typing import Any
 
 import torch
-from torch import fx
 
 from lcnn_compress.compress.make import make_lookup
 from lcnn_compress.compress.output_error import Outputs, first_images
@@ -16,8 +15,9 @@ from lcnn_compress.compress.settings import LayerPlan, TrainingData
 from lcnn_compress.data.examples import Examples
 from lcnn_compress.data.score import score, torch_runner
 from lcnn_compress.errors import DataError, SettingsError
+from lcnn_compress.forms.kinds import LOOKUP
 from lcnn_compress.forms.size_rules import DEFAULT_LOOKUPS
-from lcnn_compress.net.layers import Layer, layers
+from lcnn_compress.net.layers import Captured, Layer
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.search.effects import replaced
 from lcnn_compress.search.layer_fit import gather
@@ -29,8 +29,7 @@ LIGHT, DARK = (236, 241, 247), (23, 79, 134)
 
 
 def sensitivity(
-    dense: fx.GraphModule,
-    input_shape: tuple[int, ...],
+    captured: Captured,
     settings: SensitivitySettings,
     data: TrainingData,
     progress: Progress = silent,
@@ -41,8 +40,7 @@ def sensitivity(
     points or dB; ``error`` is the root mean square difference of the outputs as a part of their standard deviation.
 
     Args:
-        dense: the net; not changed.
-        input_shape: (1, ...).
+        captured: the net, which is not changed, and its layers.
         settings: sizes, layers, start of the dictionaries.
         data: with calibration inputs, and examples where the drop is wanted.
         progress: gets ("trying layers", forms tried, in total), and what ``gather`` says.
@@ -53,8 +51,7 @@ def sensitivity(
     """
     if not data.calibration:
         raise DataError("calibration data holds 0 images; sensitivity needs at least 1")
-    net = copy.deepcopy(dense)
-    found = layers(net, torch.zeros(input_shape))
+    net, found = copy.deepcopy(captured.net), captured.layers
     reasons = reasons_against(found, settings.plan)
     free = [layer for layer, reason in zip(found, reasons, strict=True) if reason is None]
     if not free:
@@ -79,7 +76,8 @@ def sensitivity(
         rows.append({"name": layer.name, "macs_dense": layer.dense_macs, "forms": forms})
     progress("trying layers", len(free) * len(settings.sizes), len(free) * len(settings.sizes))
     return {
-        "command": "sensitivity", "input_shape": list(input_shape), "sizes": list(settings.sizes), "lookups": DEFAULT_LOOKUPS,
+        "command": "sensitivity", "input_shape": list(captured.input_shape), "sizes": list(settings.sizes),
+        "lookups": DEFAULT_LOOKUPS,
         "init": settings.init, "metric": None if base is None else base.metric, "dense": None if base is None else base.value,
         "n": sum(map(len, judge.batches)) if base is None else base.n, "layers": rows,
         "dense_layers": {layer.name: reason for layer, reason in zip(found, reasons, strict=True) if reason is not None},
@@ -92,7 +90,7 @@ def _labelled(examples: Examples) -> bool:
 
 def _plan(layer: Layer, share: float) -> LayerPlan:
     size = max(1, min(size_limits(layer)[0], round(share * layer.in_channels / layer.geometry.groups)))
-    return LayerPlan(layer.name, "lookup", "", size, max(1, round(DEFAULT_LOOKUPS * size)))
+    return LayerPlan(layer.name, LOOKUP.name, "", size, max(1, round(DEFAULT_LOOKUPS * size)))
 
 
 def picture(result: dict[str, Any]) -> str:

@@ -58,8 +58,8 @@ def best_trained(problem: Problem, target: Target, data: TrainingData, progress:
     tried = []
     for recovery, found in zip(RECOVERIES, fits, strict=True):
         made = replace(problem.settings, finetune=short, measure=False)
-        artefact = compress_net(problem.dense, problem.input_shape, made, trial, found.choice.plans, progress, problem.built)
-        tried.append({"recovery": recovery, "loss": mean_loss(artefact.net, problem.dense, judged, short)})
+        artefact = compress_net(problem.captured, made, trial, found.choice.plans, progress, problem.reusable)
+        tried.append({"recovery": recovery, "loss": mean_loss(artefact.net, problem.captured.net, judged, short)})
     best = min(range(len(fits)), key=lambda i: tried[i]["loss"])
     return Trials(fits[best], tried)
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lcnn_compress.artefact.artefact import Artefact
 from lcnn_compress.errors import LcnnError, SettingsError
 from lcnn_compress.net.capture import capture, from_program
 from lcnn_compress.net.edit import fold_batch_norms
-from lcnn_compress.net.layers import layers
+from lcnn_compress.net.layers import Captured, layers
 from lcnn_compress.sources.input_shape import infer_input_shape
 from lcnn_compress.sources.load_model import load_model
 from lcnn_compress.sources.model import LoadedModel, unwrapped
@@ -48,6 +49,11 @@ class Source:
     input_shape: tuple[int, ...]
     origin: Origin
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def captured(self) -> Captured:
+        """The net with its layers, listed once."""
+        return Captured.of(self.net, self.input_shape)
 
 
 def open_source(

@@ -270,7 +270,9 @@ class _Run:
             return
         for name, lookup in self.lookups.items():
             magnitude = lookup.sparse_kernel.abs()
-            magnitude = shared_scores(magnitude.unflatten(0, (lookup.geometry.groups, -1)), lookup.share).flatten(0, 1)
+            magnitude = shared_scores(magnitude.unflatten(0, (lookup.geometry.groups, -1)), lookup.filters_per_pattern).flatten(
+                0, 1
+            )
             if gradual:
                 left = (1 - min(1.0, self.step / last)) ** 3
                 count = self.ends[name] + round((self.starts[name] - self.ends[name]) * left)

@@ -82,7 +82,7 @@ def test_same_configuration_gives_the_same_bytes(made, tmp_path):
     source = api.open_model(small_net(), (1, 3, 16, 16))
     from lcnn_compress.compress.plan import LayerPlan
 
-    plans = [LayerPlan(**values) for values in artefact.config["layers"]]
+    plans = [LayerPlan.from_json(values) for values in artefact.config["layers"]]
     again = api.compress_source(source, CompressSettings(), plans=plans)
     save_artefact(again, tmp_path / "again.lcnn")
     for name in STABLE:

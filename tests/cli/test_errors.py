@@ -64,7 +64,7 @@ def test_fields_of_the_library_are_shown_as_options() -> None:
     assert with_flags("`init` is 'x'; give `dictionary` or `latency_ms`") == "--init is 'x'; give --dict or --target-latency-ms"
     assert with_flags("`measure=False` with `max_drop` 1") == "--no-measure with --max-drop 1"
     assert with_flags("init is plain, and so is `8 bits`") == "init is plain, and so is `8 bits`"
-    assert flag("storage") == flag("coefficients") == "--storage"
+    assert flag("batches") == "--batch"
 
 
 def test_unknown_errors_are_internal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ class Shared:
 @dataclass(frozen=True, kw_only=True)
 class Wanted(Shared):
     model: str = argument("A net", "MODEL")
-    filters_per_pattern: int = taken(PlanSettings, "share", panel="Dictionary")
+    filters_per_pattern: int = taken(PlanSettings, "filters_per_pattern", panel="Dictionary")
     only: list[str] | None = taken(PlanSettings, "only", panel="Dictionary")
 
 
@@ -103,7 +103,7 @@ def test_a_command_gets_its_request_and_what_was_given() -> None:
 def test_what_messages_quote_is_an_option() -> None:
     """Fields in quotes become options at the command line: each must be one."""
     options = {f.name for request in REQUESTS for f in fields(request)} | {f.name for f in fields(Target)}
-    options |= {"speedup", "latency_ms", "size_mb", "share", "coefficients"}
+    options |= {"speedup", "latency_ms", "size_mb"}
     package = Path(lcnn_compress.__file__).parent
     quoted = {
         (path.name, name)

@@ -99,7 +99,7 @@ def test_what_is_given_beside_a_configuration(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(values))
     request = CompressRequest(model="m.pt", config=tmp_path / "config.json", measure=False, threads=2, calib="moved.npz")
     made = request.configuration(frozenset({"config", "measure", "threads", "calib"}), None)
-    assert made.settings == CompressSettings(init="svd", seed=3, coefficients="float32", measure=False, threads=2)
+    assert made.settings == CompressSettings(init="svd", seed=3, storage="float32", measure=False, threads=2)
     assert made.data == DataSettings("moved.npz", 24, None, (0.5,), (0.25,))
     assert (made.input_shape, made.sha256) == ((1, 3, 8, 8), "ab")
     assert replace(request, input_shape="1,3,9,9").configuration(frozenset({"config"}), None).input_shape == (1, 3, 9, 9)

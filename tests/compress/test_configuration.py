@@ -33,7 +33,7 @@ def written(folder: Path, **changes: Any) -> Path:
 
 def test_what_is_recorded(tmp_path: Path) -> None:
     found = read_configuration(written(tmp_path))
-    assert found.settings == CompressSettings(init="svd", seed=3, coefficients="float32")
+    assert found.settings == CompressSettings(init="svd", seed=3, storage="float32")
     assert found.data == DataSettings("c.npz", 24, None, (0.5,), (0.25,))
     assert (found.arch, found.input_shape, found.sha256) == ("a:b", (1, 3, 8, 8), "ab")
     assert found.plans == (LayerPlan("0", "dense", "classifier"), LayerPlan("1", "lookup", "", 8, 2, "small"))

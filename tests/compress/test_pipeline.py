@@ -19,12 +19,12 @@ from lcnn_compress.compress.batch_norms import reestimate_batch_norms
 from lcnn_compress.compress.improve import _reestimate_where_no_worse, _refit_layers
 from lcnn_compress.compress.make import make_lookup
 from lcnn_compress.compress.output_error import Outputs, first_images
-from lcnn_compress.compress.pipeline import compress_net
+from lcnn_compress.compress.pipeline import Reusable, compress_net
 from lcnn_compress.compress.plan import LayerPlan, PlanSettings
 from lcnn_compress.compress.settings import CompressSettings, TrainingData
 from lcnn_compress.forms.lookup import LookupConv2d
-from lcnn_compress.net.edit import build_net
-from lcnn_compress.net.layers import layers
+from lcnn_compress.net.edit import with_lookups
+from lcnn_compress.net.layers import Captured, layers
 from lcnn_compress.operators.lookup_conv import OP_TYPE
 from lcnn_compress.progress import silent
 from lcnn_compress.train.loop import finetune
@@ -42,7 +42,7 @@ def test_stored_factors_are_exact_in_float16_and_near_the_weight(size: float) ->
     lookup = artefact.net.get_submodule("conv2")
     for factor in (lookup.dictionary, lookup.sparse_kernel):
         assert torch.equal(factor, factor.half().float())
-    dense = api.compress(api.open_model(net, (1, 3, 16, 16)), settings=replace(settings, coefficients="float32"))
+    dense = api.compress(api.open_model(net, (1, 3, 16, 16)), settings=replace(settings, storage="float32"))
     exact = dense.net.get_submodule("conv2").weight()
     # Both factors round by 2^-11 of each value, or by 2^-25 of the largest where they are subnormal.
     assert (lookup.weight() - exact).norm() <= 2 * 2.0**-11 * 32**0.5 * exact.norm()
@@ -99,8 +99,8 @@ def test_dense_layers_make_up_for_lookup_layers_before_them(images: int, enough:
     x = torch.randn(images, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     found = {layer.name: layer for layer in layers(dense, x[:1])}
     lookup = make_lookup(found["conv1"], LayerPlan("conv1", "lookup", "", 6, 2), "kmeans", 0)
-    net = build_net(dense, shape, {"conv1": lookup})
-    _refit_layers(net, dense, shape, [x], silent)
+    net = with_lookups(Captured.of(dense, shape), {"conv1": lookup})
+    _refit_layers(net, Captured.of(dense, shape), [x], silent)
     unlike = [n for n in found if n != "conv1" and not torch.equal(net.get_submodule(n).weight, dense.get_submodule(n).weight)]
     assert unlike == (["conv2"] if enough else [])  # the stem comes before, and the classifier has one pixel of each image
 
@@ -198,9 +198,9 @@ def test_what_an_earlier_call_built_is_not_built_again(monkeypatch: pytest.Monke
     dense = api.open_model(small_net(), shape).net
     settings = CompressSettings(PlanSettings("6"), measure=False)
     built: dict[LayerPlan, LookupConv2d] = {}
-    first = compress_net(dense, shape, settings, built=built)
+    first = compress_net(Captured.of(dense, shape), settings, reusable=Reusable(built))
     assert {plan.name for plan in built} == {row["name"] for row in first.report["layers"] if row["kind"] != "dense"} != set()
     monkeypatch.setattr("lcnn_compress.compress.make.make_lookup", None)  # calling it would raise
-    second = compress_net(dense, shape, settings, built=built)
+    second = compress_net(Captured.of(dense, shape), settings, reusable=Reusable(built))
     x = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(second.net(x), first.net(x), rtol=0, atol=0)

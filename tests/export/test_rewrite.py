@@ -24,8 +24,8 @@ from lcnn_compress.export.to_onnx import ExportSettings, to_onnx
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.net.capture import capture
-from lcnn_compress.net.edit import build_net
-from lcnn_compress.net.layers import layers
+from lcnn_compress.net.edit import with_lookups
+from lcnn_compress.net.layers import Captured, layers
 from lcnn_compress.operators.lookup_conv import OP_TYPE
 
 SHAPE = (1, 3, 16, 16)
@@ -108,7 +108,7 @@ def test_groups_stay_apart() -> None:
     dense = capture(net, torch.zeros(1, 16, 9, 9))
     found = layers(dense, torch.zeros(1, 16, 9, 9))
     lookup = LookupConv2d(rows.float(), kernel.float(), None, geometry)
-    built = build_net(dense, (1, 16, 9, 9), {found[0].name: lookup})
+    built = with_lookups(Captured.of(dense, (1, 16, 9, 9)), {found[0].name: lookup})
     model = to_onnx(built, (1, 16, 9, 9), ExportSettings(), {})
     assert [node.op_type for node in model.graph.node if node.op_type in ("Conv", OP_TYPE)] == ["Conv", "Conv"]
     x = torch.randn(2, 16, 9, 9, generator=generator)
@@ -122,7 +122,7 @@ def test_strides_of_a_1x1_are_taken_where_least_is_computed() -> None:
     generator = torch.Generator().manual_seed(0)
     rows, kernel = torch.randn(4, 16, generator=generator).half(), torch.randn(12, 4, 1, 1, generator=generator).half()
     lookup = LookupConv2d(rows.float(), kernel.float(), None, ConvGeometry((1, 1), (2, 3)))
-    built = build_net(dense, (1, 16, 9, 11), {"0": lookup})
+    built = with_lookups(Captured.of(dense, (1, 16, 9, 11)), {"0": lookup})
     model = to_onnx(built, (1, 16, 9, 11), ExportSettings(), {})
     x = torch.randn(2, 16, 9, 11, generator=generator)
     assert strides(model) == [[2, 3], [1, 1]]
@@ -142,7 +142,7 @@ def strides(model: onnx.ModelProto) -> list[list[int]]:
 def test_a_full_identity_stays_an_operator() -> None:
     dense = capture(torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3)), torch.zeros(1, 8, 9, 9))
     lookup = LookupConv2d(torch.eye(8), torch.ones(8, 8, 3, 3), None, ConvGeometry((3, 3)))
-    model = to_onnx(build_net(dense, (1, 8, 9, 9), {"0": lookup}), (1, 8, 9, 9), ExportSettings(), {})
+    model = to_onnx(with_lookups(Captured.of(dense, (1, 8, 9, 9)), {"0": lookup}), (1, 8, 9, 9), ExportSettings(), {})
     assert nodes(model) == [("0", OP_TYPE)]
 
 
@@ -171,7 +171,7 @@ def test_linear_layers_are_matrix_products_in_ordinary_form(native: bool) -> Non
         LayerPlan(layer.name, *(("dense", "") if layer.name == "stem" else ("lowrank", "", 5, 5)))
         for layer in layers(source.net, torch.zeros(shape))
     ]
-    net = api.compress_source(source, CompressSettings(measure=False, coefficients="float32"), plans=plans).net
+    net = api.compress_source(source, CompressSettings(measure=False, storage="float32"), plans=plans).net
     low_rank = to_onnx(net, shape, ExportSettings("float32"), {})
     # A rank of many channels is a convolution of the plane, and only then are the rows flattened.
     expected = {

@@ -21,14 +21,14 @@ from lcnn_compress.export.rewrite import dense_form
 from lcnn_compress.export.template import with_factors
 from lcnn_compress.export.to_onnx import ExportSettings, export_onnx
 from lcnn_compress.net.capture import capture
-from lcnn_compress.net.layers import layers
+from lcnn_compress.net.layers import Captured, layers
 from lcnn_compress.operators.common import DOMAIN
 from lcnn_compress.operators.lookup_conv import NO_BOUND
 
 
 def compressed(model: nn.Module, shape: tuple[int, ...]):
     plan = PlanSettings("0.5", 2, keep_slow=True)
-    return compress_net(capture(model, torch.zeros(shape)), shape, CompressSettings(plan, measure=False)).net
+    return compress_net(Captured.of(capture(model, torch.zeros(shape)), shape), CompressSettings(plan, measure=False)).net
 
 
 def outputs(path, x, **kwargs):
@@ -105,7 +105,7 @@ REUSED = (
 def test_a_layer_may_be_called_again(tmp_path):
     shape = (1, 3, 16, 16)
     dense = capture(Reused(), torch.zeros(shape))
-    net = compress_net(dense, shape, CompressSettings(measure=False), plans=REUSED).net
+    net = compress_net(Captured.of(dense, shape), CompressSettings(measure=False), plans=REUSED).net
     path, ordinary = tmp_path / "model.onnx", tmp_path / "dense.onnx"
     export_onnx(net, path, shape)
     model = onnx.load(path)

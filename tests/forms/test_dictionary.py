@@ -217,7 +217,7 @@ def test_one_input_channel_and_one_filter(init: str) -> None:
 
 PRINT_BYTES = """
 import hashlib, numpy as np
-from lcnn_compress.dictionary import INITS, factorise
+from lcnn_compress.forms.dictionary import INITS, factorise
 weight = np.random.default_rng(0).normal(size=(96, 80, 3, 3)).astype(np.float32)
 for init in INITS:
     pair = factorise(weight, groups=1, dictionary_size=40, lookups=5, init=init, seed=1)

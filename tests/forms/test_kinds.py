@@ -22,8 +22,8 @@ from lcnn_compress.export.to_onnx import ExportSettings, to_onnx
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.net.capture import capture
-from lcnn_compress.net.edit import build_net
-from lcnn_compress.net.layers import layers
+from lcnn_compress.net.edit import with_lookups
+from lcnn_compress.net.layers import Captured, layers
 from lcnn_compress.train.recipe import FinetuneSettings
 
 PLANS = [
@@ -94,7 +94,7 @@ def test_layers_of_equal_lists_keep_their_names() -> None:
     net = capture(nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)), torch.zeros(1, 8, 9, 9))
     empty = torch.zeros(8, 1, 3, 3)
     lookups = {n: LookupConv2d(torch.full((1, 8), float(n)), empty, None, ConvGeometry((3, 3))) for n in ("0", "2")}
-    model = to_onnx(build_net(net, (1, 8, 9, 9), lookups), (1, 8, 9, 9), ExportSettings(), {})
+    model = to_onnx(with_lookups(Captured.of(net, (1, 8, 9, 9)), lookups), (1, 8, 9, 9), ExportSettings(), {})
     assert [node.name for node in model.graph.node] == ["0", "2"]
 
 
@@ -118,7 +118,7 @@ def test_coefficients_outside_float16_give_up_the_identity_and_keep_their_precis
     source = api.open_model(net, (1, 3, 16, 16))
     plans = [replace(PLANS[1], lookups=16) if plan.name == "conv1" else plan for plan in PLANS]
     stored = {
-        kind: api.compress_source(source, CompressSettings(measure=False, coefficients=kind), plans=plans).net
+        kind: api.compress_source(source, CompressSettings(measure=False, storage=kind), plans=plans).net
         for kind in ("float16", "float32")
     }
     layer, exact = (net.get_submodule("conv1") for net in stored.values())

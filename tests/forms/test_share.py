@@ -15,41 +15,51 @@ from lcnn_compress.forms.dictionary import code_slices, factorise
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.pattern import choose_pattern, shared_scores
 from lcnn_compress.net.capture import capture
-from lcnn_compress.net.layers import calls
+from lcnn_compress.net.layers import Captured, calls
 
 
 def weight(out_channels=24, m=16, seed=0):
     return np.random.default_rng(seed).standard_normal((out_channels, m, 3, 3)).astype(np.float32)
 
 
-def patterns_in_common(support, share, groups=1):
+def patterns_in_common(support, filters_per_pattern, groups=1):
     """Whether blocks of filters, which may not cross groups, have the same entries."""
     for group in np.split(np.asarray(support), groups):
-        for start in range(0, len(group), share):
-            block = group[start : start + share]
+        for start in range(0, len(group), filters_per_pattern):
+            block = group[start : start + filters_per_pattern]
             if not (block == block.any(0)).all():
                 return False
     return True
 
 
 @pytest.mark.parametrize("init", ["kmeans", "ksvd", "svd", "identity"])
-@pytest.mark.parametrize(("out_channels", "groups", "share"), [(24, 1, 4), (22, 1, 8), (20, 2, 4), (24, 1, 2)])
-def test_filters_share_rows_and_as_many_as_asked_for(init, out_channels, groups, share):
+@pytest.mark.parametrize(("out_channels", "groups", "filters_per_pattern"), [(24, 1, 4), (22, 1, 8), (20, 2, 4), (24, 1, 2)])
+def test_filters_share_rows_and_as_many_as_asked_for(init, out_channels, groups, filters_per_pattern):
     size = 16 if init == "identity" else 8
     dictionary, kernel = factorise(
-        weight(out_channels), groups=groups, dictionary_size=size, lookups=0.25, init=init, seed=0, share=share
+        weight(out_channels),
+        groups=groups,
+        dictionary_size=size,
+        lookups=0.25,
+        init=init,
+        seed=0,
+        filters_per_pattern=filters_per_pattern,
     )
     assert dictionary.shape == (groups * size, 16)
-    assert patterns_in_common(kernel != 0, share, groups)
+    assert patterns_in_common(kernel != 0, filters_per_pattern, groups)
     asked = 0.25 * kernel.size
-    filled_up = groups * size * 9 * (-(out_channels // groups) % share)  # places in filters of zeros, at most all taken
-    assert asked - filled_up - share <= (kernel != 0).sum() <= asked + share
+    filled_up = (
+        groups * size * 9 * (-(out_channels // groups) % filters_per_pattern)
+    )  # places in filters of zeros, at most all taken
+    assert asked - filled_up - filters_per_pattern <= (kernel != 0).sum() <= asked + filters_per_pattern
 
 
 @pytest.mark.parametrize("init", ["kmeans", "svd"])
 def test_one_common_pattern_costs_accuracy(init):
-    def error(w, share):
-        dictionary, kernel = factorise(w, groups=1, dictionary_size=8, lookups=0.25, init=init, seed=0, share=share)
+    def error(w, filters_per_pattern):
+        dictionary, kernel = factorise(
+            w, groups=1, dictionary_size=8, lookups=0.25, init=init, seed=0, filters_per_pattern=filters_per_pattern
+        )
         return float(((np.einsum("okrc,km->omrc", kernel, dictionary) - w) ** 2).sum())
 
     assert error(weight(), 1) < error(weight(), 2) < error(weight(), 8)
@@ -60,7 +70,9 @@ def test_equal_slices_are_coded_as_each_alone():
     slices, rows = rng.standard_normal((5, 16)), rng.standard_normal((8, 16))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     alone = code_slices(slices, rows, n_lookups=3)
-    np.testing.assert_allclose(code_slices(slices.repeat(4, axis=0), rows, n_lookups=3, share=4), alone.repeat(4, axis=0))
+    np.testing.assert_allclose(
+        code_slices(slices.repeat(4, axis=0), rows, n_lookups=3, filters_per_pattern=4), alone.repeat(4, axis=0)
+    )
 
 
 def test_scores_of_neighbours_become_one():
@@ -101,9 +113,9 @@ def test_a_net_keeps_common_patterns_through_calibration_and_training(sparsity, 
     monkeypatch.setattr("lcnn_compress.compress.improve.PRUNING_STEPS", 1)
     shape = (1, 3, 16, 16)
     tuning = FinetuneSettings(epochs=2, batch_size=8, sparsity=sparsity, threshold_c=0.05)
-    settings = CompressSettings(PlanSettings("0.5", 2, keep_slow=True, share=4), measure=False, finetune=tuning)
+    settings = CompressSettings(PlanSettings("0.5", 2, keep_slow=True, filters_per_pattern=4), measure=False, finetune=tuning)
     data = TrainingData([torch.randn(8, 3, 16, 16)], Labelled())
-    artefact = compress_net(capture(small_net(), torch.zeros(shape)), shape, settings, data)
+    artefact = compress_net(Captured.of(capture(small_net(), torch.zeros(shape)), shape), settings, data)
     lookups = [lookup for _, lookup in calls(artefact.net, LookupConv2d)]
     assert lookups
     for lookup in lookups:
@@ -114,5 +126,5 @@ def test_a_net_keeps_common_patterns_through_calibration_and_training(sparsity, 
 
 
 def test_shares_without_a_kernel_are_refused():
-    with pytest.raises(SettingsError, match="`share` is 3; it must be one of 1, 2, 4, 8"):
-        PlanSettings(share=3)
+    with pytest.raises(SettingsError, match="`filters_per_pattern` is 3; it must be one of 1, 2, 4, 8"):
+        PlanSettings(filters_per_pattern=3)

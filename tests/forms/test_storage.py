@@ -47,7 +47,7 @@ def artefacts() -> dict[str, api.Artefact]:
     source = api.open_model(Wide(), SHAPE)
     plan = PlanSettings("fc=256", 256, only=("fc",), keep_slow=True)
     return {
-        stored: api.compress_source(source, CompressSettings(plan, init="svd", coefficients=stored, measure=False))
+        stored: api.compress_source(source, CompressSettings(plan, init="svd", storage=stored, measure=False))
         for stored in ("int8", "float16")
     }
 
@@ -136,7 +136,7 @@ def test_artefact_and_files_hold_the_same_net(artefacts: dict[str, api.Artefact]
 
 
 def test_a_net_of_other_factors_is_not_exported_in_8_bits(artefacts: dict[str, api.Artefact], tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"the artefact was made with `coefficients` float16.* compress it with"):
+    with pytest.raises(SettingsError, match=r"the artefact was made with `storage` float16.* compress it with"):
         api.export_onnx(artefacts["float16"], tmp_path / "net.onnx", ExportSettings("int8"))
 
 

@@ -18,6 +18,7 @@ from lcnn_compress.export.rewrite import dense_form
 from lcnn_compress.export.template import with_factors
 from lcnn_compress.export.to_onnx import ExportSettings, to_onnx
 from lcnn_compress.net.capture import capture
+from lcnn_compress.net.layers import Captured
 from lcnn_compress.operators.common import DOMAIN, OP_VERSION, OPSET
 from lcnn_compress.operators.lookup_conv import OP_TYPE
 from lcnn_compress.operators.max_pool import POOL_TYPE, pool_body
@@ -101,7 +102,7 @@ class Pools(nn.Module):
 def net():
     plan = PlanSettings("0.5", 2, keep_slow=True)
     shape = (1, 3, 35, 41)
-    return compress_net(capture(Pools(), torch.zeros(shape)), shape, CompressSettings(plan, measure=False)).net
+    return compress_net(Captured.of(capture(Pools(), torch.zeros(shape)), shape), CompressSettings(plan, measure=False)).net
 
 
 def pools(model: onnx.ModelProto) -> list[str]:
@@ -142,7 +143,9 @@ class Branches(nn.Module):
 def test_what_is_added_to_or_read_twice_is_pooled_apart():
     shape = (1, 16, 12, 14)
     plan = PlanSettings("0.5", 2, keep_slow=True)
-    branches = compress_net(capture(Branches(), torch.zeros(shape)), shape, CompressSettings(plan, measure=False)).net
+    branches = compress_net(
+        Captured.of(capture(Branches(), torch.zeros(shape)), shape), CompressSettings(plan, measure=False)
+    ).net
     model = to_onnx(branches, shape, ExportSettings(), {})
     assert pools(model) == [DOMAIN, DOMAIN]
     assert pooled(model) == {"conv1": [], "conv2": [], "conv3": []}
@@ -155,7 +158,7 @@ def test_pooling_and_hard_swish_agree_with_torch_natively_and_by_the_body():
         nn.MaxPool2d((2, 3), (2, 1), (0, 1)), nn.Conv2d(24, 8, 3),
     )  # fmt: skip
     plan = PlanSettings("0.5", 2, keep_slow=True)
-    made = compress_net(capture(net, torch.zeros(shape)), shape, CompressSettings(plan, measure=False)).net
+    made = compress_net(Captured.of(capture(net, torch.zeros(shape)), shape), CompressSettings(plan, measure=False)).net
     model = to_onnx(made, shape, ExportSettings(), {})
     onnx.checker.check_model(model, full_check=True)
     assert pools(model) == []

@@ -18,8 +18,8 @@ from lcnn_compress.compress.plan import LayerPlan, check_plan, planned_macs
 from lcnn_compress.forms.dictionary import draft, draft_errors, factorise
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.capture import capture
-from lcnn_compress.net.edit import build_net
-from lcnn_compress.net.layers import layers
+from lcnn_compress.net.edit import with_lookups
+from lcnn_compress.net.layers import Captured, layers
 from lcnn_compress.operators.encoding import encode_positions
 from lcnn_compress.search import candidates as candidates_module
 from lcnn_compress.search.candidates import Candidate, candidates, dense_candidate, list_bytes, timed
@@ -63,10 +63,14 @@ def test_options_are_possible_plans_with_their_macs_and_errors(found):
             init = {"sparse": "identity", "lowrank": "svd"}[c.plan.kind]
             pair = factorise(
                 weight, groups=1, dictionary_size=c.plan.dictionary_size, lookups=c.plan.lookups, init=init, seed=0,
-                share=c.plan.share,
+                filters_per_pattern=c.plan.filters_per_pattern,
             )  # fmt: skip
-            assert abs(np.count_nonzero(pair[1]) - c.nonzeros) < c.plan.share  # whole blocks
-            block = 0.0 if c.plan.share == 1 else c.plan.share * float((weight**2).max() / (weight**2).sum())
+            assert abs(np.count_nonzero(pair[1]) - c.nonzeros) < c.plan.filters_per_pattern  # whole blocks
+            block = (
+                0.0
+                if c.plan.filters_per_pattern == 1
+                else c.plan.filters_per_pattern * float((weight**2).max() / (weight**2).sum())
+            )
             real = relative_error(*pair, weight)
             assert c.weight_error == pytest.approx(real, rel=1e-4, abs=max(block, 1e-6))  # sums of float32
 
@@ -140,7 +144,7 @@ def test_a_replaced_layer_is_the_lookup_convolution_and_comes_back(net, found, i
     lookup = LookupConv2d(lookup.dictionary, lookup.sparse_kernel, None, layer.geometry)
     other, state = copy.deepcopy(net), {name: t.clone() for name, t in net.state_dict().items()}
     with torch.no_grad():
-        expected = build_net(net, (1, 3, 16, 16), {"conv1": lookup})(images)
+        expected = with_lookups(Captured.of(net, (1, 3, 16, 16)), {"conv1": lookup})(images)
         with replaced(other, layer, lookup.weight().detach().flatten(2), torch.zeros(32)):
             torch.testing.assert_close(other(images), expected, rtol=1e-4, atol=1e-4)
     assert other.get_submodule("conv1").bias is None
@@ -222,7 +226,7 @@ def test_moments_are_of_what_every_call_is_given(monkeypatch):
 
 def exact_local_error(layer, candidate, moments):
     """Of a form with its pattern chosen and its coefficients solved, all filters."""
-    rebuilt, _ = moments.solve(*coded(layer, candidate), layer.weight().detach(), candidate.plan.share)
+    rebuilt, _ = moments.solve(*coded(layer, candidate), layer.weight().detach(), candidate.plan.filters_per_pattern)
     weight = layer.weight().detach().flatten(2)
     return moments.variance(rebuilt - weight) / moments.variance(weight)
 
@@ -238,15 +242,15 @@ def test_local_errors_are_those_of_the_outputs(net, found, images):
         plan = candidate.plan
         if plan.kind == "lookup" and plan.lookups not in (1, 8):
             continue
-        kinds.add((plan.kind, plan.share))
+        kinds.add((plan.kind, plan.filters_per_pattern))
         # Exact for low rank but for the ridge; else the iteration stops early, and errors between solved forms are guessed.
         tolerance = 0.01 if plan.kind == "lowrank" else 0.25
         assert error == pytest.approx(exact_local_error(layer, candidate, moments), rel=tolerance), plan
     assert kinds == {("lookup", 1), ("lookup", 4), ("sparse", 1), ("sparse", 4), ("lowrank", 1)}
     at = {c.plan: e for c, e in zip(listed, errors, strict=True)}
     for plan, error in at.items():
-        if plan.share > 1 and plan.kind == "sparse":
-            assert error > at[replace(plan, share=1)]  # a common pattern is less choice
+        if plan.filters_per_pattern > 1 and plan.kind == "sparse":
+            assert error > at[replace(plan, filters_per_pattern=1)]  # a common pattern is less choice
 
 
 def test_a_sample_of_filters_tells_the_error_of_all(monkeypatch):
@@ -294,7 +298,7 @@ def test_effects_are_those_of_the_built_layer_and_grow_with_the_error(net, found
 @pytest.mark.parametrize("kind", ["sparse", "lookup"])
 def test_options_with_common_patterns_only_have_effects_too(net, found, images, kind):
     layer = found["conv2"]
-    listed = [replace(c, ms=1.0) for c in candidates(layer, 2, 0) if c.plan.kind == kind and c.plan.share == 4]
+    listed = [replace(c, ms=1.0) for c in candidates(layer, 2, 0) if c.plan.kind == kind and c.plan.filters_per_pattern == 4]
     (effects,) = estimate(net, [layer], [listed], [images])
     assert all(0 < effect < 10 for effect in effects)
 
@@ -324,7 +328,7 @@ def test_few_probes_are_the_ends_of_every_kind(found):
     few = choose_probes(listed, few=True)
     assert len(few) < len(choose_probes(listed)) / 2
     for kind in ("lookup", "sparse", "lowrank"):
-        own = [c.nonzeros for c in listed if c.plan.kind == kind and c.plan.share == 1]
+        own = [c.nonzeros for c in listed if c.plan.kind == kind and c.plan.filters_per_pattern == 1]
         tried = [c.nonzeros for c in few if c.plan.kind == kind]
         assert (min(own), max(own)) == (min(tried), max(tried))
 

@@ -24,8 +24,8 @@ from lcnn_compress.compress.settings import CompressSettings, TrainingData
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export.to_onnx import ExportSettings, to_onnx
 from lcnn_compress.forms.lookup import LookupConv2d
-from lcnn_compress.net.edit import build_net, fold_batch_norms
-from lcnn_compress.net.layers import layers
+from lcnn_compress.net.edit import fold_batch_norms, with_lookups
+from lcnn_compress.net.layers import Captured, layers
 from lcnn_compress.operators.common import layer_name
 from lcnn_compress.operators.lookup_conv import OP_TYPE
 from lcnn_compress.search import max_drop, search
@@ -56,7 +56,7 @@ def fake_times(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def problem(data: TrainingData = TrainingData()) -> Problem:
     source = api.open_model(small_net(), SHAPE)
-    return prepare(source.net, SHAPE, SETTINGS, data.calibration)
+    return prepare(Captured.of(source.net, SHAPE), SETTINGS, data.calibration)
 
 
 @pytest.mark.usefixtures("fake_times")
@@ -90,7 +90,7 @@ def test_the_model_of_a_choice_is_the_exported_net() -> None:
     assert choice is not None
     model = made.model(choice)
     lookups = {plan.name: made.built[plan] for plan in choice.plans if plan.kind != "dense"}
-    net = build_net(made.dense, SHAPE, lookups)
+    net = with_lookups(Captured.of(made.captured.net, SHAPE), lookups)
     fold_batch_norms(net)
     x = np.random.default_rng(0).standard_normal((2, 3, 16, 16), np.float32)
     got = runtime.session(model.SerializeToString()).run(None, {"input": x})[0]
@@ -109,7 +109,7 @@ def test_layers_whose_batch_norm_scales_by_zero_are_told_apart() -> None:
     )  # fmt: skip
     for i in (2, 5):
         nn.init.zeros_(net[i].weight)  # as residual nets start, and pruned channels end
-    made = prepare(api.open_model(net, SHAPE).net, SHAPE, SETTINGS, with_times=False)
+    made = prepare(Captured.of(api.open_model(net, SHAPE).net, SHAPE), SETTINGS, with_times=False)
     weights = {i.name: list(i.dims) for i in made.model(made.stay_dense()).graph.initializer if len(i.dims) == 4}
     assert sorted(weights.values()) == [[16, 3, 3, 3], [16, 16, 3, 3], [16, 32, 3, 3], [32, 16, 3, 3]]
 
