@@ -234,17 +234,17 @@ def test_time_ratio_takes_medians_over_a_second(tmp_path: Path, monkeypatch: pyt
 
     dense = write(tmp_path, lookup=False)
     assert time_ratio(dense, dense) > 0
-    monkeypatch.setattr("lcnn_compress.bench.gain.time_in_turn", in_turn)
+    monkeypatch.setattr(gain_module, "time_in_turn", in_turn)
     assert time_ratio(dense, dense) == 2.0
     assert asked == [(2, 1), (125, 0)]  # half a second of pairs of 3 + 1 ms
-    monkeypatch.setattr("lcnn_compress.bench.gain.RATIO_SECONDS", 0.01)
+    monkeypatch.setattr(gain_module, "RATIO_SECONDS", 0.01)
     assert time_ratio(dense, dense) == 2.0
     assert asked[-1] == (8, 0)  # slow nets run as often as that
 
 
 def test_the_session_of_the_median_ratio_tells_the_gain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sessions = iter([(8.0, 2.0), (30.0, 10.0), (10.0, 2.0)])
-    monkeypatch.setattr("lcnn_compress.bench.gain._medians_in_turn", lambda *_: next(sessions))
+    monkeypatch.setattr(gain_module, "_medians_in_turn", lambda *_: next(sessions))
     gain = measure_gain(write(tmp_path, lookup=False), write(tmp_path, lookup=True), rounds=1, runs=1)
     assert (gain.dense_ms, gain.lookup_ms) == (8.0, 2.0)
 

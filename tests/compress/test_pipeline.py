@@ -15,6 +15,7 @@ from command_line import needs_library
 
 from lcnn_compress import api
 from lcnn_compress.bench.gain import Gain
+from lcnn_compress.compress import improve, keep_faster, make
 from lcnn_compress.compress.batch_norms import reestimate_batch_norms
 from lcnn_compress.compress.improve import _reestimate_where_no_worse, _refit_layers
 from lcnn_compress.compress.make import make_lookup
@@ -162,8 +163,8 @@ def test_layers_not_faster_alone_stay_where_the_net_is_faster_with_them(
     def ratio(first: Path, second: Path, **_: Any) -> float:
         return net_ms[lookup_layers(first)] / net_ms[lookup_layers(second)]
 
-    monkeypatch.setattr("lcnn_compress.compress.keep_faster.measure_gain", measured)
-    monkeypatch.setattr("lcnn_compress.compress.keep_faster.time_ratio", ratio)
+    monkeypatch.setattr(keep_faster, "measure_gain", measured)
+    monkeypatch.setattr(keep_faster, "time_ratio", ratio)
     artefact = api.compress(api.open_model(small_net(), (1, 3, 16, 16)), 8, lookups=2)
     rows = {row["name"]: row for row in artefact.report["layers"] if row["name"] in ("conv1", "conv2")}
     assert tuple(name for name, row in rows.items() if row["kind"] == "lookup") == kept
@@ -184,8 +185,8 @@ def test_training_starts_with_more_lookups_only_where_it_prunes(
         starts.update({name: m.n_nonzeros for name, m in net.named_modules() if isinstance(m, LookupConv2d)})
         return train(net, *args, **kwargs)
 
-    monkeypatch.setattr("lcnn_compress.compress.improve.finetune", spy)
-    monkeypatch.setattr("lcnn_compress.compress.improve.PRUNING_STEPS", pruning_steps)
+    monkeypatch.setattr(improve, "finetune", spy)
+    monkeypatch.setattr(improve, "PRUNING_STEPS", pruning_steps)
     settings = CompressSettings(PlanSettings("8", 2), measure=False, finetune=FinetuneSettings(epochs=2, batch_size=8))
     artefact = api.compress(api.open_model(small_net(), (1, 3, 16, 16)), settings=settings, data=TrainingData(examples=Noise()))
     targets = {"conv1": 2 * 32 * 9, "conv2": 2 * 32 * 9}
@@ -200,7 +201,7 @@ def test_what_an_earlier_call_built_is_not_built_again(monkeypatch: pytest.Monke
     built: dict[LayerPlan, LookupConv2d] = {}
     first = compress_net(Captured.of(dense, shape), settings, reusable=Reusable(built))
     assert {plan.name for plan in built} == {row["name"] for row in first.report["layers"] if row["kind"] != "dense"} != set()
-    monkeypatch.setattr("lcnn_compress.compress.make.make_lookup", None)  # calling it would raise
+    monkeypatch.setattr(make, "make_lookup", None)  # calling it would raise
     second = compress_net(Captured.of(dense, shape), settings, reusable=Reusable(built))
     x = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(second.net(x), first.net(x), rtol=0, atol=0)

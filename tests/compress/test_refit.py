@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lcnn_compress.compress import refit as refit_module
 from lcnn_compress.compress.batch_norms import reestimate_batch_norms
 from lcnn_compress.compress.refit import refit
 from lcnn_compress.errors import DataError
@@ -163,8 +164,8 @@ def test_sampled_positions_and_several_passes_give_nearly_the_same(monkeypatch: 
     batches = images(case, n=40)
     whole, sampled = (lookup_net(dense, case, k=3, lookups=1) for _ in range(2))
     refit(whole, dense, batches)
-    monkeypatch.setattr("lcnn_compress.compress.refit.SAMPLES", 4000)  # 50 of 256 positions of each image
-    monkeypatch.setattr("lcnn_compress.compress.refit.SAMPLES_AT_ONCE", 100)
+    monkeypatch.setattr(refit_module, "SAMPLES", 4000)  # 50 of 256 positions of each image
+    monkeypatch.setattr(refit_module, "SAMPLES_AT_ONCE", 100)
     refit(sampled, dense, batches)
     # 4000 samples for 9 unknowns of a filter: excess error of about 9 / 4000 of the squared error.
     assert output_error(sampled, dense, batches) <= 1.01 * output_error(whole, dense, batches)
@@ -188,7 +189,7 @@ def test_layers_that_do_not_fit_in_memory_together_get_their_own_pass(monkeypatc
     seen: list[tuple[str, int, int]] = []
     expected = refit(net, dense, batches, lambda *step: seen.append(step))
     assert seen == [("refitting", i, 9) for i in range(10)]  # 3 batches: the dense net, then as far as each layer
-    monkeypatch.setattr("lcnn_compress.compress.refit.PASS_BYTES", 1)
+    monkeypatch.setattr(refit_module, "PASS_BYTES", 1)
     seen.clear()
     assert refit(separate, dense, batches, lambda *step: seen.append(step)) == expected
     assert seen == [("refitting", i, 12) for i in range(13)]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from cases import small_net
 
+from lcnn_compress.compress import improve
 from lcnn_compress.compress.pipeline import compress_net
 from lcnn_compress.compress.plan import PlanSettings
 from lcnn_compress.compress.settings import CompressSettings, TrainingData
@@ -110,7 +111,7 @@ def test_a_net_keeps_common_patterns_through_calibration_and_training(sparsity, 
 
     from lcnn_compress.train.recipe import FinetuneSettings
 
-    monkeypatch.setattr("lcnn_compress.compress.improve.PRUNING_STEPS", 1)
+    monkeypatch.setattr(improve, "PRUNING_STEPS", 1)
     shape = (1, 3, 16, 16)
     tuning = FinetuneSettings(epochs=2, batch_size=8, sparsity=sparsity, threshold_c=0.05)
     settings = CompressSettings(PlanSettings("0.5", 2, keep_slow=True, filters_per_pattern=4), measure=False, finetune=tuning)

@@ -13,6 +13,7 @@ from cases import LookupConvCase, small_net
 from torch import nn
 
 from lcnn_compress.bench.layer_cost import DENSE, Form, Shape
+from lcnn_compress.compress import refit
 from lcnn_compress.compress.output_error import Outputs
 from lcnn_compress.compress.plan import LayerPlan, check_plan, planned_macs
 from lcnn_compress.forms.dictionary import draft, draft_errors, factorise
@@ -215,7 +216,7 @@ def test_moments_are_of_what_every_call_is_given(monkeypatch):
     moments = together[[layer.name for layer in found].index("twice")]
     torch.testing.assert_close(moments.mean[0], rows.mean(0))  # of 342 of 256 positions of an image: all of them
     torch.testing.assert_close(moments.covariance[0], rows.T.cov(correction=0), rtol=1e-4, atol=1e-6)
-    monkeypatch.setattr("lcnn_compress.compress.refit.PASS_BYTES", 0)
+    monkeypatch.setattr(refit, "PASS_BYTES", 0)
     steps.clear()
     alone = list(gather(net, found, [x[:16], x[16:]], lambda *step: steps.append(step)))
     assert len(steps) == 3 * len(found)

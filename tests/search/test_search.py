@@ -19,6 +19,7 @@ from lcnn_compress.bench.gain import Gain
 from lcnn_compress.bench.layer_cost import Form, Shape
 from lcnn_compress.bench.profile import OTHER
 from lcnn_compress.cli.app import _note_few, _note_missed
+from lcnn_compress.compress import improve, keep_faster
 from lcnn_compress.compress.plan import PlanSettings
 from lcnn_compress.compress.settings import CompressSettings, TrainingData
 from lcnn_compress.errors import SettingsError
@@ -240,7 +241,7 @@ def test_training_is_judged_before_it_counts(monkeypatch: pytest.MonkeyPatch) ->
         asked.append(enough(net))
         return finetune(net, *arguments, enough=enough, **options)
 
-    monkeypatch.setattr("lcnn_compress.compress.improve.finetune", training)
+    monkeypatch.setattr(improve, "finetune", training)
 
     monkeypatch.setattr(max_drop._Judge, "drop", drop)
     monkeypatch.setattr(search, "measured_totals", lambda *_: {"dense_ms": 2.0, "lookup_ms": 1.0, "speedup": 2.0})
@@ -348,8 +349,8 @@ def test_the_net_that_is_measured_is_not_exported_anew(kind: str, value: float, 
 
     source = api.open_model(small_net(), SHAPE)
     data = TrainingData([torch.randn(16, 3, 16, 16)], held_out=Noise(40))
-    monkeypatch.setattr("lcnn_compress.compress.keep_faster.to_onnx", refused)
-    monkeypatch.setattr("lcnn_compress.compress.keep_faster.measure_gain", gain)
+    monkeypatch.setattr(keep_faster, "to_onnx", refused)
+    monkeypatch.setattr(keep_faster, "measure_gain", gain)
     made = search.compress_to_target(source.net, SHAPE, replace(SETTINGS, measure=True), Target(kind, value), data)
     assert made.report["totals"]["speedup"] == 2.0
     lookups = [name for name, module in made.net.named_modules() if isinstance(module, LookupConv2d)]
