@@ -333,25 +333,25 @@ def bench(
         SettingsError: the files are not forms of one net, or a batch does not fit.
     """
     lookup, settings = Path(lookup), settings or BenchSettings()
-    found: dict[str, Any] = {"lookup_source": str(lookup), "notes": []}
     with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
-        file, original = lookup, Path(folder) / "dense.onnx"
+        file, against, named, notes = lookup, Path(folder) / "dense.onnx", "dense form of the same file", []
         if lookup.suffix != ".onnx":
             artefact, file = load(lookup), lookup / "model.onnx"
-            if file.is_file():
-                found["lookup_source"] = str(file)
-            else:
+            if not file.is_file():
                 file = Path(folder) / "lookup.onnx"
                 export_onnx(artefact, file)
-            source = find_dense(artefact, lookup, trust_pickle) if dense is None else str(dense)
+            source = find_dense(artefact, lookup, trust_pickle) if dense is None else None
             if isinstance(source, Source):
-                export_dense(source, original, layer_rows(artefact.report))
-                return compare(original, file, settings) | {"dense_source": f"original net {source.origin.spec}"} | found
-            found["notes"] = [f"the original net cannot be used ({source})"] if dense is None else []
+                export_dense(source, against, layer_rows(artefact.report))
+                named = f"original net {source.origin.spec}"
+            elif source is not None:
+                notes = [f"the original net cannot be used ({source})"]
         if dense is not None:
-            return compare(Path(dense), file, settings) | {"dense_source": str(dense)} | found
-        write_dense_form(file, original)
-        return compare(original, file, settings) | {"dense_source": "dense form of the same file"} | found
+            against, named = Path(dense), str(dense)
+        elif not against.exists():
+            write_dense_form(file, against)
+        shown = lookup if file.parent == Path(folder) else file
+        return compare(against, file, settings) | {"dense_source": named, "lookup_source": str(shown), "notes": notes}
 
 
 def suite(name: str, settings: BenchSettings = BenchSettings(), progress: Progress = silent) -> dict[str, Any]:

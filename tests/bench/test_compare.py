@@ -16,6 +16,7 @@ from command_line import PACKAGE_PARENT
 from onnx import TensorProto, helper, numpy_helper
 
 from lcnn_compress import runtime
+from lcnn_compress.bench import gain as gain_module
 from lcnn_compress.bench import node_layers
 from lcnn_compress.bench.child import run_child
 from lcnn_compress.bench.compare import BenchSettings, _file_facts, compare
