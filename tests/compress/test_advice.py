@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from lcnn_compress.compress.advice import advice, coarse_filters, few_images, missed_target
 
 
@@ -63,3 +65,40 @@ def test_a_missed_target() -> None:
     slow = report(totals={"speedup": 3.0, "lookup_ms": 5.0}, budget={"target": {"latency_ms": 4.0}})
     assert missed_target(slow) is not None
     assert missed_target(report(totals={"speedup": 0.5, "lookup_ms": 5.0})) is None
+
+
+@pytest.mark.parametrize(
+    ("target", "totals", "said"),
+    [
+        ({"speedup": 4.0}, {"speedup": 3.0, "lookup_ms": 2.0}, "reached 75% of the target"),
+        ({"latency_ms": 1.0}, {"speedup": 3.0, "lookup_ms": 2.0}, "reached 50% of the target"),
+        ({"speedup": 4.0}, {"speedup": 3.9, "lookup_ms": 2.0}, ""),
+        ({"size_mb": 4.0}, {"speedup": 3.9, "lookup_ms": 2.0}, ""),
+    ],
+)
+def test_a_missed_target_is_said(target: dict[str, float], totals: dict[str, float], said: str) -> None:
+    found = missed_target({"budget": {"target": target}, "totals": totals})
+    assert (said in str(found)) if said else found is None
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "training", "said"),
+    [
+        # 57 coefficients for each filter, 49 positions of an image: 20 for each after 23.3 images
+        (16, 7, None, "16 calibration images are few for the 57 coefficients of each filter of conv"),
+        (16, 7, None, "about 24 are enough"),
+        (24, 7, None, ""),
+        (16, 7, {"epochs": 1}, ""),
+        (0, 7, None, ""),
+        (284, 1, None, "about 285 are enough"),  # 5 images for each, where an image is one position
+        (285, 1, None, ""),
+    ],
+)
+def test_few_calibration_images_are_said(images: int, size: int, training: Any, said: str) -> None:
+    conv = {
+        "name": "conv", "kind": "sparse", "in_channels": 64, "out_channels": 32, "groups": 1, "kernel": [3, 3],
+        "macs_dense": size**2 * 32 * 64 * 9, "n_nonzeros": 32 * 57,
+    }  # fmt: skip
+    easy, dense = conv | {"name": "easy", "n_nonzeros": 32}, {"name": "fc", "kind": "dense"}
+    found = few_images({"calibration_images": images, "layers": [dense, easy, conv], "training": training})
+    assert (said in str(found)) if said else found is None

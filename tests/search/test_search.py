@@ -18,7 +18,6 @@ from lcnn_compress import api, runtime
 from lcnn_compress.bench.gain import Gain
 from lcnn_compress.bench.layer_cost import Form, Shape
 from lcnn_compress.bench.profile import OTHER
-from lcnn_compress.cli.app import _note_few, _note_missed
 from lcnn_compress.compress import improve, keep_faster
 from lcnn_compress.compress.plan import PlanSettings
 from lcnn_compress.compress.settings import CompressSettings, TrainingData
@@ -356,49 +355,6 @@ def test_the_net_that_is_measured_is_not_exported_anew(kind: str, value: float, 
     lookups = [name for name, module in made.net.named_modules() if isinstance(module, LookupConv2d)]
     assert lookups
     assert measured[-1] == sorted(lookups)
-
-
-@pytest.mark.parametrize(
-    ("target", "totals", "said"),
-    [
-        ({"speedup": 4.0}, {"speedup": 3.0, "lookup_ms": 2.0}, "reached 75% of the target"),
-        ({"latency_ms": 1.0}, {"speedup": 3.0, "lookup_ms": 2.0}, "reached 50% of the target"),
-        ({"speedup": 4.0}, {"speedup": 3.9, "lookup_ms": 2.0}, ""),
-        ({"size_mb": 4.0}, {"speedup": 3.9, "lookup_ms": 2.0}, ""),
-    ],
-)
-def test_a_missed_target_is_said(
-    target: dict[str, float], totals: dict[str, float], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _note_missed({"budget": {"target": target}, "totals": totals}, quiet=False)
-    shown = capsys.readouterr().err
-    assert (said in shown) if said else shown == ""
-
-
-@pytest.mark.parametrize(
-    ("images", "size", "training", "said"),
-    [
-        # 57 coefficients for each filter, 49 positions of an image: 20 for each after 23.3 images
-        (16, 7, None, "16 calibration images are few for the 57 coefficients of each filter of conv"),
-        (16, 7, None, "about 24 are enough"),
-        (24, 7, None, ""),
-        (16, 7, {"epochs": 1}, ""),
-        (0, 7, None, ""),
-        (284, 1, None, "about 285 are enough"),  # 5 images for each, where an image is one position
-        (285, 1, None, ""),
-    ],
-)
-def test_few_calibration_images_are_said(
-    images: int, size: int, training: Any, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    conv = {
-        "name": "conv", "kind": "sparse", "in_channels": 64, "out_channels": 32, "groups": 1, "kernel": [3, 3],
-        "macs_dense": size**2 * 32 * 64 * 9, "n_nonzeros": 32 * 57,
-    }  # fmt: skip
-    easy, dense = conv | {"name": "easy", "n_nonzeros": 32}, {"name": "fc", "kind": "dense"}
-    _note_few({"calibration_images": images, "layers": [dense, easy, conv], "training": training}, quiet=False)
-    shown = " ".join(capsys.readouterr().err.split())
-    assert (said in shown) if said else shown == ""
 
 
 @needs_library
