@@ -85,7 +85,7 @@ def open_model(
 
 
 def load_data(data: DataSettings, input_shape: tuple[int, ...], *, seed: int = 0, limit: int | None = None) -> TrainingData:
-    """Load what may improve a compressed net: see ``load_parts``.
+    """Load what may improve a compressed net; with training data alone, its first ``data.samples`` examples calibrate.
 
     Args:
         data: where it lies.
@@ -97,7 +97,8 @@ def load_data(data: DataSettings, input_shape: tuple[int, ...], *, seed: int = 0
         DataError, FileError, SettingsError: it cannot be used, or does not fit the net.
     """
     parts = load_parts(data, input_shape, seed=seed, limit=limit)
-    return TrainingData(parts.calibration, parts.examples, parts.held_out, origin=data.recorded())
+    made = TrainingData(parts.calibration, parts.examples, parts.held_out, origin=data.recorded())
+    return made.calibrated(data.samples)
 
 
 def compress(

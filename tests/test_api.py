@@ -148,6 +148,17 @@ def test_what_inspect_counts(folder: Path) -> None:
 # Data
 
 
+def test_without_calibration_data_the_first_samples_of_the_training_data_calibrate(folder: Path) -> None:
+    data = api.DataSettings(data=str(folder / "data.npz"), samples=5)
+    loaded = api.load_data(data, SHAPE)
+    with np.load(folder / "data.npz") as held:
+        np.testing.assert_array_equal(torch.cat(list(loaded.calibration)).numpy(), held["x"][:5])
+    assert loaded.examples is not None
+    assert len(loaded.examples) == 12
+    assert loaded.origin == {"calib": None, "samples": 5, "data": data.data, "mean": None, "std": None}
+    assert sum(map(len, api.load_data(api.DataSettings(data=data.data), SHAPE).calibration)) == 12  # fewer than 512
+
+
 def test_a_net_of_any_size_is_compressed_at_the_size_of_the_data(folder: Path) -> None:
     config = json.loads((folder / "model.lcnn" / "config.json").read_text())
     assert config["input_shape"] == [*SHAPE]

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lcnn_compress.data.settings import CALIBRATION_BATCH, CALIBRATION_IMAGES
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.forms.kinds import FILTERS_PER_PATTERN, KINDS, Kind
 from lcnn_compress.forms.size_rules import DEFAULT_LOOKUPS, PRESETS, check_amount, parse_dictionary
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from lcnn_compress.data.examples import Examples
-
-CALIBRATION_IMAGES = 512  # of the training data, where no calibration data is given
-CALIBRATION_BATCH = 64
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,11 @@ from lcnn_compress.data.arrays import DAMAGED, from_callable, stored_shape
 from lcnn_compress.data.examples import Examples, Preprocessing, batches, split
 from lcnn_compress.data.images import size_of_all
 from lcnn_compress.data.load_examples import load_examples
-from lcnn_compress.data.settings import DataSettings
+from lcnn_compress.data.settings import CALIBRATION_BATCH, DataSettings
 from lcnn_compress.errors import DataError, SettingsError
 from lcnn_compress.sources.factory import is_callable_spec
 
 log = logging.getLogger(__name__)
-BATCH = 64  # calibration images in a batch
 MAX_HELD_OUT = 10_000
 
 
@@ -32,7 +31,7 @@ class LoadedData:
 
 
 def load_parts(settings: DataSettings, input_shape: tuple[int, ...], *, seed: int = 0, limit: int | None = None) -> LoadedData:
-    """Load what ``settings`` name; where only training data is given, its first ``samples`` examples calibrate.
+    """Load what ``settings`` name.
 
     Args:
         input_shape: of the net, as for ``load_examples``.
@@ -46,7 +45,7 @@ def load_parts(settings: DataSettings, input_shape: tuple[int, ...], *, seed: in
     calibration: list[Tensor] = []
     if settings.calib is not None:
         drawn = load_examples(settings.calib, input_shape, preprocessing, limit=settings.samples, seed=seed)
-        calibration = [x for x, _ in batches(drawn, BATCH)]
+        calibration = [x for x, _ in batches(drawn, CALIBRATION_BATCH)]
     if settings.data is None:
         return LoadedData(calibration, None, None)
     training = load_examples(settings.data, input_shape, preprocessing, limit=limit, seed=seed)
@@ -56,9 +55,6 @@ def load_parts(settings: DataSettings, input_shape: tuple[int, ...], *, seed: in
         if count <= 1:
             raise SettingsError(f"{settings.data}: holds {len(training)} examples, too few to hold out some; give more")
         training, held_out = split(training, count, seed)
-    if settings.calib is None:
-        first = torch.arange(min(settings.samples, len(training)))
-        calibration = [x for x, _ in batches(training, BATCH, first)]
     return LoadedData(calibration, training, held_out)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+CALIBRATION_IMAGES = 512
+CALIBRATION_BATCH = 64
+
 
 @dataclass(frozen=True)
 class DataSettings:
@@ -19,7 +22,7 @@ class DataSettings:
     calib: str | None = field(default=None, metadata={
         "help": "Unlabelled data to refit with: image folder, .npz, .npy or pkg.mod:fn", "metavar": "DATA",
     })  # fmt: skip
-    samples: int = field(default=512, metadata={
+    samples: int = field(default=CALIBRATION_IMAGES, metadata={
         "help": "Images to calibrate with: drawn from `calib`, or without it the first of `data`", "metavar": "N", "min": 1,
     })  # fmt: skip
     data: str | None = field(default=None, metadata={
