@@ -16,6 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from lcnn_compress.cli.errors import with_flags
+
 Report = Callable[[str, int, int], None]
 METRICS = {"top1_percent": "top-1 accuracy in %", "labels_percent": "labels told right in %", "psnr_db": "PSNR in dB"}
 PIPE_WIDTH = 1000  # a pipe has no width; columns shall not be cut
@@ -33,9 +35,9 @@ def text(line: str) -> None:
 
 
 def note(line: str | None, quiet: bool = False) -> None:
-    """Show a line, if there is one, on stderr."""
+    """Show a line, if there is one, on stderr; fields of settings in it are named as options."""
     if line is not None and not quiet:
-        typer.echo(f"note: {line}", err=True)
+        typer.echo(f"note: {with_flags(line)}", err=True)
 
 
 def warn(line: str) -> None:

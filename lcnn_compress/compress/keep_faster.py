@@ -13,9 +13,8 @@ from torch import fx
 
 from lcnn_compress.artefact.artefact import Artefact
 from lcnn_compress.bench.gain import Gain, TimingPlan, measure_gain, time_ratio
-from lcnn_compress.compress.plan import LayerPlan
 from lcnn_compress.compress.report import add_times
-from lcnn_compress.compress.settings import CompressSettings
+from lcnn_compress.compress.settings import CompressSettings, LayerPlan
 from lcnn_compress.export.rewrite import dense_form
 from lcnn_compress.export.template import with_factors
 from lcnn_compress.export.to_onnx import only_timed, to_onnx

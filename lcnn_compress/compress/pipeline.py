@@ -12,9 +12,9 @@ from lcnn_compress.artefact.artefact import Artefact
 from lcnn_compress.compress.improve import improve, prunes, twice_the_lookups
 from lcnn_compress.compress.keep_faster import Timing
 from lcnn_compress.compress.make import make_lookups
-from lcnn_compress.compress.plan import LayerPlan, check_plan, plan_layers
+from lcnn_compress.compress.plan import check_plan, plan_layers
 from lcnn_compress.compress.report import layer_rows, make_report
-from lcnn_compress.compress.settings import CompressSettings, TrainingData
+from lcnn_compress.compress.settings import CompressSettings, LayerPlan, TrainingData
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.edit import finished, with_lookups
@@ -58,7 +58,7 @@ def compress_net(
         SettingsError: an option does not fit the net.
     """
     if settings.finetune is not None and data.examples is None:
-        raise SettingsError("--epochs asks for fine-tuning, but there is no training data; add --data")
+        raise SettingsError("`epochs` asks for fine-tuning, but there is no training data; add `data`")
     reusable = reusable or Reusable()
     found = captured.layers
     decided = plan_layers(found, settings.plan) if plans is None else _check_plans(plans, found)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
-from lcnn_compress.compress.plan import LayerPlan
+from lcnn_compress.compress.settings import LayerPlan
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.storage import coefficient_type, dictionary_bytes
 from lcnn_compress.geometry import lookup_macs

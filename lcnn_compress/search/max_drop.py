@@ -128,8 +128,8 @@ def fastest_within(problem: Problem, limit: float, data: TrainingData, progress:
     mildest, drop, _ = trials[-1]
     faster = problem.dense_ms / (mildest.ms or problem.dense_ms)
     raise SettingsError(
-        f"--max-drop {limit:g} cannot be kept: the mildest net tried, {faster:.2f}x faster, loses "
-        f"{drop.value:.2f} ({drop.low:.2f} to {drop.high:.2f}) on {drop.n} held-out images; allow more, or add --epochs"
+        f"`max_drop` {limit:g} cannot be kept: the mildest net tried, {faster:.2f}x faster, loses "
+        f"{drop.value:.2f} ({drop.low:.2f} to {drop.high:.2f}) on {drop.n} held-out images; allow more, or add `epochs`"
     )
 
 

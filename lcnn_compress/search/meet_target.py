@@ -192,16 +192,16 @@ def _rest_bytes(problem: Problem) -> int:
 def _too_slow(target: Target, what: str) -> SettingsError:
     return SettingsError(
         f"{_said(target)} cannot be reached: the fastest form of every layer {what}; ask for less, or let more layers be "
-        "compressed with --only"
+        "compressed with `only`"
     )
 
 
 def _too_small(target: Target, n_bytes: float) -> SettingsError:
     return SettingsError(
         f"{_said(target)} cannot be reached: the smallest form of every layer makes a file of {n_bytes / MB:.3g} MB; ask for "
-        "more, or let more layers be compressed with --only"
+        "more, or let more layers be compressed with `only`"
     )
 
 
 def _said(target: Target) -> str:
-    return f"--target-{target.kind.replace('_', '-')} {target.value:g}"
+    return f"`{target.kind}` {target.value:g}"

@@ -20,8 +20,8 @@ from torch import Tensor
 from lcnn_compress.bench.profile import net_times
 from lcnn_compress.compress.make import make_lookups
 from lcnn_compress.compress.pipeline import Reusable
-from lcnn_compress.compress.plan import LayerPlan, reasons_against
-from lcnn_compress.compress.settings import CompressSettings
+from lcnn_compress.compress.plan import reasons_against
+from lcnn_compress.compress.settings import CompressSettings, LayerPlan
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export.template import with_factors
 from lcnn_compress.export.to_onnx import only_timed, to_onnx
@@ -194,7 +194,7 @@ def prepare(
     free = [layer for layer, reason in zip(found, reasons, strict=True) if reason is None]
     if not free:
         listed = "; ".join(dict.fromkeys(reason for reason in reasons if reason))
-        raise SettingsError(f"no layer can be compressed: {listed}; name layers with --only")
+        raise SettingsError(f"no layer can be compressed: {listed}; name layers with `only`")
     options = in_parallel(lambda layer: candidates(layer, settings.storage, settings.seed), free, "listing options", progress)
     if with_times:
         options = timed(free, options, times, threads=settings.threads, cache=cache, progress=progress)

@@ -32,13 +32,14 @@ def forecast(
     cache: Path | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Return the plan for a target with its expected time, MACs, bytes and error; nothing is built (``--dry-run``).
+    """Return the plan for a target with its expected time, MACs, bytes and error; nothing is built.
 
     For a largest drop the plans are those the search would start from: the fastest one and dense.
 
     Raises:
         SettingsError, MissingError: as ``compress_to_target``.
     """
+    target.check(settings)
     data = data.calibrated()
     problem = prepare(captured, settings, data.calibration, cache=cache, progress=progress)
     choice = problem.fastest() if target.kind == "max_drop" else foresee(problem, target)
@@ -71,9 +72,10 @@ def compress_to_target(
         SettingsError: the target cannot be reached, or a largest drop is asked for without held-out examples.
         MissingError: the native library is not there.
     """
+    target.check(settings)
     data = data.calibrated()
     if target.kind == "max_drop" and data.held_out is None:
-        raise SettingsError("--max-drop is judged on labelled examples; add --data")
+        raise SettingsError("`max_drop` is judged on labelled examples; add `data`")
     problem = prepare(captured, settings, data.calibration, cache=cache, progress=progress)
     if target.kind == "max_drop":
         found = fastest_within(problem, target.value, data, progress)

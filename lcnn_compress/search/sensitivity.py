@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
@@ -11,8 +10,8 @@ import torch
 
 from lcnn_compress.compress.make import make_lookup
 from lcnn_compress.compress.output_error import Outputs, first_images
-from lcnn_compress.compress.plan import LayerPlan, PlanSettings, planned_macs, reasons_against, size_limits
-from lcnn_compress.compress.settings import TrainingData
+from lcnn_compress.compress.plan import planned_macs, reasons_against, size_limits
+from lcnn_compress.compress.settings import LayerPlan, TrainingData
 from lcnn_compress.data.examples import Examples
 from lcnn_compress.data.score import score, torch_runner
 from lcnn_compress.errors import DataError, SettingsError
@@ -22,20 +21,11 @@ from lcnn_compress.net.layers import Captured, Layer
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.search.effects import replaced
 from lcnn_compress.search.layer_fit import gather
+from lcnn_compress.search.target import SensitivitySettings
 
 IMAGES = 128  # the outputs are compared on
 CELL_WIDTH, CELL_HEIGHT, NAME_WIDTH = 90, 24, 260  # pixels
 LIGHT, DARK = (236, 241, 247), (23, 79, 134)
-
-
-@dataclass(frozen=True)
-class SensitivitySettings:
-    """Dictionaries to try as shares of the channels of a layer, a quarter of each looked up, and which layers."""
-
-    sizes: tuple[float, ...] = (0.5, 0.25, 0.125)
-    plan: PlanSettings = field(default_factory=PlanSettings)
-    init: str = "kmeans"
-    seed: int = 0
 
 
 def sensitivity(
@@ -65,7 +55,7 @@ def sensitivity(
     reasons = reasons_against(found, settings.plan)
     free = [layer for layer, reason in zip(found, reasons, strict=True) if reason is None]
     if not free:
-        raise SettingsError("no layer can be compressed; name layers with --only")
+        raise SettingsError("no layer can be compressed; name layers with `only`")
     judge = Outputs(net, first_images(data.calibration, IMAGES))
     labelled = data.examples if data.examples is not None and _labelled(data.examples) else None
     base = None if labelled is None else score(torch_runner(net), labelled)

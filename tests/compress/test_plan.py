@@ -71,7 +71,7 @@ def test_layers_that_do_not_pay_stay_dense(found):
 
 @pytest.mark.parametrize("text", ["0", "-3", "1.5", "nan", "inf", "many", "conv1=", "conv1=0", "=", ""])
 def test_impossible_dictionaries_are_refused_with_the_value(text):
-    with pytest.raises(SettingsError, match=r"--dict is '"):
+    with pytest.raises(SettingsError, match=r"`dictionary` is '"):
         PlanSettings(dictionary=text)
 
 
@@ -82,7 +82,7 @@ def test_dictionary_larger_than_any_layer_is_refused(found):
 
 @pytest.mark.parametrize("lookups", [0, -1, 0.0, 1.5, float("nan")])
 def test_impossible_lookups_are_refused(lookups):
-    with pytest.raises(SettingsError, match=r"--lookups is '"):
+    with pytest.raises(SettingsError, match=r"`lookups` is '"):
         PlanSettings(lookups=lookups)
 
 
