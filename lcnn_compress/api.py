@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from lcnn_compress.artefact.artefact import check_place as check_artefact_place
 from lcnn_compress.bench.compare import compare
 from lcnn_compress.bench.doctor import check as doctor
 from lcnn_compress.bench.settings import BenchSettings
-from lcnn_compress.bench.suite import SUITES, run_suite
+from lcnn_compress.bench.suite import run_suite
+from lcnn_compress.bench.suite_cases import SUITES
 from lcnn_compress.compress.checkpoint_folder import CheckpointFolder
 from lcnn_compress.compress.configuration import Configuration, read_configuration
 from lcnn_compress.compress.pipeline import compress_net
@@ -352,7 +353,7 @@ def bench(
         elif not against.exists():
             write_dense_form(file, against)
         shown = lookup if file.parent == Path(folder) else file
-        return compare(against, file, settings) | {"dense_source": named, "lookup_source": str(shown), "notes": notes}
+        return asdict(compare(against, file, settings)) | {"dense_source": named, "lookup_source": str(shown), "notes": notes}
 
 
 def suite(name: str, settings: BenchSettings = BenchSettings(), progress: Progress = silent) -> dict[str, Any]:
@@ -363,7 +364,7 @@ def suite(name: str, settings: BenchSettings = BenchSettings(), progress: Progre
     """
     if name not in SUITES:
         raise SettingsError(f"`suite` is '{name}'; it must be {' or '.join(SUITES)}")
-    return run_suite(settings, SUITES[name], progress)
+    return asdict(run_suite(settings, SUITES[name], progress))
 
 
 def inspect(

@@ -249,7 +249,7 @@ def doctor(request: DoctorRequest, given: frozenset[str]) -> None:  # noqa: ARG0
     """Check this machine and the native library; run a self-test."""
     from lcnn_compress.bench.doctor import check  # without the rest of the interface: it needs no torch
 
-    result = check()
+    result = asdict(check())
     if request.as_json:
         render.print_json(result)
     else:

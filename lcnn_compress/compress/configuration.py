@@ -53,7 +53,7 @@ def read_configuration(path: Path, data: Mapping[str, Any] | None = None) -> Con
         tuning, recorded, model = values["finetune"], values["data"] or {}, values["model"]
         settings = CompressSettings(
             init=values["init"], seed=values["seed"], storage=values["coefficients"],
-            finetune=FinetuneSettings(**tuning) if tuning else None,
+            finetune=FinetuneSettings.from_recorded(tuning) if tuning else None,
         )  # fmt: skip
         plans = tuple(LayerPlan.from_json(layer) for layer in values["layers"])
         used = _data(path, recorded, data or {})

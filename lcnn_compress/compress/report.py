@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -91,5 +92,5 @@ def make_report(
         sums |= add_times(rows, times)
     return {
         "command": "compress", "input_shape": list(input_shape), "layers": rows, "totals": sums,
-        "calibration_images": calibration_images, "training": training, "evaluation": None, "machine": machine(),
+        "calibration_images": calibration_images, "training": training, "evaluation": None, "machine": asdict(machine()),
     }  # fmt: skip

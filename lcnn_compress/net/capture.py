@@ -33,26 +33,26 @@ _LAYERS = (
 )  # fmt: skip
 
 
-def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
+def capture(model: nn.Module, example: Tensor, max_seconds: float = MAX_SECONDS) -> fx.GraphModule:
     """Capture ``model`` as a net with dynamic batch, height and width wherever the model allows.
 
     It is captured in evaluation mode; each of its modules is left in the mode it was in.
 
-    Height and width are open only if that takes no longer than ``MAX_SECONDS``: where a net computes with its sizes, formulas
-    grow with every layer, and simplifying those of MobileViTv2 was not done after four minutes.
+    Height and width are open only if that takes no longer than ``max_seconds`` of the processor: where a net computes with its
+    sizes, formulas grow with every layer, and simplifying those of MobileViTv2 was not done after four minutes.
 
     Raises:
         ModelError: torch.export cannot capture it, or it does not map one tensor to tensors.
     """
     modes = {module: module.training for module in model.modules()}
     try:
-        return _captured(model.eval(), example)
+        return _captured(model.eval(), example, max_seconds)
     finally:
         for module, training in modes.items():
             module.training = training
 
 
-def _captured(model: nn.Module, example: Tensor) -> fx.GraphModule:
+def _captured(model: nn.Module, example: Tensor, max_seconds: float) -> fx.GraphModule:
     auto = torch.export.Dim.AUTO
     two = example  # images at least: a batch of 1 would be taken for a constant
     if len(example) < 2:
@@ -65,7 +65,7 @@ def _captured(model: nn.Module, example: Tensor) -> fx.GraphModule:
     )  # fmt: skip
     for axes, given, strict in tries:
         try:
-            with torch.no_grad(), _attention_in_parts(), _limited(MAX_SECONDS if 2 in axes else 0.0):
+            with torch.no_grad(), _attention_in_parts(), _limited(max_seconds if 2 in axes else 0.0):
                 program = torch.export.export(model, (given,), dynamic_shapes=(dict.fromkeys(axes, auto),), strict=strict)
         except Exception as error:  # torch.export raises whatever the model's own code raises
             problem = problem or error

@@ -375,7 +375,7 @@ def test_without_the_library(here: Path, no_library: Path, monkeypatch: pytest.M
         return child(*args, cwd=here, code=code, PYTHONPATH=str(no_library))
 
     assert (
-        "not run: exported files run at dense speed without the native library; install a wheel"
+        "not run: exported files run at dense speed without the native library; run 'pip install .'"
         in run("doctor", code=MISSING).stdout
     )
     message = run("export", "--onnx", "--no-fallback", "-o", "x.onnx", code=MISSING).stderr
