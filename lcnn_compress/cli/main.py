@@ -34,7 +34,7 @@ def main() -> None:
     logging.getLogger("lcnn_compress").addHandler(Notices())
     if not os.environ.get("LCNN_DEBUG"):
         warnings.simplefilter("ignore")  # deprecations inside torch and its exporter are not the user's business
-    # A request to stop leaves a checkpoint, as ctrl-C does, also where ctrl-C is ignored: in background jobs and under nohup.
+    # A request to stop leaves a checkpoint, as ctrl-C does, also where ctrl-C is ignored: in a job in the background.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()

@@ -115,5 +115,5 @@ def test_only_layers_far_below_the_average_are_tiny(depth):
 
 
 def test_shares_without_a_kernel_are_refused():
-    with pytest.raises(SettingsError, match="filters_per_pattern is 3; it must be one of 1, 2, 4, 8"):
+    with pytest.raises(SettingsError, match="`filters_per_pattern` is 3; it must be one of 1, 2, 4, 8"):
         PlanSettings(filters_per_pattern=3)
