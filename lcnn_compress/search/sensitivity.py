@@ -44,8 +44,8 @@ class SensitivitySettings:
 class LayerForm:
     """One layer in one form: MACs of one image, the error of the outputs and, with labels, the drop in points or dB.
 
-    ``share`` is the dictionary as a share of the channels. ``error`` is the root mean square difference of the outputs, relative
-    to their standard deviation.
+    ``share`` is the dictionary as a share of the channels. ``error`` is the root mean square difference of the outputs,
+    relative to their standard deviation.
     """
 
     share: float
