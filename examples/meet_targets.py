@@ -80,7 +80,7 @@ def resnet18() -> list[dict[str, Any]]:
 
 
 def line(row: dict[str, Any]) -> str:
-    """Return a row of the README's table."""
+    """Return a line to print for a finished net."""
     asked = ", ".join(f"{key} {value:g}" for key, value in row["asked"].items())
     low, high = row["speedup_ci95"]
     accuracy = f"{row['accuracy_percent']:.2f}" if "accuracy_percent" in row else ""

@@ -17,7 +17,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 Report = Callable[[str, int, int], None]
-METRICS = {"top1_percent": "top-1 accuracy in %", "psnr_db": "PSNR in dB"}
+METRICS = {"top1_percent": "top-1 accuracy in %", "labels_percent": "labels told right in %", "psnr_db": "PSNR in dB"}
 PIPE_WIDTH = 1000  # a pipe has no width; columns shall not be cut
 
 

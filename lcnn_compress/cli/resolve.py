@@ -119,7 +119,7 @@ def repeat(config: Path, given: frozenset[str], run: Run) -> Run:
         tuning, recorded, model = values["finetune"], values["data"] or {}, values["model"]
         settings = replace(
             run.settings, init=values["init"], seed=values["seed"], storage=values["coefficients"],
-            finetune=FinetuneSettings(**tuning) if tuning else None,
+            finetune=FinetuneSettings.from_recorded(tuning) if tuning else None,
         )  # fmt: skip
         plans = [LayerPlan.from_json(layer) for layer in values["layers"]]
         arch, shape = run.arch or model["arch"], run.input_shape or tuple(values["input_shape"])

@@ -15,7 +15,7 @@ from lcnn_compress.errors import ModelError, SettingsError
 from lcnn_compress.forms.kinds import DENSE, FILTERS_PER_PATTERN, KINDS, LOOKUP, Kind
 from lcnn_compress.forms.size_rules import DEFAULT_LOOKUPS, PRESETS, DictionaryRule, check_amount, parse_dictionary
 from lcnn_compress.geometry import lookup_macs
-from lcnn_compress.net.layers import FEW_CHANNELS, Layer
+from lcnn_compress.net.layers import MAX_BARE_CHANNELS, Layer
 
 TINY_SHARE = 0.01  # of the MACs, and of the weights; in nets of many layers this part of an average layer's
 TINY_PART = 0.2
@@ -235,7 +235,7 @@ def _reason_against(layer: Layer, settings: PlanSettings, named: bool, part: _Pa
     channels = layer.in_channels // layer.geometry.groups
     if layer.is_classifier:
         return "classifier: few vectors, each of its own class (name it with --only to compress it)"
-    if channels <= FEW_CHANNELS:
+    if channels <= MAX_BARE_CHANNELS:
         return f"only {channels} input channel{'s' if channels > 1 else ''}: no room for a dictionary (--only overrides)"
     if part.tiny:
         return f"tiny: {part.macs:.2%} of the net's MACs (--only overrides)"

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from lcnn_compress.bench.layer_cost import ORDINARY, Form, LookupForm, Shape, time_forms
 from lcnn_compress.compress.plan import LayerPlan
@@ -210,7 +209,7 @@ def layer_shapes(layer: Layer) -> Counter[Shape]:
     """Return the shapes a layer runs on and how often; a Linear runs once on all its rows of features."""
     sizes = Counter(layer.sizes)
     channels = layer.in_channels, layer.out_channels
-    if isinstance(layer.module, nn.Linear):
+    if layer.is_linear:
         return Counter({Shape(*channels, layer.geometry, size, count, linear=True): 1 for size, count in sizes.items()})
     return Counter({Shape(*channels, layer.geometry, size): count for size, count in sizes.items()})
 

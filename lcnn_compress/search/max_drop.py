@@ -18,6 +18,7 @@ from lcnn_compress.compress.pipeline import compress_net
 from lcnn_compress.compress.settings import TrainingData
 from lcnn_compress.data.examples import Examples
 from lcnn_compress.data.score import image_scores, torch_runner
+from lcnn_compress.data.tasks import Task
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.search.budget_report import Drop, TriedNet
@@ -39,10 +40,10 @@ class Found:
     tried: tuple[TriedNet, ...]
 
 
-def judge_by(dense: fx.GraphModule, held_out: Examples, progress: Progress = silent) -> Judge:
-    """Return what tells the drop of a net against the dense one on held-out examples."""
-    metric, scores = image_scores(torch_runner(dense), held_out, progress)
-    return lambda net: drop_of(metric, scores, image_scores(torch_runner(net), held_out, progress)[1])
+def judge_by(dense: fx.GraphModule, held_out: Examples, task: Task | None = None, progress: Progress = silent) -> Judge:
+    """Return what tells the drop of a net against the dense one on held-out examples; their labels tell a task that is None."""
+    metric, scores = image_scores(torch_runner(dense), held_out, progress, task)
+    return lambda net: drop_of(metric, scores, image_scores(torch_runner(net), held_out, progress, task)[1])
 
 
 def drop_of(metric: str, dense: Tensor, scores: Tensor) -> Drop:

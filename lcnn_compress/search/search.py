@@ -107,7 +107,8 @@ class _Made:
 def _keep_drop(problem: Problem, target: Target, data: TrainingData, progress: Progress) -> _Made:
     """Make the fastest net within a largest drop, and measure it."""
     assert data.held_out is not None
-    judge = judge_by(problem.captured.net, data.held_out, progress)
+    tuning = problem.settings.finetune
+    judge = judge_by(problem.captured.net, data.held_out, None if tuning is None else tuning.task, progress)
     found = fastest_within(problem, target.value, data, judge, progress)
     artefact, template = found.artefact, problem.reusable.template
     artefact.report["totals"] |= measured_totals(artefact, problem.settings, template, progress, problem.timers)

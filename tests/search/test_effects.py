@@ -202,7 +202,7 @@ class Twice(nn.Module):
         return self.last(self.twice(once + early))
 
 
-def test_moments_are_of_what_every_call_is_given(monkeypatch):
+def test_moments_are_of_what_every_call_is_given():
     torch.manual_seed(0)
     net = capture(Twice(), EXAMPLE)
     found, x = layers(net, EXAMPLE), torch.randn(24, 3, 16, 16)
@@ -216,9 +216,8 @@ def test_moments_are_of_what_every_call_is_given(monkeypatch):
     moments = together[[layer.name for layer in found].index("twice")]
     torch.testing.assert_close(moments.mean[0], rows.mean(0))  # of 342 of 256 positions of an image: all of them
     torch.testing.assert_close(moments.covariance[0], rows.T.cov(correction=0), rtol=1e-4, atol=1e-6)
-    monkeypatch.setattr("lcnn_compress.compress.refit.PASS_BYTES", 0)
     steps.clear()
-    alone = list(gather(net, found, [x[:16], x[16:]], lambda *step: steps.append(step)))
+    alone = list(gather(net, found, [x[:16], x[16:]], lambda *step: steps.append(step), pass_bytes=0))
     assert len(steps) == 3 * len(found)
     for one, other in zip(together, alone, strict=True):
         assert torch.equal(one.mean, other.mean)

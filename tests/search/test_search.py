@@ -33,7 +33,7 @@ from lcnn_compress.search.max_drop import Drop, drop_of
 from lcnn_compress.search.meet_target import CLOSE, corrected, fit, foresee, learn, part_of_target
 from lcnn_compress.search.problem import Problem, prepare
 from lcnn_compress.search.target import Target
-from lcnn_compress.train.loop import finetune
+from lcnn_compress.train.loop import Goal, finetune
 from lcnn_compress.train.recipe import FinetuneSettings
 
 SHAPE = (1, 3, 16, 16)
@@ -238,10 +238,11 @@ def test_training_is_judged_before_it_counts(monkeypatch: pytest.MonkeyPatch) ->
         lost = (16 if any(net is made for made in trained) else 40) * (1 - kept / weights)
         return Drop("top-1", 90.0, lost, lost - 1, lost + 1, 40)
 
-    def training(net: torch.nn.Module, *arguments: Any, enough: Any, **options: Any) -> Any:
+    def training(net: torch.nn.Module, *arguments: Any, goal: Goal, **options: Any) -> Any:
         trained.append(net)
-        asked.append(enough(net))
-        return finetune(net, *arguments, enough=enough, **options)
+        assert goal.enough is not None
+        asked.append(goal.enough(net))
+        return finetune(net, *arguments, goal=goal, **options)
 
     monkeypatch.setattr("lcnn_compress.compress.improve.finetune", training)
 
