@@ -9,6 +9,7 @@ import onnx
 
 from lcnn_compress import runtime
 from lcnn_compress.artefact.artefact import Artefact
+from lcnn_compress.bench.timers import Timers
 from lcnn_compress.compress.improve import improve, prunes, twice_the_lookups
 from lcnn_compress.compress.keep_faster import Timing
 from lcnn_compress.compress.make import make_lookups
@@ -27,7 +28,7 @@ class Reusable:
     """What several compressions of one net with the same settings share.
 
     Attributes:
-        built: lookup convolutions by plan; a compression adds its own.
+        built: lookup convolutions by plan; a compression adds its own. They are a memo: a plan always gives the same one.
         template: the net as ``with_factors`` wants it; what is measured is not exported anew then.
     """
 
@@ -42,6 +43,7 @@ def compress_net(
     plans: Sequence[LayerPlan] | None = None,
     progress: Progress = silent,
     reusable: Reusable | None = None,
+    timers: Timers = Timers(),
 ) -> Artefact:
     """Compress a captured net, which is not changed itself.
 
@@ -52,6 +54,7 @@ def compress_net(
         plans: decisions of an earlier run (its ``config["layers"]``); nothing is planned or measured then.
         progress: called as work goes on.
         reusable: of earlier calls with this net and these settings.
+        timers: what lookup layers are measured with.
 
     Raises:
         ModelError: the net cannot be compressed or does not run on its input shape.
@@ -64,10 +67,10 @@ def compress_net(
     decided = plan_layers(found, settings.plan) if plans is None else _check_plans(plans, found)
     lookups = make_lookups(found, decided, settings, reusable.built, progress)
     measures = settings.measure and runtime.library_path() is not None and lookups
-    timing = Timing(captured.input_shape, settings, reusable.template) if measures else None
+    timing = Timing(captured.input_shape, settings, reusable.template, timers) if measures else None
     if timing is not None and plans is None:
         timing.export(with_lookups(captured, lookups), progress)
-        decided = timing.keep_what_gains(decided, settings.plan.keep_slow, progress)
+        decided = timing.revert_slow_layers(decided, settings.plan.keep_slow, progress)
         lookups = {plan.name: lookups[plan.name] for plan in decided if plan.form.is_coded}
     if data.on_plan is not None:
         data.on_plan(decided)
