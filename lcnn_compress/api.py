@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 
 from lcnn_compress import runtime
 from lcnn_compress.artefact.artefact import Artefact, load_artefact, save_artefact
+from lcnn_compress.artefact.report import Report
 from lcnn_compress.bench.compare import BenchSettings, compare
 from lcnn_compress.compress.pipeline import compress_net
 from lcnn_compress.compress.plan import LayerPlan
@@ -190,19 +191,19 @@ def _fitting(data: TrainingData, source: Source) -> TrainingData:
 def _identified(artefact: Artefact, source: Source) -> Artefact:
     # Where the model lies decides nothing, so it is in the report only: the configuration has the same bytes anywhere.
     identity = {key: source.origin[key] for key in ("kind", "arch", "sha256")}
-    artefact.config |= {"model": identity, "input_shape": list(source.input_shape)}
-    artefact.report |= {"model": source.origin["spec"], "settings": artefact.config, "notes": list(source.notes)}
-    return artefact
+    config = {**artefact.config, "model": identity, "input_shape": list(source.input_shape)}
+    report = replace(artefact.report, model=source.origin["spec"], settings=config, notes=source.notes)
+    return replace(artefact, config=config, report=report)
 
 
 def save(artefact: Artefact, path: str | Path) -> None:
     """Write an artefact directory; see ``artefact.save_artefact``."""
     path = Path(path)
-    kind, spec = artefact.config.get("model", {}).get("kind"), artefact.report.get("model")
+    kind, spec = artefact.config.get("model", {}).get("kind"), artefact.report.model
     if spec is not None and kind not in (None, "memory", "factory") and Path(spec).exists():
         # Relative to the artefact, so that both can be moved together.
         relative = os.path.relpath(Path(spec).resolve(), path.resolve().parent)
-        artefact = replace(artefact, report=artefact.report | {"model": relative})
+        artefact = replace(artefact, report=replace(artefact.report, model=relative))
     save_artefact(artefact, path)
 
 
@@ -256,7 +257,7 @@ def export_dense(source: Source, path: Path, rows: list[dict[str, Any]]) -> None
 
 def find_dense(artefact: Artefact, path: Path, trust_pickle: bool = False) -> Source | str:
     """Return the dense net an artefact was made from, or why it cannot be had."""
-    origin, spec = artefact.config.get("model", {}), artefact.report.get("model")
+    origin, spec = artefact.config.get("model", {}), artefact.report.model
     if spec is None or origin.get("kind") in (None, "memory"):
         return "the net was compressed from memory"
     beside = path.resolve().parent / spec
@@ -332,9 +333,9 @@ def dense_rows(net: fx.GraphModule, input_shape: tuple[int, ...]) -> list[dict[s
     ]  # fmt: skip
 
 
-def layer_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+def layer_rows(report: Report) -> list[dict[str, Any]]:
     """Return what an exported file says about each layer."""
-    return [{key: row[key] for key in ("name", "kind", "reason", "macs_dense", "macs")} for row in report["layers"]]
+    return [{key: getattr(row, key) for key in ("name", "kind", "reason", "macs_dense", "macs")} for row in report.layers]
 
 
 def _weights_sha256(net: fx.GraphModule) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from contextlib import nullcontext
 from functools import partial
@@ -17,6 +16,7 @@ from lcnn_compress.version import __version__
 
 if TYPE_CHECKING:
     from lcnn_compress.api import Source
+    from lcnn_compress.artefact.report import LayerReport, Report
     from lcnn_compress.cli.resolve import Run
 
 COARSE = 0.3  # relative error of a layer's filters beyond which a net without calibration usually loses much
@@ -126,20 +126,18 @@ def compress(
         resolve.require(run.feed.data is not None, "--epochs asks for fine-tuning, but there is no training data; add --data")
     bars = not (quiet or as_json)
     if dry_run:
-        report = _forecast(model, run, trust_pickle=trust_pickle, quiet=quiet, bars=bars)
-        render.print_json(report) if as_json else render.forecast(report)
+        plan_for_target = _forecast(model, run, trust_pickle=trust_pickle, quiet=quiet, bars=bars)
+        render.print_json(plan_for_target) if as_json else render.forecast(plan_for_target)
         return
     report = _compress(model, run, target, trust_pickle=trust_pickle, resume=resume, quiet=quiet, bars=bars)
-    render.print_json(report) if as_json else render.compress_summary(report, str(target))
+    render.print_json(report.to_json()) if as_json else render.compress_summary(report, str(target))
     _note_error(report, quiet)
     _note_few(report, quiet)
     _note_missed(report, quiet)
     _exit_unless_faster(report, quiet)
 
 
-def _compress(
-    model: str, run: Run, target: Path, *, trust_pickle: bool, resume: bool, quiet: bool, bars: bool
-) -> dict[str, Any]:
+def _compress(model: str, run: Run, target: Path, *, trust_pickle: bool, resume: bool, quiet: bool, bars: bool) -> Report:
     """Compress, write the artefact and return its report."""
     from lcnn_compress import api
     from lcnn_compress.cli import resolve
@@ -183,10 +181,10 @@ def _notes(source: Source, run: Run, trust_pickle: bool, quiet: bool) -> None:
         render.note("this is not the net of the configuration: its decisions are repeated on other weights", quiet)
 
 
-def _note_error(report: dict[str, Any], quiet: bool) -> None:
+def _note_error(report: Report, quiet: bool) -> None:
     """Say so where accuracy has probably fallen far: nothing has made up for coarse filters."""
-    far = [row["name"] for row in report["layers"] if row.get("relative_error", 0.0) > COARSE]
-    if far and report["settings"]["data"] is None:
+    far = [row.name for row in report.layers if (row.relative_error or 0.0) > COARSE]
+    if far and (report.settings or {}).get("data") is None:
         render.note(
             f"the filters of {len(far)} layers differ from the trained ones by more than {COARSE:.0%} ({', '.join(far[:3])}"
             f"{', ...' if len(far) > 3 else ''}) and no data was given: check the result with 'lcnn eval'; --calib or --data "
@@ -195,49 +193,49 @@ def _note_error(report: dict[str, Any], quiet: bool) -> None:
         )
 
 
-def _note_few(report: dict[str, Any], quiet: bool) -> None:
+def _note_few(report: Report, quiet: bool) -> None:
     """Say so where least squares saw too few images: their error is then well below that of others."""
-    images, rows = report["calibration_images"], [row for row in report["layers"] if row.get("n_nonzeros")]
-    if not images or not rows or report["training"] is not None:
+    images, rows = report.calibration_images, [row for row in report.layers if row.n_nonzeros]
+    if not images or not rows or report.training is not None:
         return
 
-    def seen(row: dict[str, Any]) -> float:
+    def seen(row: LayerReport) -> float:
         """Return what a filter sees for each of its coefficients, as a share of what is enough."""
-        inputs = row["in_channels"] // row["groups"] * math.prod(row["kernel"])
-        positions = row["macs_dense"] / (row["out_channels"] * inputs)
-        return float(max(positions / FIT_POSITIONS, 1 / FIT_IMAGES) * images * row["out_channels"] / row["n_nonzeros"])
+        inputs = row.in_channels // row.groups * math.prod(row.kernel)
+        positions = row.macs_dense / (row.out_channels * inputs)
+        return max(positions / FIT_POSITIONS, 1 / FIT_IMAGES) * images * row.out_channels / (row.n_nonzeros or 1)
 
     least = min(rows, key=seen)
     if seen(least) < 1:
         render.note(
-            f"{images} calibration images are few for the {least['n_nonzeros'] // least['out_channels']} coefficients of each "
-            f"filter of {least['name']}: the net suits these images better than others; about "
+            f"{images} calibration images are few for the {(least.n_nonzeros or 0) // least.out_channels} coefficients of each "
+            f"filter of {least.name}: the net suits these images better than others; about "
             f"{math.ceil(images / seen(least))} are enough (--calib, --samples)",
             quiet,
         )
 
 
-def _note_missed(report: dict[str, Any], quiet: bool) -> None:
+def _note_missed(report: Report, quiet: bool) -> None:
     """Say so where the finished net is slower than asked for by more than two measurements of one net differ."""
-    asked = report.get("budget", {}).get("target", {})
-    sums = report["totals"]
-    if "speedup" not in sums:
+    asked = (report.budget or {}).get("target", {})
+    speedup, lookup_ms = report.totals.speedup, report.totals.lookup_ms
+    if speedup is None or lookup_ms is None:
         return
-    part = sums["speedup"] / asked["speedup"] if "speedup" in asked else asked.get("latency_ms", math.inf) / sums["lookup_ms"]
+    part = speedup / asked["speedup"] if "speedup" in asked else asked.get("latency_ms", math.inf) / lookup_ms
     if part < LEAST_OF_TARGET:
         render.note(f"the net reached {part:.0%} of the target when it was measured last; on a quiet machine try again", quiet)
 
 
-def _exit_unless_faster(report: dict[str, Any], quiet: bool) -> None:
-    if not any(row["kind"] != "dense" for row in report["layers"]):
+def _exit_unless_faster(report: Report, quiet: bool) -> None:
+    if not any(row.form.is_coded for row in report.layers):
         render.warn("no layer gains from lookup convolutions: every layer stays dense")
         raise typer.Exit(1)
-    speedup = report["totals"].get("speedup")
+    speedup = report.totals.speedup
     if speedup is None:
         render.note("no time was measured (--no-measure, or no native library: see 'lcnn doctor')", quiet)
     elif speedup <= 1:
         render.warn(f"the whole net is not faster than dense ({speedup:.2f}x)")
-        if "size_mb" not in report.get("budget", {}).get("target", {}):  # a small file was asked for, and made
+        if "size_mb" not in (report.budget or {}).get("target", {}):  # a small file was asked for, and made
             raise typer.Exit(1)
 
 
@@ -432,6 +430,7 @@ def quickstart(
     quiet: options.Quiet = False,
 ) -> None:
     """All of it on the small net in the package, offline."""
+    from lcnn_compress import api
     from lcnn_compress.cli import resolve
     from lcnn_compress.quickstart import run
 
@@ -439,4 +438,4 @@ def quickstart(
     with render.progress(not (quiet or as_json)) as progress:
         result = run(output, epochs, progress)
     render.print_json(result) if as_json else render.quickstart_table(result)
-    _exit_unless_faster(json.loads((output / "report.json").read_text()), quiet)
+    _exit_unless_faster(api.load(output).report, quiet)

@@ -356,8 +356,8 @@ def inspect(target: str, arch: str | None, shape: tuple[int, ...] | None, trust_
     if path.is_dir():
         artefact = api.load(path)
         report = artefact.report
-        facts = {"artefact": target, "input": list(artefact.input_shape), "model": report.get("model"), **report["totals"]}
-        return {"command": "inspect", "notes": [], "facts": facts, "layers": report["layers"]}
+        facts = {"artefact": target, "input": list(artefact.input_shape), "model": report.model, **report.totals.to_json()}
+        return {"command": "inspect", "notes": [], "facts": facts, "layers": [row.to_json() for row in report.layers]}
     if path.suffix == ".onnx":
         return {"command": "inspect", "notes": [], **api.describe_onnx(path)}
     source = api.open_model(target, shape, arch=arch, trust_pickle=trust_pickle)

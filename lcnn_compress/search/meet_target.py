@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lcnn_compress.artefact.report import Report
 from lcnn_compress.bench.gain import Gain, measure_gain
 from lcnn_compress.bench.profile import OTHER
 from lcnn_compress.errors import SettingsError
@@ -139,9 +140,9 @@ def learn(problem: Problem, choice: Choice, gain: Gain, taken: float) -> None:
     problem.other_ms = math.sqrt(expected * taken) - known
 
 
-def part_of_target(problem: Problem, target: Target, report: dict[str, Any]) -> float:
+def part_of_target(problem: Problem, target: Target, report: Report) -> float:
     """Return the speed of a finished net over the one asked for; 1 where it was not measured."""
-    faster = report["totals"].get("speedup")
+    faster = report.totals.speedup
     if faster is None or problem.dense_ms is None:
         return 1.0
     return float(faster * wanted_ms(problem, target) / problem.dense_ms)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from lcnn_compress.artefact.artefact import Artefact
 from lcnn_compress.compress.improve import JUDGED_IMAGES
-from lcnn_compress.compress.keep_faster import measured_totals
+from lcnn_compress.compress.keep_faster import measured_report
 from lcnn_compress.compress.output_error import Outputs, first_images
 from lcnn_compress.compress.pipeline import compress_net
 from lcnn_compress.compress.settings import CompressSettings, TrainingData
@@ -78,7 +78,7 @@ def compress_to_target(
     if target.kind == "max_drop":
         found = fastest_within(problem, target.value, data, progress)
         artefact, choice = found.artefact, found.choice
-        artefact.report["totals"] |= measured_totals(artefact, settings, problem.reusable.template, progress)
+        artefact = replace(artefact, report=measured_report(artefact, settings, problem.reusable.template, progress))
         more: dict[str, Any] = {"drop": asdict(found.drop), "tried": found.tried}
     else:
         trials: list[dict[str, Any]] = []
@@ -102,11 +102,11 @@ def compress_to_target(
         budget["measured_error"] = (
             Outputs(captured.net, first_images(data.calibration, JUDGED_IMAGES)).error(artefact.net) ** 0.5
         )
-    rows = {row["name"]: row for row in problem.table(choice)}
-    for row in artefact.report["layers"]:
-        row |= {"predicted_ms": rows[row["name"]]["predicted_ms"], "predicted_error": rows[row["name"]]["error"]}
-    artefact.report["budget"] = budget
-    return artefact
+    layers = tuple(
+        replace(row, predicted_ms=expected["predicted_ms"], predicted_error=expected["error"])
+        for row, expected in zip(artefact.report.layers, problem.table(choice), strict=True)
+    )
+    return replace(artefact, report=replace(artefact.report, layers=layers, budget=budget))
 
 
 def _built(problem: Problem, choice: Choice, data: TrainingData, progress: Progress) -> Artefact:

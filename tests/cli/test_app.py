@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from command_line import PACKAGE_PARENT, STABLE, child, lcnn, lcnn_json, needs_l
 from torch import nn
 
 from lcnn_compress import api, quickstart, runtime
+from lcnn_compress.artefact.report import Report
 from lcnn_compress.cli import errors, options
 from lcnn_compress.compress.plan import PlanSettings
 
@@ -270,7 +272,7 @@ def test_quiet_hides_notes_but_not_results(here: Path) -> None:
 def test_a_net_in_which_no_layer_gains_ends_with_1(here: Path) -> None:
     result = lcnn("compress", "model.pt", *SHAPE, "--skip", "*", "-o", "none.lcnn", code=1)
     assert "warning: no layer gains from lookup convolutions: every layer stays dense" in result.stderr
-    assert {row["kind"] for row in api.load("none.lcnn").report["layers"]} == {"dense"}
+    assert {row.kind for row in api.load("none.lcnn").report.layers} == {"dense"}
 
 
 @pytest.mark.parametrize(("target", "code"), [({}, 1), ({"speedup": 2.0}, 1), ({"size_mb": 0.5}, 0)])
@@ -278,11 +280,11 @@ def test_a_whole_net_that_is_not_faster_ends_with_1_unless_only_a_size_was_asked
     here: Path, monkeypatch: pytest.MonkeyPatch, target: dict[str, float], code: int
 ) -> None:
     report = api.load("model.lcnn").report
-    report["totals"] |= {"dense_ms": 1.0, "lookup_ms": 1.25, "speedup": 0.8}
-    report["budget"] = {"target": target, "predicted_speedup": 0.9}
+    totals = replace(report.totals, dense_ms=1.0, lookup_ms=1.25, speedup=0.8)
+    report = replace(report, totals=totals, budget={"target": target, "predicted_speedup": 0.9})
     from lcnn_compress.cli import app
 
-    def compress(*args: object, **kwargs: object) -> dict[str, Any]:
+    def compress(*args: object, **kwargs: object) -> Report:
         return report
 
     monkeypatch.setattr(app, "_compress", compress)

@@ -127,7 +127,7 @@ def test_rounding_that_many_layers_add_up_is_no_failed_export() -> None:
     source = api.open_model(torch.nn.Sequential(*(module for block in blocks for module in block)), (1, 16, 24, 24))
     settings = CompressSettings(PlanSettings("4", 2, keep_slow=True))
     artefact = api.compress(source, settings=settings)
-    assert {row["kind"] for row in artefact.report["layers"]} == {"lookup"}
+    assert {row.kind for row in artefact.report.layers} == {"lookup"}
 
 
 def test_layers_in_another_memory_layout_are_solved_too() -> None:
@@ -165,12 +165,12 @@ def test_layers_not_faster_alone_stay_where_the_net_is_faster_with_them(
     monkeypatch.setattr("lcnn_compress.compress.keep_faster.measure_gain", measured)
     monkeypatch.setattr("lcnn_compress.compress.keep_faster.time_ratio", ratio)
     artefact = api.compress(api.open_model(small_net(), (1, 3, 16, 16)), 8, lookups=2)
-    rows = {row["name"]: row for row in artefact.report["layers"] if row["name"] in ("conv1", "conv2")}
-    assert tuple(name for name, row in rows.items() if row["kind"] == "lookup") == kept
-    assert artefact.report["totals"].get("lookup_ms") == (net_ms[kept] if kept else None)
+    rows = {row.name: row for row in artefact.report.layers if row.name in ("conv1", "conv2")}
+    assert tuple(name for name, row in rows.items() if row.kind == "lookup") == kept
+    assert artefact.report.totals.lookup_ms == (net_ms[kept] if kept else None)
     for name, row in rows.items():
         text = f"measured: lookup {0.2 if name == 'conv1' else 0.11:.3f} ms, dense 0.100 ms"
-        assert row["note" if name in kept else "reason"] == text + (", but the net is faster with it" if name in kept else "")
+        assert (row.note if name in kept else row.reason) == text + (", but the net is faster with it" if name in kept else "")
 
 
 @pytest.mark.parametrize(("pruning_steps", "factor"), [(10_000, 1), (1, 2)])
@@ -190,7 +190,7 @@ def test_training_starts_with_more_lookups_only_where_it_prunes(
     artefact = api.compress(api.open_model(small_net(), (1, 3, 16, 16)), settings=settings, data=TrainingData(examples=Noise()))
     targets = {"conv1": 2 * 32 * 9, "conv2": 2 * 32 * 9}
     assert starts == {name: factor * count for name, count in targets.items()}
-    assert artefact.report["training"]["nonzeros"] == targets
+    assert artefact.report.training.nonzeros == targets
 
 
 def test_what_an_earlier_call_built_is_not_built_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +199,7 @@ def test_what_an_earlier_call_built_is_not_built_again(monkeypatch: pytest.Monke
     settings = CompressSettings(PlanSettings("6"), measure=False)
     built: dict[LayerPlan, LookupConv2d] = {}
     first = compress_net(Captured.of(dense, shape), settings, reusable=Reusable(built))
-    assert {plan.name for plan in built} == {row["name"] for row in first.report["layers"] if row["kind"] != "dense"} != set()
+    assert {plan.name for plan in built} == {row.name for row in first.report.layers if row.form.is_coded} != set()
     monkeypatch.setattr("lcnn_compress.compress.make.make_lookup", None)  # calling it would raise
     second = compress_net(Captured.of(dense, shape), settings, reusable=Reusable(built))
     x = torch.randn(2, 3, 16, 16)

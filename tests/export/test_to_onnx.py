@@ -250,7 +250,7 @@ def test_a_net_that_magnifies_rounding_is_exported_at_the_users_word(tmp_path, m
 def test_a_net_that_magnifies_rounding_is_timed_like_any_other(monkeypatch):
     monkeypatch.setattr("lcnn_compress.export.to_onnx.largest_difference", lambda *_, **__: 5e-3)
     settings = CompressSettings(PlanSettings("0.5", 2, keep_slow=True))
-    assert api.compress(small_net(), input_shape=(1, 3, 16, 16), settings=settings).report["totals"]["speedup"] > 0
+    assert api.compress(small_net(), input_shape=(1, 3, 16, 16), settings=settings).report.totals.speedup > 0
     for wrong in ("nan", "inf"):  # inf is another shape
         monkeypatch.setattr("lcnn_compress.export.to_onnx.largest_difference", lambda *_, wrong=wrong, **__: float(wrong))
         with pytest.raises(ModelError, match=f"differ from torch's by {wrong}"):

@@ -195,9 +195,9 @@ def test_dense_form_is_a_matrix_product_of_the_same_name(artefact) -> None:
 def test_artefact_and_report(artefact, tmp_path: Path) -> None:
     save_artefact(artefact, tmp_path / "net.lcnn")
     assert torch.equal(load_artefact(tmp_path / "net.lcnn").net(images()), artefact.net(images()))
-    row = next(row for row in artefact.report["layers"] if row["name"] == "fc1")
-    assert (row["type"], row["kernel"], row["in_channels"], row["input_sizes"]) == ("Linear", [4, 5], 8, [[4, 5]])
-    assert (row["macs_stage1"], row["macs_stage2"]) == (4 * 8 * 20, 2 * 12 * 20)
+    row = next(row for row in artefact.report.layers if row.name == "fc1")
+    assert (row.type, row.kernel, row.in_channels, row.input_sizes) == ("Linear", (4, 5), 8, ((4, 5),))
+    assert (row.macs_stage1, row.macs_stage2) == (4 * 8 * 20, 2 * 12 * 20)
 
 
 def test_refit_lowers_the_error_of_the_outputs() -> None:
