@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compare_methods import Part, Results
 from method_nets import CASES, Case
+from method_tasks import Part
+from results_file import Results
 
 from lcnn_compress import api
 from lcnn_compress.compress.plan import PlanSettings

@@ -18,7 +18,7 @@ import json
 import statistics
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def measure(source: api.Source, artefact: Artefact, iterations: int) -> dict[str
         dense, lookup = Path(folder) / "dense.onnx", Path(folder) / "lookup.onnx"
         api.export_onnx(artefact, lookup)
         api.export_dense(source, dense, api.layer_rows(artefact.report))
-        run = compare_files(dense, lookup, BenchSettings(iterations=iterations, per_layer=False))["runs"][0]
+        run = asdict(compare_files(dense, lookup, BenchSettings(iterations=iterations, per_layer=False)).runs[0])
     keys = ("speedup_p50", "speedup_ci95", "macs_ratio", "realised_fraction")
     sizes = ("latency_ms_p50", "file_bytes", "peak_rss_bytes", "macs")
     return {key: run[key] for key in keys} | {f"{net}_{key}": run[net][key] for net in ("dense", "lookup") for key in sizes}
@@ -155,7 +155,7 @@ def main() -> None:
     dense = api.evaluate(open_net().net, scored)
     result: dict[str, Any] = {
         "net": "fashion_resnet", "dense_percent": dense.value, "n": dense.n, "training_images": len(train),
-        "date": time.strftime("%Y-%m-%d"), "machine": machine(),
+        "date": time.strftime("%Y-%m-%d"), "machine": asdict(machine()),
         "settings": {key: value for key, value in vars(options).items() if key != "output"}, "sizes": {},
     }  # fmt: skip
     for name in options.sizes:

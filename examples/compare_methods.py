@@ -8,7 +8,7 @@ Each net is scored on the test images once. Milliseconds are of one image in ONN
 turn, each twice, and the second run counts, as in a stream of images.
 
 Writes results/methods.json after each result (a rerun goes on from there) and results/methods.svg. All of it takes about five
-hours of one core; the README's figures say what they were run with.
+hours of one core; RESULTS.md says what its figures were run with.
 
     apt-get install dataset-fashion-mnist
     pip install --no-deps demosaicnet==0.0.14 scikit-image==0.26.0 foolbox==3.3.4 && pip install matplotlib
@@ -21,11 +21,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ import numpy as np
 import torch
 from method_nets import CASES, Case
 from method_report import draw, table
+from method_tasks import Choice, Made, Part, Task, choices
 from methods import (
     CANDIDATES,
     INT8,
@@ -41,18 +41,19 @@ from methods import (
     OURS,
     Planned,
     Rewriting,
+    module_macs,
     quantise,
     solve,
     start_from_slices,
 )
-from torch import Tensor, fx, nn
+from results_file import Results
+from torch import fx
 
 from lcnn_compress import api, runtime
 from lcnn_compress.bench.statistics import ratio_interval
 from lcnn_compress.bench.timing import open_net, time_in_turn
 from lcnn_compress.compress.plan import LayerPlan, PlanSettings
 from lcnn_compress.compress.settings import CompressSettings, TrainingData
-from lcnn_compress.data.examples import Examples
 from lcnn_compress.data.score import onnx_runner, torch_runner
 from lcnn_compress.errors import ModelError, SettingsError
 from lcnn_compress.files import write_atomically
@@ -72,100 +73,15 @@ SPEEDUP_POWER = 0.45  # how the speed-up grows with the cut of MACs, about
 ROUNDS = 15, 300  # of the timing
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One of a method's candidates and a learning rate, 0 for what does not train."""
-
-    candidate: str
-    rate: float
-
-    def __str__(self) -> str:
-        return f"{self.candidate}, {self.rate:g}" if self.rate else self.candidate
-
-
-def choices(method: str, rates: Sequence[float]) -> list[Choice]:
-    """Return everything a method chooses from."""
-    return [Choice(candidate, rate) for candidate in CANDIDATES[method] for rate in ((0.0,) if method == INT8 else rates)]
-
-
-@dataclass(frozen=True)
-class Task:
-    """One net to make."""
-
-    method: str
-    speed: float
-    seed: int
-
-    def path(self, work: Path, net: str) -> Path:
-        """Return where its ONNX file goes."""
-        return work / f"{net}-{self.method.replace(' ', '-')}-{self.speed:g}-{self.seed}.onnx".replace("(", "").replace(")", "")
-
-
-@dataclass(frozen=True)
-class Made:
-    """A net, how to run it, and what it cost. ``write`` makes the ONNX file."""
-
-    run: Callable[[Tensor], Tensor]
-    write: Callable[[Path], None]
-    facts: dict[str, Any]
-
-
-class Part:
-    """The first ``count`` images of a seeded order of ``examples``."""
-
-    def __init__(self, examples: Examples, count: int, seed: int) -> None:
-        self.examples = examples
-        self.chosen = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))[:count]
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
-        x, y = self.examples.batch(self.chosen[indices])
-        return x.contiguous(memory_format=torch.channels_last), y
-
-
-class Results:
-    """The JSON file, written after every change. ``compute`` is not called for what is there."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.content: dict[str, Any] = {"settings": {}, "dense": {}, "plans": {}, "runs": {}, "times": {}, "timed_on": {}}
-        if path.is_file():
-            self.content |= json.loads(path.read_text())
-
-    def check_settings(self, net: str, settings: dict[str, Any]) -> None:
-        """Refuse to mix results of a net that were made with different settings.
-
-        Raises:
-            SystemExit: the file holds results made with others.
-        """
-        settings = json.loads(json.dumps(settings))  # tuples are lists there
-        found = self.content["settings"].setdefault(net, settings)
-        if found != settings:
-            raise SystemExit(
-                f"{self.path}: {net} was made with {found}, asked for are {settings}; give the same or another --output"
-            )
-
-    def get(self, kind: str, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        if key not in self.content[kind]:
-            self.put(kind, key, compute())
-        found: dict[str, Any] = self.content[kind][key]
-        return found
-
-    def put(self, kind: str, key: str, value: dict[str, Any]) -> None:
-        self.content[kind][key] = value
-        self.content |= {"date": time.strftime("%Y-%m-%d"), "machine": machine()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, (json.dumps(self.content, indent=1) + "\n").encode())
-
-
 class Comparison:
-    """All methods on one net."""
+    """All methods on one net. ``make`` makes one net; by default as the methods say."""
 
-    def __init__(self, case: Case, options: argparse.Namespace, results: Results) -> None:
+    def __init__(
+        self, case: Case, options: argparse.Namespace, results: Results, make: Callable[[Task, Choice], Made] | None = None
+    ) -> None:
         self.case, self.options, self.results = case, options, results
         self.step: Callable[[str], None] = print
+        self.make = make or self._made
         self.speeds = options.speeds or case.speeds
         self.rates = options.rates or case.rates
         self.images = max(LEAST_BATCHES * case.batch_size, round(case.share * options.images))
@@ -231,7 +147,7 @@ class Comparison:
 
     def _tried(self, task: Task, choice: Choice) -> dict[str, Any]:
         try:
-            made = self._make(task, choice)
+            made = self.make(task, choice)
         except (SettingsError, ModelError) as error:  # out of reach, or training diverged
             found: dict[str, Any] = {"score": None, "reason": str(error)}
         else:
@@ -247,7 +163,7 @@ class Comparison:
         try:
             if choice is None:
                 raise SettingsError("no candidate worked")
-            made = self.kept.pop((task, choice), None) or self._make(task, choice)
+            made = self.kept.pop((task, choice), None) or self.make(task, choice)
         except (SettingsError, ModelError) as error:
             found: dict[str, Any] = {"score": None, "reason": str(error)}
         else:
@@ -259,7 +175,7 @@ class Comparison:
         self.results.put("runs", key, found)
         self.step(f"{self.case.name} {task.method} {task.speed:g}x seed {task.seed}: {found['score']}")
 
-    def _make(self, task: Task, choice: Choice) -> Made:
+    def _made(self, task: Task, choice: Choice) -> Made:
         makers = {INT8: self._quantised, NARROWER: self._narrowed}
         return makers.get(task.method, self._compressed)(task, choice)
 
@@ -385,25 +301,8 @@ class Comparison:
             for name, values in ms.items()
         }  # fmt: skip
         self.results.put("times", self.case.name, found)
-        self.results.put("timed_on", self.case.name, {"date": time.strftime("%Y-%m-%d"), "machine": machine()})
+        self.results.put("timed_on", self.case.name, {"date": time.strftime("%Y-%m-%d"), "machine": asdict(machine())})
         self.step(f"{self.case.name}: {len(files)} files timed {rounds} times")
-
-
-def module_macs(build: Callable[[float], nn.Module], share: float, shape: tuple[int, ...]) -> int:
-    """Return the MACs of the convolutions and linear layers of ``build(share)``; no weights are made."""
-    total = 0
-
-    def count(module: nn.Conv2d | nn.Linear, _: Any, output: Tensor) -> None:
-        nonlocal total
-        total += output[0].numel() * module.weight[0].numel()
-
-    with torch.device("meta"), torch.no_grad():
-        net = build(share).eval()
-        for module in net.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                module.register_forward_hook(count)
-        net(torch.zeros(shape))
-    return total
 
 
 def progress(total: int) -> Callable[[str], None]:

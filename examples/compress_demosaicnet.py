@@ -17,6 +17,7 @@ import argparse
 import json
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def measure(artefact: Artefact, iterations: int) -> dict[str, Any]:
         dense, lookup = Path(folder) / "dense.onnx", Path(folder) / "lookup.onnx"
         api.export_onnx(artefact, lookup)
         api.export_dense(open_net(), dense, api.layer_rows(artefact.report))
-        run = compare(dense, lookup, BenchSettings(iterations=iterations, per_layer=False))["runs"][0]
+        run = asdict(compare(dense, lookup, BenchSettings(iterations=iterations, per_layer=False)).runs[0])
     keys = ("speedup_p50", "speedup_ci95", "macs_ratio", "realised_fraction")
     sizes = ("latency_ms_p50", "file_bytes", "peak_rss_bytes", "macs")
     return {key: run[key] for key in keys} | {f"{net}_{key}": run[net][key] for net in ("dense", "lookup") for key in sizes}
@@ -171,7 +172,7 @@ def main() -> None:
     }
     result: dict[str, Any] = {
         "net": "demosaicnet Bayer", "photos": len(crops), "psnr_db": reference, "settings": vars(options),
-        "date": time.strftime("%Y-%m-%d"), "machine": machine(), "variants": {},
+        "date": time.strftime("%Y-%m-%d"), "machine": asdict(machine()), "variants": {},
     }  # fmt: skip
     print({name: f"{np.mean(values):.2f} dB" for name, values in reference.items()}, flush=True)
     for name, (artefact, seconds) in variants(options, train).items():

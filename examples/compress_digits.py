@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def main() -> None:
             print(f"{label}: {made['lookup_percent']:.2f} % in {made['seconds_compress']:.0f} s", flush=True)
     print(table(variants))
     result = {
-        "net": "digit-recognizer", "date": time.strftime("%Y-%m-%d"), "machine": machine(),
+        "net": "digit-recognizer", "date": time.strftime("%Y-%m-%d"), "machine": asdict(machine()),
         "settings": {key: str(value) for key, value in vars(options).items() if key != "mnist"}, "variants": variants,
     }  # fmt: skip
     RESULTS.mkdir(exist_ok=True)

@@ -14,6 +14,7 @@ import argparse
 import json
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def resnet18() -> list[dict[str, Any]]:
             dense, lookup = Path(folder) / "dense.onnx", Path(folder) / "lookup.onnx"
             api.export_onnx(artefact, lookup)
             api.export_dense(source, dense, api.layer_rows(artefact.report))
-            run = compare(dense, lookup, BenchSettings(iterations=50, per_layer=False))["runs"][0]
+            run = asdict(compare(dense, lookup, BenchSettings(iterations=50, per_layer=False)).runs[0])
         facts |= {key: run[key] for key in ("speedup_p50", "speedup_ci95", "macs_ratio")}
         rows.append({"net": "resnet18, random weights, no data"} | facts)
         print(line(rows[-1]), flush=True)
@@ -79,7 +80,7 @@ def resnet18() -> list[dict[str, Any]]:
 
 
 def line(row: dict[str, Any]) -> str:
-    """Return a row of the README's table."""
+    """Return a line to print for a finished net."""
     asked = ", ".join(f"{key} {value:g}" for key, value in row["asked"].items())
     low, high = row["speedup_ci95"]
     accuracy = f"{row['accuracy_percent']:.2f}" if "accuracy_percent" in row else ""
@@ -98,7 +99,13 @@ def main() -> None:
     print(f"dense {dense.value:.2f} % on {dense.n} images")
     rows = embedded(train, test) if "fashion_resnet" in options.nets else []
     rows += resnet18() if "resnet18" in options.nets else []
-    result = {"dense_percent": dense.value, "n": dense.n, "rows": rows, "machine": machine(), "date": time.strftime("%Y-%m-%d")}
+    result = {
+        "dense_percent": dense.value,
+        "n": dense.n,
+        "rows": rows,
+        "machine": asdict(machine()),
+        "date": time.strftime("%Y-%m-%d"),
+    }
     options.output.parent.mkdir(exist_ok=True)
     options.output.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -2,7 +2,7 @@
 
 Five of them are plans for ``api.compress_source``, so that refitting, batch norms and fine-tuning are the same for all:
 
-* ``lookup (ours)``: planned in measured milliseconds (``lcnn_compress.budget``): a layer becomes lookups in an SVD dictionary,
+* ``lookup (ours)``: planned in measured milliseconds (``lcnn_compress.search``): a layer becomes lookups in an SVD dictionary,
   sparse or low rank, or stays dense, so that the sum of their effects on the outputs is least.
 * ``lookup (one rule)``: SVD dictionaries of one share of the channels, the same density everywhere; nothing is measured.
 * ``lookup (paper)``: k-means dictionaries, every coefficient, an L1 penalty and a threshold while training (Bagherinezhad et
@@ -23,6 +23,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -227,6 +228,23 @@ def _every_coefficient(layer: Layer, k: int, seed: int) -> NDArray[np.float64]:
     slices = weight.astype(np.float64).transpose(0, 2, 3, 1).reshape(groups, -1, weight.shape[1])
     kernel = slices @ np.linalg.pinv(blocks)
     return np.abs(kernel) / max(float(kernel.std()), 1e-12)
+
+
+def module_macs(build: Callable[[float], nn.Module], share: float, shape: tuple[int, ...]) -> int:
+    """Return the MACs of the convolutions and linear layers of ``build(share)``; no weights are made."""
+    total = 0
+
+    def count(module: nn.Conv2d | nn.Linear, _: Any, output: Tensor) -> None:
+        nonlocal total
+        total += output[0].numel() * module.weight[0].numel()
+
+    with torch.device("meta"), torch.no_grad():
+        net = build(share).eval()
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.register_forward_hook(count)
+        net(torch.zeros(shape))
+    return total
 
 
 def start_from_slices(narrow: nn.Module, dense: dict[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -233,11 +233,11 @@ def bench(lookup: str | Path, dense: str | Path | None = None, settings: BenchSe
     """Compare an exported ONNX file with a dense one (by default its own dense form); the object of ``lcnn bench --json``."""
     settings = settings or BenchSettings()
     if dense is not None:
-        return compare(Path(dense), Path(lookup), settings)
+        return asdict(compare(Path(dense), Path(lookup), settings))
     with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
         path = Path(folder) / "dense.onnx"
         write_dense_form(Path(lookup), path)
-        return compare(path, Path(lookup), settings) | {"dense_source": "dense form of the same file"}
+        return asdict(compare(path, Path(lookup), settings)) | {"dense_source": "dense form of the same file"}
 
 
 def write_dense_form(lookup: Path, path: Path) -> None:

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from lcnn_compress import runtime
 
 INT8_EXTENSIONS = ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 
 
-def machine() -> dict[str, Any]:
+@dataclass(frozen=True)
+class Machine:
+    """The processor's name and cores, the kernels' instruction set (None without the native library), and versions."""
+
+    cpu: str
+    cores: int | None
+    isa: str | None
+    system: str
+    python: str
+    onnxruntime: str
+    torch: str | None  # None where it is not installed
+
+
+def machine() -> Machine:
     """Return facts about this machine and the packages that matter."""
-    return {
-        "cpu": _cpu_model(), "cores": os.cpu_count(), "isa": runtime.isa(), "system": platform.platform(),
-        "python": platform.python_version(), "onnxruntime": runtime.onnxruntime_version(), "torch": _installed("torch"),
-    }  # fmt: skip
+    return Machine(
+        cpu=_cpu_model(), cores=os.cpu_count(), isa=runtime.isa(), system=platform.platform(),
+        python=platform.python_version(), onnxruntime=runtime.onnxruntime_version(), torch=_installed("torch"),
+    )  # fmt: skip
 
 
 def int8_extensions() -> list[str]:

@@ -5,6 +5,7 @@ The net was trained on all 60,000 images by ``examples/train_fashion_mnist.py``;
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,5 +54,5 @@ def run(output: Path, epochs: int, progress: Progress) -> dict[str, Any]:
     timing = compare(dense_file, lookup_file, BenchSettings(iterations=200, per_layer=False))
     return {
         "command": "quickstart", "artefact": str(output), "metric": "top1_percent", "n": len(test),
-        "dense": scores[0], "lookup": scores[1], "totals": artefact.report.totals.to_json(), "bench": timing,
+        "dense": scores[0], "lookup": scores[1], "totals": artefact.report.totals.to_json(), "bench": asdict(timing),
     }  # fmt: skip

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 LIBRARY_VARIABLE = "LCNN_RUNTIME_LIBRARY"
 PACKAGED_LIBRARY = Path(__file__).parent / "_lib" / "liblcnn_ort.so"
-HOW_TO_GET = f"install a wheel (pip install lcnn-compress), or build cpp_runtime and set {LIBRARY_VARIABLE}"
+HOW_TO_GET = f"run 'pip install .' in a checkout of lcnn, which builds it, or build cpp_runtime and set {LIBRARY_VARIABLE}"
 FATAL_ONLY = 4  # ONNX Runtime's log severity: every error also arrives as an exception
 
 # ONNX Runtime has no common base class of its own errors.

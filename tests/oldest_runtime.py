@@ -16,7 +16,7 @@ def make(folder: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parent))
     import torch
     from cases import LookupConvCase
-    from test_op import POOL, expected, node_model
+    from op_models import POOL, expected, node_model
 
     case = LookupConvCase(stride=(2, 1), groups=2, c_out=6, padding=(1, 0, 1, 2))
     answer, bound = expected(case)

@@ -13,7 +13,30 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "lcnn_compress"
 FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
+TESTS = Path(__file__).parent
+TEST_TREES = {path: ast.parse(path.read_text()) for path in sorted(TESTS.rglob("*.py"))}
 MAX_LINES, MAX_FUNCTION_LINES, MAX_MODULES = 400, 80, 13
+MAX_ARGUMENTS = 7  # besides self and cls
+MAX_PATCHES = 44  # of our own modules, in all tests
+MAX_PLAIN_DICTS = 125  # where JSON crosses, and too many elsewhere
+
+# Functions that take more arguments than that today.
+MANY_ARGUMENTS = {
+    "bench.gain.measure_gain", "cli.app.bench", "cli.app.compress", "cli.app.evaluate", "cli.app.export", "cli.app.sensitivity",
+    "compress.pipeline.compress_net", "train.loop.finetune",
+}  # fmt: skip
+
+# Modules of rooms without a test file of their own today.
+WITHOUT_A_TEST_FILE = {
+    "bench/child", "bench/doctor", "bench/engines", "bench/gain", "bench/node_layers", "bench/profile", "bench/statistics",
+    "bench/timing",
+    "cli/main", "cli/options", "cli/render", "cli/resolve",
+    "search/candidates", "search/layer_errors", "search/layer_fit", "search/max_drop", "search/meet_target", "search/problem",
+    "search/target",
+    "train/checkpoint", "train/losses", "train/recipe",
+}  # fmt: skip
+# Test files that wait for their module.
+WITHOUT_A_MODULE = {"forms/kinds"}
 
 # A module imports from its own room and from rooms of lower levels. Whatever is new goes into the lowest room it fits.
 LEVELS = {
@@ -164,3 +187,80 @@ def test_no_error_is_swallowed_in_silence() -> None:
         if isinstance(node, ast.ExceptHandler) and (node.type is None or all(isinstance(s, ast.Pass) for s in node.body))
     ]
     assert silent == []
+
+
+def test_every_module_of_a_room_has_its_test_file_and_every_test_file_its_module() -> None:
+    """``tests/`` has the folders of the package, and one for ``examples/``; tests of the ground floor lie flat."""
+    modules = {"/".join(name.split(".")[1:]) for name in MODULES if name.count(".") == 2}
+    rooms = {module.partition("/")[0] for module in modules} | {"examples"}
+    files = {f"{path.parent.name}/{path.stem.removeprefix('test_')}" for path in TESTS.glob("*/test_*.py")}
+    assert {file.partition("/")[0] for file in files} <= rooms
+    assert modules - files <= WITHOUT_A_TEST_FILE
+    assert {file for file in files if not file.startswith("examples/")} - modules <= WITHOUT_A_MODULE
+
+
+def own_names(tree: ast.AST) -> set[str]:
+    """Return the names under which a file knows modules, classes and functions of the package."""
+    own: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.asname or alias.name.partition(".")[0] for alias in node.names]
+            own |= {name for alias, name in zip(node.names, names, strict=True) if alias.name.startswith("lcnn_compress")}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lcnn_compress"):
+            own |= {alias.asname or alias.name for alias in node.names}
+    return own
+
+
+def patches(tree: ast.AST) -> list[int]:
+    """Return the lines where a test changes a module or a class of the package, as ``monkeypatch.setattr`` does."""
+    own = own_names(tree)
+    lines = []
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
+            continue
+        if node.func.attr in ("setattr", "setitem", "delattr", "delitem"):
+            first = node.args[0]
+            by_name = isinstance(first, ast.Constant) and str(first.value).startswith("lcnn_compress")
+            if by_name or ast.unparse(first).partition(".")[0] in own:
+                lines.append(node.lineno)
+    return lines
+
+
+def test_patches_of_our_own_modules_are_seen() -> None:
+    source = """
+import sys, torch, lcnn_compress.files
+from lcnn_compress.bench import suite as module
+from lcnn_compress.train.loop import Run
+monkeypatch.setattr("lcnn_compress.net.capture.MAX_SECONDS", 1)
+monkeypatch.setattr(lcnn_compress.files, "_swap", None)
+monkeypatch.setitem(module.SUITES, "paper", ())
+monkeypatch.delattr(Run, "prune")
+monkeypatch.setattr(torch.onnx, "export", None)
+monkeypatch.setattr(sys, "path", [])
+monkeypatch.setenv("LCNN_ISA", "avx2")
+"""
+    assert patches(ast.parse(source)) == [5, 6, 7, 8]
+
+
+def test_tests_hardly_patch_our_own_modules() -> None:
+    """A patch freezes the inside of what it changes; a timer, a runner or a limit that a test needs is an argument."""
+    found = [f"{path.relative_to(TESTS)}:{line}" for path, tree in TEST_TREES.items() for line in patches(tree)]
+    assert len(found) <= MAX_PATCHES, found
+
+
+def test_functions_take_few_arguments() -> None:
+    many = set()
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+                a = node.args
+                given = [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))]
+                if sum(argument.arg not in ("self", "cls") for argument in given) > MAX_ARGUMENTS:
+                    many.add(f"{module_name(path).removeprefix('lcnn_compress.')}.{getattr(node, 'name', 'lambda')}")
+    assert many <= MANY_ARGUMENTS
+
+
+def test_few_values_are_dicts_of_anything() -> None:
+    """A frozen dataclass names its fields and their types; ``dict[str, Any]`` is for what is read from JSON or becomes it."""
+    counts = Counter({module_name(path): path.read_text().count("dict[str, Any]") for path in FILES})
+    assert counts.total() <= MAX_PLAIN_DICTS, counts.most_common(5)

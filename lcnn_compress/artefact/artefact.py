@@ -115,7 +115,7 @@ def _read_manifest(path: Path) -> Json:
     if version > FORMAT_VERSION:
         raise ArtefactError(
             f"{path}: format_version {version} is newer than this lcnn (reads up to {FORMAT_VERSION}); "
-            "upgrade with pip install -U lcnn-compress"
+            "update the checkout of lcnn and run 'pip install .' in it"
         )
     return manifest
 

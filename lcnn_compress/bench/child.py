@@ -7,22 +7,25 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lcnn_compress import errors
 from lcnn_compress.errors import ChildError, LcnnError, SettingsError
 
-Job = Callable[..., dict[str, Any]]
 
-
-def run_child(job: dict[str, Any], module: str, timeout_s: float) -> dict[str, Any]:
+def run_child(job: Callable[..., object], given: Mapping[str, object], subject: str, timeout_s: float) -> dict[str, Any]:
     """Do a job in a fresh interpreter and return its result; its known errors are raised here.
 
     Args:
-        job: the name of the job as ``"job"``, the rest are its arguments.
-        module: where it is done: its ``child_main`` calls ``answer_parent``.
+        job: a function of a module, which the child imports by name; it returns a dataclass or a dict.
+        given: its arguments, values that JSON holds; paths arrive as text.
+        subject: what is measured, for errors: "the memory measurement of net.onnx".
         timeout_s: when to give up.
+
+    Returns:
+        The fields of the result as JSON gives them: tuples are lists.
 
     Raises:
         SettingsError: it took too long or was killed, probably for want of memory.
@@ -30,10 +33,10 @@ def run_child(job: dict[str, Any], module: str, timeout_s: float) -> dict[str, A
         LcnnError: what the job itself raised.
     """
     # This very package, before any of that name in the working directory (a source tree has no native library in it).
-    start = f"import sys; sys.path.insert(0, sys.argv[1]); from {module} import child_main; child_main()"
+    start = f"import sys; sys.path.insert(0, sys.argv[1]); from {__name__} import answer_parent; "
+    start += f"from {job.__module__} import {job.__name__} as job; answer_parent(job)"
     command = [sys.executable, "-c", start, str(Path(__file__).parents[2])]
-    subject = f"the {job['job']} measurement of " + str(job.get("model") or job.get("lookup") or "an empty process")
-    sent = json.dumps(job, default=str)
+    sent = json.dumps(given, default=str)
     try:
         done = subprocess.run(command, input=sent, capture_output=True, text=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired as error:
@@ -50,11 +53,11 @@ def run_child(job: dict[str, Any], module: str, timeout_s: float) -> dict[str, A
     return answer
 
 
-def answer_parent(jobs: Mapping[str, Job]) -> None:
-    """Read a job from standard input, do it, write its result or error as the last line of standard output."""
-    job = json.load(sys.stdin)
+def answer_parent(job: Callable[..., object]) -> None:
+    """Read arguments from standard input, do the job, write its result or error as the last line of standard output."""
+    given = json.load(sys.stdin)
     try:
-        answer = jobs[job.pop("job")](**job)
+        answer = job(**given)
     except LcnnError as error:
         answer = {"error": type(error).__name__, "message": str(error)}
-    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.write(json.dumps(answer, default=asdict) + "\n")

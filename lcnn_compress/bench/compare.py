@@ -7,25 +7,24 @@ runs dense and lookup in turn, so that a busy machine slows both; peak memory in
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lcnn_compress import runtime
-from lcnn_compress.bench.child import Job, answer_parent, run_child
-from lcnn_compress.bench.gain import measure_gain
-from lcnn_compress.bench.profile import OTHER, log
-from lcnn_compress.bench.statistics import latency_statistics, ratio_interval
-from lcnn_compress.bench.timing import open_net, outputs_in_turn, peak_memory, read_onnx
+from lcnn_compress.bench.child import run_child
+from lcnn_compress.bench.gain import Gain, TimingPlan, measure_gain
+from lcnn_compress.bench.profile import OTHER
+from lcnn_compress.bench.statistics import Latency, latency_statistics, ratio_interval
+from lcnn_compress.bench.timing import Memory, PairTimes, open_net, outputs_in_turn, peak_memory, read_onnx
 from lcnn_compress.errors import ArtefactError, SettingsError
-from lcnn_compress.machine import machine
+from lcnn_compress.machine import Machine, machine
 
-if TYPE_CHECKING:
-    pass
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,86 @@ class BenchSettings:
             raise SettingsError(f"warmup is {self.warmup}; it must be at least 0")
 
 
-def compare(dense: Path, lookup: Path, settings: BenchSettings = BenchSettings()) -> dict[str, Any]:
-    """Measure two files of one net; return the object of ``lcnn bench --json``.
+@dataclass(frozen=True)
+class FileSize:
+    """Bytes of a file, with its external data, and of its initialisers."""
 
-    ``macs`` counts the whole batch, ``layers`` and their times one image. ``max_abs_diff`` compares the two nets on one random
-    input: it is what compression changed, not an error of the kernels. ``isa`` is None where the native library is absent; the
-    lookup file then runs as dense convolutions. ``baseline_rss_bytes`` is the peak memory of a process without a net.
+    file_bytes: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class NetFigures(Latency):
+    """What is measured of one net at one batch; ``macs`` of the whole batch."""
+
+    peak_rss_bytes: int
+    file_bytes: int
+    weight_bytes: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """Two nets at one batch and number of threads.
+
+    ``max_abs_diff`` compares them on one random input: it is what compression changed, not an error of the kernels.
+    ``baseline_rss_bytes`` is the peak memory of a process without a net.
+    """
+
+    batch: int
+    threads: int
+    dense: NetFigures
+    lookup: NetFigures
+    speedup_p50: float
+    speedup_ci95: tuple[float, float]
+    macs_ratio: float
+    realised_fraction: float
+    max_abs_diff: float
+    baseline_rss_bytes: int
+
+
+@dataclass(frozen=True)
+class FormsMs:
+    """ms of one image in both nets; None where it was not measured."""
+
+    dense_ms: float | None
+    lookup_ms: float | None
+
+
+@dataclass(frozen=True)
+class ComparedLayer:
+    """A layer as the lookup file describes it, MACs and ms of one image."""
+
+    name: str
+    kind: str | None
+    reason: str | None
+    macs_dense: int
+    macs: int
+    dense_ms: float | None = None
+    lookup_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What ``lcnn bench --json`` prints, but for where the two nets come from.
+
+    ``isa`` is None where the native library is absent; the lookup file then runs as dense convolutions. ``other`` is the time
+    of what belongs to no layer.
+    """
+
+    command: str
+    isa: str | None
+    onnxruntime: str
+    runs: tuple[ComparedRun, ...]
+    layers: tuple[ComparedLayer, ...]
+    other: FormsMs
+    input_shape: tuple[int, ...]
+    machine: Machine
+    date: str
+
+
+def compare(dense: Path, lookup: Path, settings: BenchSettings = BenchSettings()) -> Comparison:
+    """Measure two files of one net.
 
     Raises:
         SettingsError: a batch does not fit the files, the memory or the time limit, or the files are not forms of one net.
@@ -62,92 +135,112 @@ def compare(dense: Path, lookup: Path, settings: BenchSettings = BenchSettings()
     """
     for path in (dense, lookup):
         runtime.session(path, threads=1)  # a missing or damaged file is refused here, with its name
-    rows, shape = _metadata(lookup)
-    files = {"dense": dense, "lookup": lookup}
-    facts = {
-        "dense": _file_facts(dense) | {"macs": sum(row["macs_dense"] for row in rows)},
-        "lookup": _file_facts(lookup) | {"macs": sum(row["macs"] for row in rows)},
-    }
+    layers, shape = _metadata(lookup)
+    nets = (
+        _Net(dense, file_size(dense), sum(row.macs_dense for row in layers)),
+        _Net(lookup, file_size(lookup), sum(row.macs for row in layers)),
+    )
     pairs = [(batch, threads) for batch in settings.batches for threads in settings.threads]
-    runs = [_run(files, facts, [batch, *shape[1:]], threads, settings) for batch, threads in pairs]
+    runs = tuple(_compare_at(nets, (batch, *shape[1:]), threads, settings) for batch, threads in pairs)
     log.info("measured %s against %s: %d settings of batch and threads", lookup.name, dense.name, len(pairs))
-    times: dict[str, tuple[float | None, float | None]] = {}
-    if settings.per_layer:
-        job = {"job": "layers", "threads": settings.threads[0], "seed": settings.seed, **files}
-        times = run_child(job, __name__, settings.timeout_s)["layers"]
-    nothing = (None, None)
-    keys = ("name", "kind", "reason", "macs_dense", "macs")
-    layers = [{key: row.get(key) for key in keys} | _named(times.get(row["name"], nothing)) for row in rows]
-    return {
-        "command": "bench", "isa": runtime.isa(), "onnxruntime": runtime.onnxruntime_version(), "runs": runs, "layers": layers,
-        "other": _named(times.get(OTHER, nothing)), "input_shape": shape, "machine": machine(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }  # fmt: skip
+    times = layer_pairs(dense, lookup, settings) if settings.per_layer else {}
+    return Comparison(
+        command="bench", isa=runtime.isa(), onnxruntime=runtime.onnxruntime_version(), runs=runs,
+        layers=tuple(_with_times(row, times) for row in layers), other=FormsMs(*times.get(OTHER, (None, None))),
+        input_shape=shape, machine=machine(), date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )  # fmt: skip
 
 
-def _run(
-    files: dict[str, Path], facts: dict[str, dict[str, int]], shape: list[int], threads: int, settings: BenchSettings
-) -> dict[str, Any]:
-    batch = shape[0]
+@dataclass(frozen=True)
+class _Net:
+    """A file and what is known of it without running it; MACs of one image."""
+
+    path: Path
+    size: FileSize
+    macs: int
+
+
+def _compare_at(nets: tuple[_Net, _Net], shape: tuple[int, ...], threads: int, settings: BenchSettings) -> ComparedRun:
     common = {"shape": shape, "threads": threads, "seed": settings.seed}
-    pairs = [settings.iterations, settings.warmup]
-    latency = run_child({"job": "latency", "pairs": pairs, **files, **common}, __name__, settings.timeout_s)
-    nets: dict[str, dict[str, Any]] = {}
-    for net in files:
-        memory = run_child({"job": "memory", "model": files[net], **common}, __name__, settings.timeout_s)
-        nets[net] = latency_statistics(latency[f"{net}_ms"], batch) | memory | facts[net] | {"macs": facts[net]["macs"] * batch}
-    speedup = nets["dense"]["latency_ms_p50"] / nets["lookup"]["latency_ms_p50"]
-    macs_ratio = nets["dense"]["macs"] / max(1, nets["lookup"]["macs"])
-    return {
-        "batch": batch, "threads": threads, **nets, "speedup_p50": speedup,
-        "speedup_ci95": ratio_interval(latency["dense_ms"], latency["lookup_ms"], settings.seed),
-        "macs_ratio": macs_ratio, "realised_fraction": speedup / macs_ratio, "max_abs_diff": latency["max_abs_diff"],
-        "baseline_rss_bytes": run_child({"job": "memory"}, __name__, settings.timeout_s)["peak_rss_bytes"],
-    }  # fmt: skip
+    pairs = (settings.iterations, settings.warmup)
+    dense, lookup = (net.path for net in nets)
+    given = {"dense": dense, "lookup": lookup, "pairs": pairs, **common}
+    times = PairTimes(**run_child(measure_latency, given, f"the latency measurement of {lookup}", settings.timeout_s))
+    found = []
+    for net, ms in zip(nets, (times.dense_ms, times.lookup_ms), strict=True):
+        latency, memory = latency_statistics(ms, shape[0]), _memory_of(net.path, settings, common)
+        found.append(NetFigures(**vars(latency), **vars(memory), **vars(net.size), macs=shape[0] * net.macs))
+    first, second = found
+    speedup, macs_ratio = first.latency_ms_p50 / second.latency_ms_p50, first.macs / max(1, second.macs)
+    return ComparedRun(
+        batch=shape[0], threads=threads, dense=first, lookup=second, speedup_p50=speedup,
+        speedup_ci95=ratio_interval(times.dense_ms, times.lookup_ms, settings.seed), macs_ratio=macs_ratio,
+        realised_fraction=speedup / macs_ratio, max_abs_diff=times.max_abs_diff,
+        baseline_rss_bytes=_memory_of(None, settings, {}).peak_rss_bytes,
+    )  # fmt: skip
 
 
-def _named(times: Sequence[float | None]) -> dict[str, float | None]:
-    return {"dense_ms": times[0], "lookup_ms": times[1]}
+def _memory_of(path: Path | None, settings: BenchSettings, common: Mapping[str, object]) -> Memory:
+    subject = f"the memory measurement of {path or 'an empty process'}"
+    return Memory(**run_child(measure_memory, {"model": path, **common}, subject, settings.timeout_s))
 
 
-def _metadata(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+def layer_pairs(dense: Path, lookup: Path, settings: BenchSettings) -> dict[str, tuple[float, float]]:
+    """Time the layers of two files in a child process; return the ms (dense, lookup) of one image, and of ``OTHER``.
+
+    Raises:
+        SettingsError: it took longer than the time limit.
+        ArtefactError, FileError: a file is damaged or missing.
+        ChildError: the measuring process crashed.
+    """
+    given = {"dense": dense, "lookup": lookup, "threads": settings.threads[0], "seed": settings.seed}
+    answer = run_child(measure_layers, given, f"the layers measurement of {lookup}", settings.timeout_s)
+    return {name: (dense_ms, lookup_ms) for name, (dense_ms, lookup_ms) in answer["layers"].items()}
+
+
+def _with_times(row: ComparedLayer, times: dict[str, tuple[float, float]]) -> ComparedLayer:
+    dense_ms, lookup_ms = times.get(row.name, (None, None))
+    return replace(row, dense_ms=dense_ms, lookup_ms=lookup_ms)
+
+
+def _metadata(path: Path) -> tuple[list[ComparedLayer], tuple[int, ...]]:
     """Return the rows of ``lcnn.layers`` and ``lcnn.input_shape``."""
     stored = {entry.key: entry.value for entry in read_onnx(path).metadata_props}
     try:
-        return json.loads(stored["lcnn.layers"]), json.loads(stored["lcnn.input_shape"])
+        rows = [
+            ComparedLayer(row["name"], row.get("kind"), row.get("reason"), row["macs_dense"], row["macs"])
+            for row in json.loads(stored["lcnn.layers"])
+        ]
+        return rows, tuple(json.loads(stored["lcnn.input_shape"]))
     except (KeyError, json.JSONDecodeError) as error:
         raise ArtefactError(
             f"{path.name}: metadata 'lcnn.layers' or 'lcnn.input_shape' cannot be read ({error}); write it with lcnn export"
         ) from error
 
 
-def _file_facts(path: Path) -> dict[str, int]:
-    """Return the bytes of the file, with its external data, and of its initialisers."""
+def file_size(path: Path) -> FileSize:
+    """Return the bytes of an ONNX file."""
     import onnx
 
     tensors = read_onnx(path).graph.initializer
     outside = {entry.value for t in tensors for entry in t.external_data if entry.key == "location"}
     sizes = (int(np.prod(t.dims)) * onnx.helper.tensor_dtype_to_np_dtype(t.data_type).itemsize for t in tensors)
-    file_bytes = sum(file.stat().st_size for file in (path, *(path.parent / name for name in outside)))
-    return {"file_bytes": file_bytes, "weight_bytes": sum(sizes)}
+    return FileSize(sum(file.stat().st_size for file in (path, *(path.parent / name for name in outside))), sum(sizes))
 
 
-def child_main() -> None:
-    """Do one of ``JOBS`` for the parent process."""
-    answer_parent(JOBS)
+# What child processes do; they get and give what JSON holds.
 
 
-def _latency_job(dense: str, lookup: str, shape: list[int], threads: int, pairs: tuple[int, int], seed: int) -> dict[str, Any]:
-    dense_ms, lookup_ms, difference = outputs_in_turn((Path(dense), Path(lookup)), shape, threads, pairs, seed)
-    return {"dense_ms": dense_ms, "lookup_ms": lookup_ms, "max_abs_diff": difference}
+def measure_latency(dense: str, lookup: str, shape: list[int], threads: int, pairs: tuple[int, int], seed: int) -> PairTimes:
+    """Time two files in turn."""
+    return outputs_in_turn((Path(dense), Path(lookup)), shape, threads, pairs, seed)
 
 
-def _memory_job(model: str | None = None, shape: list[int] | None = None, threads: int = 1, seed: int = 0) -> dict[str, Any]:
+def measure_memory(model: str | None = None, shape: list[int] | None = None, threads: int = 1, seed: int = 0) -> Memory:
+    """Run a file, if there is one, and return the most memory this process held."""
     return peak_memory(None if model is None else open_net(Path(model), shape, threads, seed))
 
 
-def _layers_job(dense: str, lookup: str, threads: int, seed: int) -> dict[str, Any]:
-    return asdict(measure_gain(Path(dense), Path(lookup), threads=threads, seed=seed))
-
-
-JOBS: dict[str, Job] = {"latency": _latency_job, "memory": _memory_job, "layers": _layers_job}
+def measure_layers(dense: str, lookup: str, threads: int, seed: int) -> Gain:
+    """Time the layers of two files."""
+    return measure_gain(Path(dense), Path(lookup), plan=TimingPlan(threads=threads, seed=seed))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,26 +18,46 @@ from lcnn_compress.operators.lookup_conv import INPUTS, OP_TYPE, function_body, 
 from lcnn_compress.version import __version__
 
 
-def check() -> dict[str, Any]:
-    """Return versions, paths and the result of a self-test: one convolution by the native library and by its body."""
+@dataclass(frozen=True)
+class Checkup:
+    """What ``lcnn doctor --json`` prints: the fields of ``Machine``, and what is known of the native library (None without)."""
+
+    command: str
+    lcnn: str
+    cpu: str
+    cores: int | None
+    isa: str | None
+    system: str
+    python: str
+    onnxruntime: str
+    torch: str | None
+    native_library: str | None
+    native_version: str | None
+    self_test: str  # starts with "passed", "FAILED" or "not run"
+
+
+def check() -> Checkup:
+    """Return versions, paths and the result of a self-test: one convolution by the native library and by its body.
+
+    Raises:
+        MissingError: the native library is named and is not there, or cannot be loaded.
+    """
     library = runtime.library_path()
-    facts = {
-        "command": "doctor", "lcnn": __version__, **machine(), "native_library": None if library is None else str(library),
-        "native_version": runtime.runtime_version(),
-    }  # fmt: skip
+    return Checkup(
+        command="doctor", lcnn=__version__, **vars(machine()), native_library=None if library is None else str(library),
+        native_version=runtime.runtime_version(), self_test=self_test(library),
+    )  # fmt: skip
+
+
+def self_test(library: Path | None) -> str:
+    """Compute one convolution with the native library and with its function body; say in words how far they agree."""
     if library is None:
-        facts["self_test"] = f"not run: exported files run at dense speed without the native library; {runtime.HOW_TO_GET}"
-    else:
-        facts["self_test"] = _self_test()
-    return facts
-
-
-def _self_test() -> str:
+        return f"not run: exported files run at dense speed without the native library; {runtime.HOW_TO_GET}"
     data = single_node_model(ConvGeometry((3, 3), (2, 1), (1, 0, 1, 2)), channels=(12, 20), dictionary_size=7, seed=0)
     x = np.random.default_rng(1).standard_normal((2, 12, 17, 19), np.float32)
     results = [runtime.session(data, native=native).run(None, {"X": x})[0] for native in (True, False)]
     difference = float(np.abs(results[0] - results[1]).max())
-    # 63 taps of S, each a sum of 12 products: rounding stays far below this share of the largest output.
+    # 63 taps of S, each a sum of 12 products: rounding stays far below this fraction of the largest output.
     passed = difference <= 1e-5 * float(np.abs(results[1]).max())
     return f"{'passed' if passed else 'FAILED'}: native and fallback differ by {difference:.1e}"
 

@@ -13,10 +13,11 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -36,11 +37,11 @@ from lcnn_compress.operators.lookup_conv import OP_TYPE, node_attributes
 from lcnn_compress.progress import Progress, silent
 
 log = logging.getLogger(__name__)
-ROUNDS = 5
-RUNS = (3, 30)  # of a round
-ROUND_MS = 80.0  # about how long a round of all forms of a shape may take
-METHOD = 5  # of timing; times taken by another one are not used
-MACS_PER_MS = 1e7  # of one slow core: only sets how often a shape is run
+FORM_ROUNDS = 5
+FORM_ROUND_MS = 80.0  # A round of all forms of a shape takes about so long,
+FORM_RUNS = (3, 30)  # but has at least and at most so many runs of each.
+METHOD = 5  # The file of times names the method of timing; times taken by another one are not used.
+MACS_PER_MS = 1e7  # A slow core does about so many; this only sets how often a shape is run.
 
 
 @dataclass(frozen=True)
@@ -66,23 +67,13 @@ class Shape:
     def key(self) -> str:
         """The shape as text."""
         g = self.geometry
-        parts = (
-            self.in_channels,
-            self.out_channels,
-            g.kernel,
-            g.stride,
-            g.padding,
-            g.dilation,
-            g.groups,
-            self.size,
-            self.batch,
-            int(self.linear),
-        )
+        convolution = (g.kernel, g.stride, g.padding, g.dilation, g.groups)
+        parts = (self.in_channels, self.out_channels, *convolution, self.size, self.batch, int(self.linear))
         return " ".join(",".join(map(str, p)) if isinstance(p, tuple) else str(p) for p in parts)
 
 
 @dataclass(frozen=True, order=True)
-class Form:
+class LookupForm:
     """One way to code a layer: k dictionary rows of each group, 0 for an identity, and the non-zeros of all filters.
 
     ``filters_per_pattern`` neighbouring filters have the same pattern.
@@ -92,8 +83,27 @@ class Form:
     nonzeros: int
     filters_per_pattern: int = 1
 
+    @property
+    def key(self) -> str:
+        """The form as text."""
+        return f"{self.rows} {self.nonzeros} {self.filters_per_pattern}"
 
-DENSE = Form(-1, 0)  # the ordinary convolution
+
+class OrdinaryForm(Enum):
+    """The layer left as it is: one value, so that it is told from lookups by identity."""
+
+    ORDINARY = "-1 0 1"  # its key in files of times, which no lookups can have
+
+    @property
+    def key(self) -> str:
+        """The form as text."""
+        return self.value
+
+
+ORDINARY: Final = OrdinaryForm.ORDINARY
+Form = LookupForm | OrdinaryForm
+Factors = dict[str, np.ndarray[Any, Any]]  # constants of a model by name
+MeasureForms = Callable[[Shape, Sequence[Form], int], dict[Form, float]]  # as ``measure_forms``
 
 
 def default_cache() -> Path:
@@ -102,18 +112,40 @@ def default_cache() -> Path:
     return (Path(chosen) if Path(chosen).is_absolute() else Path.home() / ".cache") / "lcnn"
 
 
+def measure_forms(shape: Shape, forms: Sequence[Form], threads: int) -> dict[Form, float]:
+    """Time all forms of a shape in turn; return the ms of each, the least of the medians of several rounds."""
+    macs = shape.batch * sum(_macs(shape, form) for form in forms)
+    runs = int(np.clip(FORM_ROUND_MS * MACS_PER_MS / max(1, macs), *FORM_RUNS))
+    with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
+        path = Path(folder) / "forms.onnx"
+        write_atomically(path, forms_model(shape, forms).SerializeToString())
+        times = layer_times(path, threads=threads, runs=runs, rounds=FORM_ROUNDS)
+    return {form: times[str(i)] for i, form in enumerate(forms)}
+
+
+def _macs(shape: Shape, form: Form) -> int:
+    rows, nonzeros = (0, shape.weights) if form is ORDINARY else (form.rows, form.nonzeros)
+    return lookup_macs(shape.in_channels, rows, nonzeros, shape.geometry, shape.size)
+
+
 def time_forms(
-    wanted: Mapping[Shape, Iterable[Form]], *, threads: int = 1, cache: Path | None = None, progress: Progress = silent
+    wanted: Mapping[Shape, Iterable[Form]],
+    *,
+    threads: int = 1,
+    cache: Path | None = None,
+    progress: Progress = silent,
+    measure: MeasureForms = measure_forms,
 ) -> dict[Shape, dict[Form, float]]:
     """Return the ms of every form of every shape; what was measured before on this machine is not measured again.
 
-    Those of a shape are as if measured together where ``DENSE`` is among them.
+    Those of a shape are as if measured together where ``ORDINARY`` is among them.
 
     Args:
         wanted: forms of each shape.
         threads: of one operator.
         cache: folder that keeps times; None is ``default_cache()``.
         progress: gets ("timing layers", shapes done, in total).
+        measure: times the forms of one shape that are not known yet, in this order.
 
     Raises:
         MissingError: the native library is not there.
@@ -122,18 +154,24 @@ def time_forms(
     answer: dict[Shape, dict[Form, float]] = {}
     for done, (shape, listed) in enumerate(wanted.items()):
         progress("timing layers", done, len(wanted))
-        forms = sorted(set(listed))
+        forms = _in_order(listed)
         known = store.read(shape)
         missing = [form for form in forms if form not in known]
         if missing:
-            new = _measure(shape, sorted({*missing, *({DENSE} & set(forms))}), threads)
-            then = known[DENSE] / new[DENSE] if DENSE in known and DENSE in new else 1.0
+            new = measure(shape, _in_order([*missing, *({ORDINARY} & set(forms))]), threads)
+            then = known[ORDINARY] / new[ORDINARY] if ORDINARY in known and ORDINARY in new else 1.0
             known |= {form: then * new[form] for form in missing}
             store.add(shape, known)
         answer[shape] = {form: known[form] for form in forms}
     progress("timing layers", len(wanted), len(wanted))
     store.write()
     return answer
+
+
+def _in_order(forms: Iterable[Form]) -> list[Form]:
+    """Return each form once, the ordinary one first: the order in which they run is part of the method of timing."""
+    given = set(forms)
+    return [*({ORDINARY} & given), *sorted(form for form in given if form is not ORDINARY)]
 
 
 class _Store:
@@ -144,8 +182,10 @@ class _Store:
 
     def __init__(self, folder: Path, threads: int) -> None:
         facts = machine()
-        self.conditions: dict[str, Any] = {key: facts[key] for key in ("cpu", "cores", "isa", "onnxruntime")}
-        self.conditions |= {"method": METHOD, "threads": threads, "library": sha256_of(runtime.require_library())}
+        self.conditions = {
+            "cpu": facts.cpu, "cores": facts.cores, "isa": facts.isa, "onnxruntime": facts.onnxruntime, "method": METHOD,
+            "threads": threads, "library": sha256_of(runtime.require_library()),
+        }  # fmt: skip
         name = hashlib.sha256(json.dumps(self.conditions, sort_keys=True).encode()).hexdigest()[:16]
         self.path = folder / f"layer-times-{name}.json"
         self.times = self._load()
@@ -162,11 +202,10 @@ class _Store:
             return {}
 
     def read(self, shape: Shape) -> dict[Form, float]:
-        known = self.times.get(shape.key, {})
-        return {Form(*map(int, key.split())): ms for key, ms in known.items()}
+        return {_form_of(key): ms for key, ms in self.times.get(shape.key, {}).items()}
 
     def add(self, shape: Shape, times: Mapping[Form, float]) -> None:
-        self.times[shape.key] = {f"{form.rows} {form.nonzeros} {form.filters_per_pattern}": ms for form, ms in times.items()}
+        self.times[shape.key] = {form.key: ms for form, ms in times.items()}
         self.changed = True
 
     def write(self) -> None:
@@ -180,20 +219,8 @@ class _Store:
             log.warning("layer times are not kept: %s", error)
 
 
-def _measure(shape: Shape, forms: Sequence[Form], threads: int) -> dict[Form, float]:
-    macs = shape.batch * sum(_macs(shape, form) for form in forms)
-    runs = int(np.clip(ROUND_MS * MACS_PER_MS / max(1, macs), *RUNS))
-    with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
-        path = Path(folder) / "forms.onnx"
-        write_atomically(path, forms_model(shape, forms).SerializeToString())
-        times = layer_times(path, threads=threads, runs=runs, rounds=ROUNDS)
-    return {form: times[str(i)] for i, form in enumerate(forms)}
-
-
-def _macs(shape: Shape, form: Form) -> int:
-    if form == DENSE:
-        return lookup_macs(shape.in_channels, 0, shape.weights, shape.geometry, shape.size)
-    return lookup_macs(shape.in_channels, form.rows, form.nonzeros, shape.geometry, shape.size)
+def _form_of(key: str) -> Form:
+    return ORDINARY if key == ORDINARY.key else LookupForm(*map(int, key.split()))
 
 
 def forms_model(shape: Shape, forms: Sequence[Form]) -> onnx.ModelProto:
@@ -201,50 +228,61 @@ def forms_model(shape: Shape, forms: Sequence[Form]) -> onnx.ModelProto:
 
     Only the first value of what a form gives leaves the model, so that the next one writes to the same memory, as in a net.
     """
-    nodes, constants, outputs = [], [numpy_helper.from_array(np.zeros(1, np.float32), "residual")], []
     n_dims = 2 if shape.linear else 4
-    constants += [numpy_helper.from_array(np.full(n_dims, value, np.int64), name) for value, name in ((0, "start"), (1, "end"))]
-    constants.append(numpy_helper.from_array(np.array([-1, shape.out_channels], np.int64), "features"))
-    constants.append(numpy_helper.from_array(np.zeros(shape.out_channels, np.float32), "bias"))
+    nodes: list[onnx.NodeProto] = []
+    constants: Factors = {
+        "residual": np.zeros(1, np.float32), "bias": np.zeros(shape.out_channels, np.float32),
+        "start": np.zeros(n_dims, np.int64), "end": np.ones(n_dims, np.int64),
+        "features": np.array([-1, shape.out_channels], np.int64),
+    }  # fmt: skip
     for i, form in enumerate(forms):
-        attributes = node_attributes(shape.geometry)
-        if form == DENSE:
-            weight = np.random.default_rng(0).standard_normal(
-                (shape.out_channels, shape.in_channels // shape.geometry.groups, *shape.geometry.kernel), np.float32
-            )
-            constants.append(numpy_helper.from_array(weight, f"{i}.weight"))
-            inputs = ["X", f"{i}.weight", "bias"]
-            plain = {key: attributes[key] for key in ("kernel_shape", "strides", "pads", "dilations", "group")}
-            conv = helper.make_node("Conv", inputs, [f"Y{i}"], name=str(i), **plain)
-            nodes += matrix_product(inputs, f"Y{i}", str(i)) if shape.linear else [conv]
-        else:
-            dictionary, gaps, coefficients = _random_factors(shape, form)
-            for name, values in (("D", dictionary), ("gaps", gaps), ("coefficients", coefficients)):
-                constants.append(numpy_helper.from_array(values, f"{i}.{name}"))
-            inputs = ["X", f"{i}.D", f"{i}.gaps", f"{i}.coefficients", "bias", "residual"]
-            nodes.append(helper.make_node(OP_TYPE, inputs, [f"Y{i}"], name=str(i), domain=DOMAIN, **attributes))
+        made, weights = _ordinary(shape, i) if form is ORDINARY else _lookup(shape, form, i)
+        nodes += made
+        constants |= weights
         result = f"Y{i}"
         if shape.linear:
             nodes.append(helper.make_node("Reshape", [result, "features"], [f"features{i}"]))
             result = f"features{i}"
         nodes.append(helper.make_node("Slice", [result, "start", "end"], [f"first{i}"], name=f"first{i}"))
-        outputs.append(helper.make_tensor_value_info(f"first{i}", TensorProto.FLOAT, [1] * n_dims))
+    outputs = [helper.make_tensor_value_info(f"first{i}", TensorProto.FLOAT, [1] * n_dims) for i in range(len(forms))]
     entry = helper.make_tensor_value_info("X", TensorProto.FLOAT, (shape.batch, shape.in_channels, *shape.size))
+    tensors = [numpy_helper.from_array(array, name) for name, array in constants.items()]
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, OP_VERSION)]
-    graph = helper.make_graph(nodes, "forms", [entry], outputs, constants)
+    graph = helper.make_graph(nodes, "forms", [entry], outputs, tensors)
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    split_full(model, {str(i) for i, form in enumerate(forms) if _is_full(shape, form)})
+    split_full(model, {str(i) for i, form in enumerate(forms) if form is not ORDINARY and _is_full(shape, form)})
     return model
 
 
-def _is_full(shape: Shape, form: Form) -> bool:
-    slots = shape.out_channels * shape.geometry.taps * max(0, form.rows)
+def _is_full(shape: Shape, form: LookupForm) -> bool:
+    slots = shape.out_channels * shape.geometry.taps * form.rows
     channels = shape.in_channels // shape.geometry.groups
-    kind = SPARSE if form.rows <= 0 else LOOKUP
+    kind = SPARSE if form.rows == 0 else LOOKUP
     return settled(kind, nonzeros=form.nonzeros, slots=slots, dictionary_size=form.rows, channels=channels).is_full
 
 
-def _random_factors(shape: Shape, form: Form) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _ordinary(shape: Shape, i: int) -> tuple[list[onnx.NodeProto], Factors]:
+    """Return the nodes and constants of the layer as it is, with a random weight."""
+    size = (shape.out_channels, shape.in_channels // shape.geometry.groups, *shape.geometry.kernel)
+    weight = np.random.default_rng(0).standard_normal(size, np.float32)
+    inputs = ["X", f"{i}.weight", "bias"]
+    if shape.linear:
+        return matrix_product(inputs, f"Y{i}", str(i)), {f"{i}.weight": weight}
+    attributes = node_attributes(shape.geometry)
+    plain = {key: attributes[key] for key in ("kernel_shape", "strides", "pads", "dilations", "group")}
+    return [helper.make_node("Conv", inputs, [f"Y{i}"], name=str(i), **plain)], {f"{i}.weight": weight}
+
+
+def _lookup(shape: Shape, form: LookupForm, i: int) -> tuple[list[onnx.NodeProto], Factors]:
+    """Return the node and constants of a lookup convolution with random factors."""
+    names = [f"{i}.D", f"{i}.gaps", f"{i}.coefficients"]
+    constants = dict(zip(names, _random_factors(shape, form), strict=True))
+    inputs = ["X", *names, "bias", "residual"]
+    node = helper.make_node(OP_TYPE, inputs, [f"Y{i}"], name=str(i), domain=DOMAIN, **node_attributes(shape.geometry))
+    return [node], constants
+
+
+def _random_factors(shape: Shape, form: LookupForm) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     rng = np.random.default_rng(0)
     groups, m = shape.geometry.groups, shape.in_channels // shape.geometry.groups
     size = form.rows or m

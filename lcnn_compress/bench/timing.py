@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,29 +20,44 @@ if TYPE_CHECKING:
     import onnx
 
 RUN_ERRORS: tuple[type[Exception], ...] = (MemoryError, *runtime.ORT_ERRORS)
-Run = Callable[[], list[NDArray[np.float32]]]  # runs a net once
+RunOnce = Callable[[], list[NDArray[np.float32]]]  # runs a net once and returns its outputs
 MEMORY_RUNS = 3
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
+    """Read a file without the weights that lie in other files."""
     import onnx
 
     return onnx.load(path, load_external_data=False)
 
 
-def peak_memory(run: Run | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Memory:
+    """The most memory that a process ever held."""
+
+    peak_rss_bytes: int
+
+
+@dataclass(frozen=True)
+class PairTimes:
+    """ms of every counted run of two files in turn, and max |dense - lookup| over all outputs."""
+
+    dense_ms: list[float]
+    lookup_ms: list[float]
+    max_abs_diff: float
+
+
+def peak_memory(run: RunOnce | None) -> Memory:
     """Run a net, if there is one, and return the most memory this process ever held."""
     if run is not None:
         for _ in range(MEMORY_RUNS):
             run()
     # Not getrusage: its peak survives exec, so a large parent process would be counted.
     status = Path("/proc/self/status").read_text()
-    return {"peak_rss_bytes": 1024 * int(status.partition("VmHWM:")[2].split()[0])}
+    return Memory(1024 * int(status.partition("VmHWM:")[2].split()[0]))
 
 
-def outputs_in_turn(
-    files: tuple[Path, Path], shape: list[int], threads: int, pairs: tuple[int, int], seed: int
-) -> tuple[list[float], list[float], float]:
+def outputs_in_turn(files: tuple[Path, Path], shape: list[int], threads: int, pairs: tuple[int, int], seed: int) -> PairTimes:
     """Time runs of two files in turn, the order swapped each time.
 
     Args:
@@ -51,8 +67,9 @@ def outputs_in_turn(
         pairs: counted and warm-up.
         seed: of the input.
 
-    Returns:
-        ms of every dense run, of every lookup run, and max |dense - lookup| over all outputs.
+    Raises:
+        SettingsError: the shape does not fit the files or the memory, or the outputs are not of one shape.
+        ArtefactError, FileError: a file is damaged or missing.
     """
     runs = [open_net(path, shape, threads, seed) for path in files]
     results = [run() for run in runs]
@@ -61,10 +78,10 @@ def outputs_in_turn(
         raise SettingsError(f"{files[0].name} gives {shapes[0]}, {files[1].name} {shapes[1]}; both must be forms of one net")
     difference = max(float(np.abs(a - b).max(initial=0)) for a, b in zip(*results, strict=True))
     dense_ms, lookup_ms = time_in_turn(runs, pairs)
-    return dense_ms, lookup_ms, difference
+    return PairTimes(dense_ms, lookup_ms, difference)
 
 
-def time_in_turn(runs: Sequence[Run], rounds: Sequence[int]) -> list[list[float]]:
+def time_in_turn(runs: Sequence[RunOnce], rounds: Sequence[int]) -> list[list[float]]:
     """Return the ms of the counted run of each net in each round.
 
     The nets take turns, and another one comes first in each round. A turn is two runs, the second counted: what the other
@@ -86,7 +103,7 @@ def time_in_turn(runs: Sequence[Run], rounds: Sequence[int]) -> list[list[float]
     return [ms[warmup:] for ms in times]
 
 
-def open_net(model: Path, shape: Sequence[int] | None, threads: int, seed: int) -> Run:
+def open_net(model: Path, shape: Sequence[int] | None, threads: int, seed: int) -> RunOnce:
     """Return what runs a file once in ONNX Runtime, on random values of ``shape`` or of one image."""
     session = runtime.session(model, threads=threads, options=session_options())
     feed = random_input(session, model, shape, seed)

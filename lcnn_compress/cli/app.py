@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -408,7 +409,7 @@ def doctor(as_json: options.Json = False) -> None:
     """Check this machine and the native library; run a self-test."""
     from lcnn_compress.bench.doctor import check
 
-    result = check()
+    result = asdict(check())
     if as_json:
         render.print_json(result)
     else:

@@ -50,7 +50,8 @@ def describe(error: BaseException) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt):
         return f"interrupted; {error if error.args else 'nothing is left half-written'}", INTERRUPTED
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return f"error: the package '{error.name.partition('.')[0]}' is missing; pip install it or lcnn-compress again", MISSING
+        package = error.name.partition(".")[0]
+        return f"error: the package '{package}' is missing; pip install it, or run 'pip install .' in a checkout", MISSING
     if isinstance(error, OSError):
         reason = error.strerror or type(error).__name__
         return f"error: {error.filename or 'a file'}: {reason}; check the path, its permissions and the disk", FILES

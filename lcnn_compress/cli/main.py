@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import warnings
-from types import FrameType
 
 import typer
 
@@ -35,13 +34,9 @@ def main() -> None:
     logging.getLogger("lcnn_compress").addHandler(_Notices())
     if not os.environ.get("LCNN_DEBUG"):
         warnings.simplefilter("ignore")  # deprecations inside torch and its exporter are not the user's business
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    # A request to stop leaves a checkpoint, as ctrl-C does, also where ctrl-C is ignored: in a job in the background.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-
-
-def _as_interrupt(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001  # what the signal module passes
-    """Let a request to stop leave a checkpoint, as ctrl-C does."""
-    signal.raise_signal(signal.SIGINT)

@@ -20,7 +20,7 @@ from lcnn_compress.artefact.report import Json, Report
 from lcnn_compress.forms.kinds import KINDS, LOOKUP, Kind
 from lcnn_compress.progress import Progress
 
-METRICS = {"top1_percent": "top-1 accuracy in %", "psnr_db": "PSNR in dB"}
+METRICS = {"top1_percent": "top-1 accuracy in %", "labels_percent": "labels told right in %", "psnr_db": "PSNR in dB"}
 PIPE_WIDTH = 1000  # a pipe has no width; columns shall not be cut
 
 

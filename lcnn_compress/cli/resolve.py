@@ -119,7 +119,7 @@ def repeat(config: Path, given: frozenset[str], run: Run) -> Run:
         tuning, recorded, model = values["finetune"], values["data"] or {}, values["model"]
         settings = replace(
             run.settings, init=values["init"], seed=values["seed"], storage=values["coefficients"],
-            finetune=FinetuneSettings(**tuning) if tuning else None,
+            finetune=FinetuneSettings.from_recorded(tuning) if tuning else None,
         )  # fmt: skip
         plans = [LayerPlan.from_json(layer) for layer in values["layers"]]
         arch, shape = run.arch or model["arch"], run.input_shape or tuple(values["input_shape"])
@@ -290,7 +290,7 @@ def bench(path: Path, chosen: BenchSettings, trust_pickle: bool) -> tuple[dict[s
         dense = Path(folder) / "dense.onnx"
         api.export_dense(source, dense, api.layer_rows(artefact.report))
         result = compare(dense, lookup, chosen)
-        return {**result, "dense_source": f"original net {source.origin['spec']}", **named}, None
+        return {**asdict(result), "dense_source": f"original net {source.origin['spec']}", **named}, None
 
 
 def suite(name: str, chosen: BenchSettings, progress: Progress) -> dict[str, Any]:
@@ -299,10 +299,11 @@ def suite(name: str, chosen: BenchSettings, progress: Progress) -> dict[str, Any
     Raises:
         SettingsError: there is no such suite.
     """
-    from lcnn_compress.bench.suite import SUITES, run_suite
+    from lcnn_compress.bench.suite import run_suite
+    from lcnn_compress.bench.suite_cases import SUITES
 
     require(name in SUITES, f"--suite is '{name}'; it must be {' or '.join(SUITES)}")
-    return run_suite(chosen, SUITES[name], progress)
+    return asdict(run_suite(chosen, SUITES[name], progress))
 
 
 def evaluate(subject: Subject, feed: Feed, limit: int | None, progress: Progress) -> tuple[dict[str, Any], str | None]:

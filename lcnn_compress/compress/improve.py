@@ -23,7 +23,8 @@ from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.edit import with_lookups
 from lcnn_compress.net.layers import Captured, Layer
 from lcnn_compress.progress import Progress
-from lcnn_compress.train.loop import finetune
+from lcnn_compress.train.checkpoint import CheckpointFile
+from lcnn_compress.train.loop import Goal, finetune
 from lcnn_compress.train.recipe import FinetuneSettings
 
 log = logging.getLogger(__name__)
@@ -72,8 +73,8 @@ def improve(
         for name in targets:
             _fill(net.get_submodule(name), dense.get_submodule(name).weight)
     report = finetune(
-        net, dense, data.examples, settings.finetune, targets=targets, checkpoint=data.checkpoint, resume=data.resume,
-        enough=data.enough, progress=progress,
+        net, dense, data.examples, settings.finetune, goal=Goal(targets, data.enough),
+        checkpoint=CheckpointFile(data.checkpoint, data.resume), progress=progress,
     )  # fmt: skip
     net.eval()
     return TrainingReport(report.steps, report.losses, report.nonzeros)

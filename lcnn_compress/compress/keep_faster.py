@@ -13,7 +13,7 @@ from torch import fx
 
 from lcnn_compress.artefact.artefact import Artefact
 from lcnn_compress.artefact.report import Report
-from lcnn_compress.bench.gain import Gain, measure_gain, time_ratio
+from lcnn_compress.bench.gain import Gain, TimingPlan, measure_gain, time_ratio
 from lcnn_compress.compress.plan import LayerPlan
 from lcnn_compress.compress.report import timed
 from lcnn_compress.compress.settings import CompressSettings
@@ -59,7 +59,15 @@ class Timing:
 
     def measure(self, progress: Progress) -> None:
         with self._written(dense_form(self.model), self.model) as paths:
-            self.times = measure_gain(*paths, threads=self.settings.threads, progress=progress)
+            self.times = self.gain(*paths, progress)
+
+    def gain(self, dense: Path, lookup: Path, progress: Progress) -> Gain:
+        """Time two files layer by layer; whoever knows other times overrides it, and ``ratio``."""
+        return measure_gain(dense, lookup, plan=TimingPlan(threads=self.settings.threads), progress=progress)
+
+    def ratio(self, first: Path, second: Path) -> float:
+        """Return how many times as long the first file takes as the second, as wholes."""
+        return time_ratio(first, second, threads=self.settings.threads)
 
     @contextmanager
     def _written(self, first: onnx.ModelProto, second: onnx.ModelProto) -> Iterator[tuple[Path, Path]]:
@@ -85,7 +93,7 @@ class Timing:
                 continue
             trial = dense_form(full, dropped | names)
             with self._written(self.model, trial) as paths:
-                faster = time_ratio(*paths, threads=self.settings.threads) > 1
+                faster = self.ratio(*paths) > 1
             if faster:
                 self.model, dropped = trial, dropped | names
         if dropped:

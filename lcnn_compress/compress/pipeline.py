@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 import onnx
@@ -84,7 +84,7 @@ def compress_net(
     config = {
         "init": settings.init, "seed": settings.seed, "coefficients": settings.storage,
         "layers": [plan.to_json() for plan in decided],
-        "finetune": None if settings.finetune is None else asdict(settings.finetune), "data": data.recorded_origin(),
+        "finetune": None if settings.finetune is None else settings.finetune.recorded(), "data": data.recorded_origin(),
     }  # fmt: skip
     report = make_report(rows, captured.input_shape, sum(map(len, data.calibration)), training, datetime.now(timezone.utc))
     if timing is not None and lookups:

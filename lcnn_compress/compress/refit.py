@@ -22,10 +22,10 @@ from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.pattern import choose_pattern
 from lcnn_compress.progress import Progress, silent
 
-SAMPLES = 32768  # output positions of a layer, all images together, that its least squares see
+SAMPLES = 32768
 SAMPLES_AT_ONCE = 2048
 RIDGE = 1e-3  # pull toward the current coefficients, relative to the mean square of a response
-PASS_BYTES = 512 << 20  # of activations held at a time; layers beyond it wait for another pass over the batches
+PASS_BYTES = 512 << 20
 
 T = TypeVar("T")
 
@@ -40,6 +40,9 @@ def refit(
     batches: Sequence[Tensor],
     progress: Progress = silent,
     targets: Mapping[str, int] = MappingProxyType({}),
+    *,
+    samples: int = SAMPLES,
+    pass_bytes: int = PASS_BYTES,
 ) -> dict[str, tuple[float, float]]:
     """Re-solve the kept coefficients and the bias of every LookupConv2d of ``net`` in place; dictionaries stay.
 
@@ -55,6 +58,8 @@ def refit(
         progress: gets ("refitting", passes over a batch done, in total).
         targets: non-zeros to keep by layer; layers left out keep their support, and there a filter keeps its old values
             where new ones are not better, so that no error on the samples grows.
+        samples: output positions of a layer, all images together, that its least squares see.
+        pass_bytes: of outputs of the dense net held at a time; layers beyond it wait for another pass over the batches.
 
     Returns:
         For each layer |lookup - dense| / |dense - mean of dense| over the samples, before and after.
@@ -65,10 +70,11 @@ def refit(
     batches = [x for x in batches if len(x)]
     if not batches:
         raise DataError("calibration data holds 0 images; refitting needs at least 1")
-    per_image = math.ceil(SAMPLES / sum(len(x) for x in batches))
+    per_image = math.ceil(samples / sum(len(x) for x in batches))
     with eval_mode(net), eval_mode(dense):
         calls = _calls(net, batches[0])
-        passes = split_by_memory((name, 4 * SAMPLES * lookup.out_channels) for name, (lookup, _) in calls.items())
+        sizes = ((name, 4 * samples * lookup.out_channels) for name, (lookup, _) in calls.items())
+        passes = split_by_memory(sizes, pass_bytes)
         errors = {}
         done, total = 0, (len(passes) + len(calls)) * len(batches)
         for names in passes:
@@ -122,14 +128,14 @@ def _hooked(hooks: Mapping[Any, Callable[..., None]], before: bool = False) -> I
             handle.remove()
 
 
-def split_by_memory(sizes: Iterable[tuple[T, int]]) -> list[list[T]]:
-    """Return things in parts, in order, whose sizes in bytes fit into ``PASS_BYTES``; one too large is a part alone."""
+def split_by_memory(sizes: Iterable[tuple[T, int]], pass_bytes: int) -> list[list[T]]:
+    """Return things in parts, in order, whose sizes in bytes fit into ``pass_bytes``; one too large is a part alone."""
     parts: list[list[T]] = []
     room = 0
     for thing, needed in sizes:
         if not parts or needed > room:
             parts.append([])
-            room = PASS_BYTES
+            room = pass_bytes
         parts[-1].append(thing)
         room -= needed
     return parts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 
 from torch import fx, nn
@@ -75,7 +75,7 @@ def make_report(
     bytes_dense, n_bytes = sum(row.weight_bytes_dense for row in rows), sum(row.weight_bytes for row in rows)
     totals = Totals(macs_dense, macs, bytes_dense, n_bytes, macs_ratio=macs_dense / max(1, macs))
     written = date.astimezone(timezone.utc).isoformat(timespec="seconds")
-    return Report(input_shape, rows, totals, calibration_images, training, machine(), written)
+    return Report(input_shape, rows, totals, calibration_images, training, asdict(machine()), written)
 
 
 def timed(report: Report, times: Gain) -> Report:

@@ -1,4 +1,4 @@
-"""Score a net on labelled examples: top-1 accuracy for classes, PSNR for images."""
+"""Score a net on labelled examples: top-1 accuracy for classes, labels told right for several labels, PSNR for images."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from lcnn_compress.data.examples import Examples, batches
+from lcnn_compress.data.tasks import Task, check_labels, task_of
 from lcnn_compress.errors import DataError, ModelError
 from lcnn_compress.progress import Progress, silent
 
@@ -21,37 +22,45 @@ BATCH = 100
 
 @dataclass(frozen=True)
 class Score:
-    """``metric`` is "top1_percent" or "psnr_db"; ``n`` counts images."""
+    """``metric`` is "top1_percent", "labels_percent" or "psnr_db"; ``n`` counts images."""
 
     metric: str
     value: float
     n: int
 
 
-def score(run: Run, examples: Examples, progress: Progress = silent) -> Score:
-    """Run a net over all examples and score it: the mean of ``image_scores``, with the same errors."""
-    metric, values = image_scores(run, examples, progress)
+def score(run: Run, examples: Examples, progress: Progress = silent, task: Task | None = None) -> Score:
+    """Run a net over all examples and score it: the mean of ``image_scores``, with the same arguments and errors."""
+    metric, values = image_scores(run, examples, progress, task)
     return Score(metric, float(values.sum()) / max(1, len(values)), len(values))
 
 
-def image_scores(run: Run, examples: Examples, progress: Progress = silent) -> tuple[str, Tensor]:
+def image_scores(run: Run, examples: Examples, progress: Progress = silent, task: Task | None = None) -> tuple[str, Tensor]:
     """Run a net over all examples; return the metric and the score of each image, (n,) float64.
 
-    A class is right, 100, or wrong, 0. PSNR is 10 log10(1 / mean squared error) of an image with values in [0, 1].
+    A class is right, 100, or wrong, 0; of several labels the part is counted that a logit above 0 tells right, in percent.
+    PSNR is 10 log10(1 / mean squared error) of an image with values in [0, 1].
+
+    Args:
+        run: the net.
+        examples: with labels.
+        progress: gets ("evaluating", images done, images in total).
+        task: what labels mean, where their type does not tell; see ``task_of``.
 
     Raises:
-        DataError: the examples carry no labels, or the outputs do not fit them.
+        DataError: the examples carry no labels, or the outputs or the task do not fit them.
         ModelError: an output is not a number.
     """
     parts: list[Tensor] = []
     done, metric = 0, ""
     for x, y in batches(examples, BATCH):
-        if y is None:
+        kind = task_of(y, task)
+        if y is None or kind is None:
             raise DataError("the data has no labels or targets; evaluation needs them (class folders, or y in the .npz)")
         output = run(x)
         if output.isnan().any():
             raise ModelError(f"the net's output for images {done} to {done + len(x) - 1} holds NaN; it cannot be scored")
-        metric, part = _accuracy(output, y) if not y.is_floating_point() else _psnr(output, y)
+        metric, part = SCORES[kind](output, y)
         parts.append(part)
         done += len(x)
         progress("evaluating", done, len(examples))
@@ -71,6 +80,14 @@ def _psnr(output: Tensor, y: Tensor) -> tuple[str, Tensor]:
         raise DataError(f"targets are {tuple(y.shape)}, but the net's output is {tuple(output.shape)}; they must be equal")
     error = (output.double() - y.double()).square().flatten(1).mean(1).clamp_min(1e-20)
     return "psnr_db", -10 * error.log() / math.log(10)
+
+
+def _labels(output: Tensor, y: Tensor) -> tuple[str, Tensor]:
+    check_labels(output, y)
+    return "labels_percent", 100.0 * ((output > 0) == (y > 0.5)).double().mean(1)
+
+
+SCORES = {Task.CLASSES: _accuracy, Task.LABELS: _labels, Task.TARGETS: _psnr}
 
 
 def torch_runner(net: fx.GraphModule) -> Run:

@@ -29,13 +29,14 @@ def verify(net: fx.GraphModule, data: bytes, input_shape: tuple[int, ...], toler
     size = (2 if dynamic_batch else input_shape[0], *input_shape[1:])
     worst = 0.0
     for native in ways:
-        worst = max(worst, largest_difference(net, data, size, native=native))
-        if not worst <= tolerance:
+        difference = largest_difference(net, data, size, native=native)
+        if not difference <= tolerance:  # A comparison with NaN is false, so that NaN is refused too.
             way = "the native library" if native else "standard operators"
             raise ModelError(
-                f"the exported net differs from torch by {worst:.2e} of the largest output with {way}, more than "
+                f"the exported net differs from torch by {difference:.2e} of the largest output with {way}, more than "
                 f"{tolerance:.0e}; nothing was written (raise --tolerance if this is acceptable)"
             )
+        worst = max(worst, difference)
     return worst
 
 

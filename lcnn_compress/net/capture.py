@@ -33,11 +33,11 @@ _LAYERS = (
 )  # fmt: skip
 
 
-def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
+def capture(model: nn.Module, example: Tensor, max_seconds: float = MAX_SECONDS) -> fx.GraphModule:
     """Capture ``model`` (in eval mode) as a net with dynamic batch, height and width wherever the model allows.
 
-    Height and width are open only if that takes no longer than ``MOST_SECONDS``: where a net computes with its sizes, formulas
-    grow with every layer, and simplifying those of MobileViTv2 was not done after four minutes.
+    Height and width are open only if that takes no longer than ``max_seconds`` of the processor: where a net computes with its
+    sizes, formulas grow with every layer, and simplifying those of MobileViTv2 was not done after four minutes.
 
     Raises:
         ModelError: torch.export cannot capture it, or it does not map one tensor to tensors.
@@ -55,7 +55,7 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
     )  # fmt: skip
     for axes, given, strict in tries:
         try:
-            with torch.no_grad(), _attention_in_parts(), _limited(MAX_SECONDS if 2 in axes else 0.0):
+            with torch.no_grad(), _attention_in_parts(), _limited(max_seconds if 2 in axes else 0.0):
                 program = torch.export.export(model, (given,), dynamic_shapes=(dict.fromkeys(axes, auto),), strict=strict)
         except Exception as error:  # torch.export raises whatever the model's own code raises
             problem = problem or error

@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from lcnn_compress.bench.layer_cost import DENSE as ORDINARY
-from lcnn_compress.bench.layer_cost import Form, Shape, time_forms
+from lcnn_compress.bench.layer_cost import ORDINARY, Form, LookupForm, Shape, time_forms
 from lcnn_compress.compress.plan import LayerPlan
 from lcnn_compress.forms.dictionary import draft_errors
 from lcnn_compress.forms.kinds import DENSE, LOOKUP, LOW_RANK, SPARSE
@@ -208,16 +207,16 @@ def _shapes(layer: Layer) -> Counter[Shape]:
     return Counter({Shape(*channels, layer.geometry, size): count for size, count in sizes.items()})
 
 
-def _measured_forms(layer: Layer, plan: LayerPlan) -> list[Form]:
+def _measured_forms(layer: Layer, plan: LayerPlan) -> list[LookupForm]:
     slots = layer.out_channels * layer.geometry.taps * plan.dictionary_size
     if plan.form.is_full:
-        return [Form(plan.dictionary_size, slots)]
+        return [LookupForm(plan.dictionary_size, slots)]
     if plan.form.is_identity:
-        return [Form(0, max(1, round(density * slots)), plan.filters_per_pattern) for density in TIMED_DENSITIES]
+        return [LookupForm(0, max(1, round(density * slots)), plan.filters_per_pattern) for density in TIMED_DENSITIES]
     positions = layer.out_channels * layer.geometry.taps
     most = plan.dictionary_size - 1
     return [
-        Form(plan.dictionary_size, n * positions, plan.filters_per_pattern)
+        LookupForm(plan.dictionary_size, n * positions, plan.filters_per_pattern)
         for n in sorted({min(n, most) for n in TIMED_LOOKUPS})
     ]
 

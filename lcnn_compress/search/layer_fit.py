@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from lcnn_compress.compress.refit import RIDGE, split_by_memory
+from lcnn_compress.compress.refit import PASS_BYTES, RIDGE, split_by_memory
 from lcnn_compress.forms.pattern import choose_pattern
 from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.net.layers import Layer
@@ -111,15 +111,19 @@ def _is_solvable(kernel: Tensor) -> bool:
 
 @torch.no_grad()
 def gather(
-    net: fx.GraphModule, layers: Sequence[Layer], batches: Sequence[Tensor], progress: Progress = silent
+    net: fx.GraphModule,
+    layers: Sequence[Layer],
+    batches: Sequence[Tensor],
+    progress: Progress = silent,
+    pass_bytes: int = PASS_BYTES,
 ) -> Iterator[InputMoments]:
     """Yield the moments of each layer's input patches at seeded positions, all images of ``batches`` together.
 
-    Layers share a pass over the images as far as memory allows (``split_by_memory``); the net must be the same whenever the
+    Layers share a pass over the images as far as ``pass_bytes`` of patches allow; the net must be the same whenever the
     next moments are asked for. ``progress`` gets ("reading inputs", batches done, in total) in each pass.
     """
     images = sum(map(len, batches))
-    for part in split_by_memory((layer, _patch_bytes(layer)) for layer in layers):
+    for part in split_by_memory(((layer, _patch_bytes(layer)) for layer in layers), pass_bytes):
         seen: dict[str, list[Tensor]] = {layer.name: [] for layer in part}
         handles = [net.get_submodule(layer.name).register_forward_pre_hook(_keeper(layer, images, seen)) for layer in part]
         try:

@@ -54,10 +54,12 @@ class Found:
 class _Judge:
     def __init__(self, problem: Problem, held_out: Examples, progress: Progress) -> None:
         self.held_out, self.progress = held_out, progress
-        self.metric, self.dense = image_scores(torch_runner(problem.captured.net), held_out, progress)
+        tuning = problem.settings.finetune
+        self.task = None if tuning is None else tuning.task
+        self.metric, self.dense = image_scores(torch_runner(problem.captured.net), held_out, progress, self.task)
 
     def drop(self, net: fx.GraphModule) -> Drop:
-        _, scores = image_scores(torch_runner(net), self.held_out, self.progress)
+        _, scores = image_scores(torch_runner(net), self.held_out, self.progress, self.task)
         return drop_of(self.metric, self.dense, scores)
 
     def within(self, limit: float) -> Callable[[nn.Module], bool]:

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from lcnn_compress.artefact.report import Report
-from lcnn_compress.bench.gain import Gain, measure_gain
-from lcnn_compress.bench.profile import OTHER
+from lcnn_compress.bench.gain import Gain, TimingPlan, measure_gain
+from lcnn_compress.bench.profile import OTHER, runs_for
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.files import write_atomically
 from lcnn_compress.progress import Progress, silent
-from lcnn_compress.search.problem import TIMING_ROUNDS, Choice, Problem, runs_for
+from lcnn_compress.search.problem import Choice, Problem
 from lcnn_compress.search.target import Target
 
 CLOSE = 0.04  # relative; two measurements of one net differ by as much
@@ -114,8 +114,8 @@ def _measure(problem: Problem, choice: Choice, dense: Path, progress: Progress) 
     assert problem.dense_ms is not None
     lookup = dense.with_name("lookup.onnx")
     write_atomically(lookup, problem.model(choice, progress).SerializeToString())
-    runs = runs_for(2 * problem.dense_ms)
-    return measure_gain(dense, lookup, threads=problem.settings.threads, rounds=TIMING_ROUNDS, runs=runs, progress=progress)
+    plan = TimingPlan(threads=problem.settings.threads, runs=runs_for(2 * problem.dense_ms))
+    return measure_gain(dense, lookup, plan=plan, progress=progress)
 
 
 def learn(problem: Problem, choice: Choice, gain: Gain, taken: float) -> None:

@@ -17,8 +17,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from lcnn_compress.bench.profile import layer_times
-from lcnn_compress.bench.timing import open_net, time_in_turn
+from lcnn_compress.bench.profile import net_times
 from lcnn_compress.compress.make import make_lookups
 from lcnn_compress.compress.pipeline import Reusable
 from lcnn_compress.compress.plan import LayerPlan, reasons_against
@@ -36,9 +35,6 @@ from lcnn_compress.progress import Progress, silent
 from lcnn_compress.search.candidates import Candidate, candidates, dense_candidate, timed
 from lcnn_compress.search.effects import estimate
 from lcnn_compress.search.knapsack import choose_options
-
-TIMING_ROUNDS, TIMING_RUNS = 5, (4, 40)
-ROUND_MS = 400.0  # about how long one round of timing a net may take
 
 
 @dataclass(frozen=True)
@@ -246,19 +242,14 @@ def _dense_times(problem: Problem, progress: Progress) -> dict[str, float]:
     progress("measuring", 0, 1)
     assert problem.reusable.template is not None
     model = with_factors(problem.reusable.template, finished(problem.captured.net, "float32"), "float32")
-    threads = problem.settings.threads
     with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
         path = Path(folder) / "dense.onnx"
         write_atomically(path, model.SerializeToString())
-        run = open_net(path, None, threads, 0)
-        trial_ms = min(time_in_turn([run], (3, 2))[0])
-        runs = runs_for(trial_ms)
-        whole_ms = float(np.median(time_in_turn([run], (TIMING_ROUNDS * runs, 2))[0]))
-        profile = layer_times(path, threads=threads, runs=runs, rounds=TIMING_ROUNDS)
-    times = {layer.name: profile[layer.name] for layer in problem.captured.layers if layer.name in profile}
-    problem.dense_ms = sum(profile.values())
+        measured = net_times(path, threads=problem.settings.threads)
+    times = {layer.name: measured.layers[layer.name] for layer in problem.captured.layers if layer.name in measured.layers}
+    problem.dense_ms = sum(measured.layers.values())
     problem.other_ms = problem.dense_ms - sum(times.values())
-    problem.pace = problem.dense_ms / whole_ms
+    problem.pace = problem.dense_ms / measured.whole_ms
     progress("measuring", 1, 1)
     return times
 
@@ -270,8 +261,3 @@ def _kept(candidate: Candidate, layer: Layer) -> float:
         return 1.0
     rows = form.projected_rows(candidate.plan.dictionary_size)
     return min(1.0, (candidate.nonzeros + rows * layer.in_channels) / layer.weight().numel())
-
-
-def runs_for(ms: float) -> int:
-    """Return how often a net, or two in turn, that take ``ms`` are run in a round of timing."""
-    return int(np.clip(ROUND_MS / max(ms, 1e-3), *TIMING_RUNS))

@@ -16,13 +16,45 @@ from typing import Any
 import torch
 
 from lcnn_compress.errors import ArtefactError, FileError, SettingsError
+from lcnn_compress.files import write_atomically
 
 CHECKPOINT_MAGIC = b"lcnn training 2\n"  # then the SHA-256 of the rest, which torch.save wrote
+
+State = dict[str, Any]  # tensors and plain values by name, as a checkpoint holds them
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """Where a training is kept, if anywhere.
+
+    Attributes:
+        path: file to write every minute, after every epoch and when interrupted; None keeps nothing.
+        resume: continue from it.
+
+    Raises:
+        SettingsError: it shall be resumed, and no file is given.
+    """
+
+    path: Path | None = None
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.resume and self.path is None:
+            raise SettingsError("resume needs a checkpoint file")
+
+    def write(self, state: State) -> None:
+        """Keep the state of a training if there is a file for it. Raises FileError."""
+        if self.path is not None:
+            write_checkpoint(self.path, state)
 
 
 @contextmanager
 def deferred_interrupts() -> Iterator[Callable[[], bool]]:
-    """Let a first ctrl-C only set the flag that is yielded: a step is never left half done. A second one raises at once."""
+    """Let a first ctrl-C only set the flag that is yielded: a step is never left half done. A second one raises at once.
+
+    A SIGINT that is ignored stays ignored: shells start jobs in the background so, because a ctrl-C in their terminal is meant
+    for another program. A SIGTERM is deferred likewise where it would raise KeyboardInterrupt, as in the command line.
+    """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set  # other threads get no signals
@@ -33,24 +65,42 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
             signal.default_int_handler(signum, frame)
         asked.set()
 
-    previous = signal.signal(signal.SIGINT, note)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if handlers[signal.SIGINT] in (signal.SIG_IGN, None):  # None: set by another language, and could not be put back
+        del handlers[signal.SIGINT]
+    if handlers[signal.SIGTERM] is not signal.default_int_handler:
+        del handlers[signal.SIGTERM]
+    for number in handlers:
+        signal.signal(number, note)
     try:
         yield asked.is_set
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
-@dataclass(frozen=True)
-class Saved:
-    path: Path
-    state: dict[str, Any]
+def write_checkpoint(path: Path, state: State) -> None:
+    """Write tensors and plain values; a file of before stays whole until then.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    write_atomically(path, CHECKPOINT_MAGIC + hashlib.sha256(content).digest() + content)
 
 
-def read_checkpoint(path: Path | None) -> Saved:
-    if path is None or not path.is_file():
-        raise SettingsError(
-            f"{path}: no checkpoint to resume; run without resume" if path else "resume needs a checkpoint file"
-        )
+def read_checkpoint(path: Path) -> State:
+    """Return what ``write_checkpoint`` wrote, tensors on the CPU.
+
+    Raises:
+        SettingsError: there is no such file.
+        FileError: it cannot be read.
+        ArtefactError: it is damaged, or of another version.
+    """
+    if not path.is_file():
+        raise SettingsError(f"{path}: no checkpoint to resume; run without resume")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -61,10 +111,36 @@ def read_checkpoint(path: Path | None) -> Saved:
         raise ArtefactError(
             f"{path}: not a checkpoint of this version, or damaged ({len(content)} bytes); delete it and start without resume"
         )
-    return Saved(path, torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True))
+    state: State = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    return state
 
 
-def check_same(path: Path, subject: str, saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
+@contextmanager
+def complete(path: Path) -> Iterator[None]:
+    """Say of what is missing or does not fit, when a net and its optimiser are restored inside the block, that ``path`` is
+    to blame.
+
+    Raises:
+        ArtefactError: something is missing or does not fit.
+    """
+    try:
+        yield
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ArtefactError(f"{path}: incomplete checkpoint ({error}); delete it and start without resume") from error
+
+
+def check_same(path: Path, subject: str, saved: Mapping[str, object], present: Mapping[str, object]) -> None:
+    """Refuse to continue with something else than the training began with.
+
+    Args:
+        path: of the checkpoint.
+        subject: what the values are about, for the message.
+        saved: values by name, from the checkpoint.
+        present: those of this run.
+
+    Raises:
+        ArtefactError: a value differs, or only one side has it.
+    """
     different = [key for key in (*saved, *(k for k in present if k not in saved)) if saved.get(key) != present.get(key)]
     if different:
         seen = ", ".join(f"{key} is {saved.get(key)!r} there and {present.get(key)!r} here" for key in different)

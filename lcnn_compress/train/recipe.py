@@ -1,32 +1,87 @@
-"""How to train: every number of a training in one value."""
+"""How to train: every number of a training in one value, its optimiser and the schedule of its learning rate among them.
+
+Torch is imported where it is needed, so that the fields can be read at once.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from lcnn_compress.data.tasks import Task
 from lcnn_compress.errors import SettingsError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 SPARSITIES = ("gradual", "threshold")
 PRECISIONS = ("float32", "bfloat16")
+# Fields that 0.1.0 did not have. A configuration names them only where they say something else than what 0.1.0 did, so that
+# the same run is recorded with the same bytes.
+NEWER_FIELDS = ("task", "optimiser", "schedule")
 
 
 def devices() -> tuple[str, ...]:
     """Return where torch can train on this machine: cpu, and with a GPU cuda, cuda:0 and so on."""
+    import torch
+
     found = torch.cuda.device_count()
     return ("cpu", *(("cuda",) if found else ()), *(f"cuda:{i}" for i in range(found)))
 
 
 @dataclass(frozen=True)
-class FinetuneSettings:
-    """How to fine-tune.
+class Optimiser:
+    """Adam (Kingma and Ba 2015, arXiv 1412.6980, algorithm 1).
+
+    Attributes:
+        betas: decay of its averages of gradients and of their squares, for each step.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.98)
+
+    def __post_init__(self) -> None:
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise SettingsError(f"betas is {self.betas!r}; it must be two numbers of 0 or more and below 1")
+
+    def over(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+        """Return an optimiser of ``parameters`` that starts at a learning rate."""
+        import torch
+
+        return torch.optim.Adam(parameters, lr=lr, betas=self.betas)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A linear warm-up, times half a cosine that ends at 0 (Loshchilov and Hutter 2017, arXiv 1608.03983, equation 5).
+
+    Attributes:
+        warmup_steps: steps until the peak, or a tenth of training where that is less.
+    """
+
+    warmup_steps: int = 30
+
+    def __post_init__(self) -> None:
+        if self.warmup_steps < 0:
+            raise SettingsError(f"warmup_steps is {self.warmup_steps}; it must be 0 or more")
+
+    def rate(self, peak: float, step: int, total: int) -> float:
+        """Return the learning rate of a step, 0 <= step < total, of a training whose highest rate is ``peak``."""
+        warm_up = max(1, min(self.warmup_steps, total // 10))
+        cosine = 0.5 * (1 + math.cos(math.pi * step / total))
+        return peak * min(1.0, (step + 1) / warm_up) * cosine
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train a net, and what a compressed one loses and learns from its dense net on the way.
 
     Attributes:
         epochs: passes over the examples.
         batch_size: examples in a step; up to twice that where the epoch does not divide evenly.
-        lr: peak learning rate of Adam.
+        lr: peak learning rate.
         sparsity: one of ``SPARSITIES``.
         threshold_c: epsilon of a layer in standard deviations of its kernel at the start (threshold).
         l1: lambda' of the paper; the penalty of a layer is l1 * epsilon * |P| (threshold).
@@ -41,6 +96,12 @@ class FinetuneSettings:
         precision: one of ``PRECISIONS``, of the products of both nets; weights, their changes and the loss stay float32 (mixed
             precision, Micikevicius et al. 2018, arXiv 1710.03740). Faster where the processor multiplies bfloat16, else slower.
         device: where to train, one of ``devices()``.
+        task: what labels mean; None tells classes from targets by their type, so only several labels need it.
+        optimiser: what makes changes of gradients.
+        schedule: what makes the learning rate of each step of ``lr``.
+
+    Raises:
+        SettingsError: a value is outside its range; the message names the field.
     """
 
     epochs: int = 5
@@ -58,8 +119,13 @@ class FinetuneSettings:
     accumulate: int = 1
     precision: str = "float32"
     device: str = "cpu"
+    task: Task | None = None
+    optimiser: Optimiser = Optimiser()
+    schedule: Schedule = Schedule()
 
     def __post_init__(self) -> None:
+        import torch
+
         def check(name: str, valid: bool, rule: str) -> None:
             if not valid:
                 raise SettingsError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
@@ -78,3 +144,30 @@ class FinetuneSettings:
         check("accumulate", 1 <= self.accumulate <= self.batch_size // 2, "from 1 to half of batch_size")
         check("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         check("device", self.device in devices(), f"one of those torch {torch.__version__} finds here: {', '.join(devices())}")
+        check("task", self.task in (None, *Task), f"None or one of {', '.join(task.value for task in Task)}")
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the object that a configuration holds of it, which ``from_recorded`` takes; see ``NEWER_FIELDS``."""
+        values = asdict(self)
+        if self.task is not None:
+            values["task"] = Task(self.task).value
+        left_out = [f.name for f in fields(self) if f.name in NEWER_FIELDS and getattr(self, f.name) == f.default]
+        return {name: value for name, value in values.items() if name not in left_out}
+
+    @classmethod
+    def from_recorded(cls, values: Mapping[str, Any]) -> Recipe:
+        """Return the recipe that a configuration holds.
+
+        Raises:
+            SettingsError: a value is outside its range.
+            TypeError: a key is unknown.
+        """
+        made = dict(values)
+        if "optimiser" in made:
+            made["optimiser"] = Optimiser(**{name: tuple(numbers) for name, numbers in made["optimiser"].items()})
+        if "schedule" in made:
+            made["schedule"] = Schedule(**made["schedule"])
+        return cls(**made)
+
+
+FinetuneSettings = Recipe  # its name in 0.1.0

@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from cases import small_net
+from flattened import flattened_artefact, planes
 from torch import nn
 
 from lcnn_compress import api, runtime
 from lcnn_compress.artefact.artefact import FORMAT_VERSION, load_artefact, save_artefact
 from lcnn_compress.compress.settings import CompressSettings
 from lcnn_compress.errors import ArtefactError, FileError
+from lcnn_compress.net.layers import layers
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_a_linear_layer_on_planes_is_saved_and_reported(tmp_path: Path) -> None:
+    artefact = flattened_artefact()
+    save_artefact(artefact, tmp_path / "net.lcnn")
+    assert torch.equal(load_artefact(tmp_path / "net.lcnn").net(planes()), artefact.net(planes()))
+    row = next(row for row in artefact.report.layers if row.name == "fc1")
+    assert (row.type, row.kernel, row.in_channels, row.input_sizes) == ("Linear", (4, 5), 8, ((4, 5),))
+    assert (row.macs_stage1, row.macs_stage2) == (4 * 8 * 20, 2 * 12 * 20)
+
 
 STABLE = ("manifest.json", "lcnn.json", "model.safetensors", "config.json")
 
@@ -36,7 +53,7 @@ def test_the_hash_of_the_weights_does_not_depend_on_their_memory_format():
 
 
 @pytest.fixture
-def copy(made, tmp_path):
+def copied(made, tmp_path):
     target = tmp_path / "copy.lcnn"
     shutil.copytree(made[1], target)
     return target
@@ -96,32 +113,56 @@ def test_nothing_in_it_is_a_pickle(made):
 
 
 @pytest.mark.parametrize("name", STABLE)
-def test_a_flipped_byte_is_found(copy, name):
-    file = copy / name
+def test_a_flipped_byte_is_found(copied, name):
+    file = copied / name
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 0x04
     file.write_bytes(data)
     with pytest.raises(ArtefactError, match="copy"):
-        load_artefact(copy)
+        load_artefact(copied)
 
 
 @pytest.mark.parametrize("name", [*STABLE, "report.json"])
-def test_a_missing_or_truncated_file_is_found(copy, name):
-    data = (copy / name).read_bytes()
-    (copy / name).write_bytes(data[: len(data) // 2])
+def test_a_missing_or_truncated_file_is_found(copied, name):
+    data = (copied / name).read_bytes()
+    (copied / name).write_bytes(data[: len(data) // 2])
     with pytest.raises(ArtefactError, match=name):
-        load_artefact(copy)
-    (copy / name).unlink()
+        load_artefact(copied)
+    (copied / name).unlink()
     with pytest.raises(ArtefactError, match=f"{name}: the file is missing"):
-        load_artefact(copy)
+        load_artefact(copied)
 
 
-def test_a_newer_version_is_refused(copy):
-    manifest = json.loads((copy / "manifest.json").read_text())
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda report: report["layers"][0].pop("macs"), "number 1, lacks macs"),
+        (lambda report: report.update(totals=3), "'totals' of the report is 3, not an object"),
+    ],
+)
+def test_a_damaged_report_is_found(copied, change, message):
+    values = json.loads((copied / "report.json").read_text())
+    change(values)
+    (copied / "report.json").write_text(json.dumps(values))
+    with pytest.raises(ArtefactError, match=rf"report\.json: .*{message}; .* make the artefact again"):
+        load_artefact(copied)
+
+
+def test_the_report_says_when_it_was_made(made):
+    artefact, path = made
+    date = datetime.fromisoformat(artefact.report.date)
+    assert date.utcoffset() == timedelta(0)
+    assert date.isoformat(timespec="seconds") == artefact.report.date == json.loads((path / "report.json").read_text())["date"]
+    assert load_artefact(path).report == replace(artefact.report, settings=json.loads(json.dumps(artefact.report.settings)))
+    assert artefact.report.date in (path / "report.html").read_text()
+
+
+def test_a_newer_version_is_refused(copied):
+    manifest = json.loads((copied / "manifest.json").read_text())
     manifest["format_version"] = FORMAT_VERSION + 1
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    (copied / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ArtefactError, match=rf"format_version {FORMAT_VERSION + 1} is newer"):
-        load_artefact(copy)
+        load_artefact(copied)
 
 
 def test_no_such_directory(tmp_path):
@@ -130,7 +171,6 @@ def test_no_such_directory(tmp_path):
 
 
 def test_an_artefact_can_be_compressed_no_further_and_says_so(made):
-    from lcnn_compress.net.layers import layers
 
     found = layers(made[0].net, torch.zeros(1, 3, 16, 16))
     assert {layer.obstacle for layer in found if layer.name.startswith("conv")} == {"already a lookup convolution"}

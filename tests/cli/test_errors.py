@@ -304,7 +304,7 @@ def no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_without_the_library(here: Path, no_library: None) -> None:
     shown = lcnn("doctor", code=MISSING).stdout
-    assert "not run: exported files run at dense speed without the native library; install a wheel" in shown
+    assert "not run: exported files run at dense speed without the native library; run 'pip install .'" in shown
     message = refused(here, "export", "--onnx", "--no-fallback", "-o", "x.onnx", code=MISSING)
     assert message.startswith("the native library is not there (")
     lcnn("export", "--onnx", "-o", "x.onnx")  # the body needs none

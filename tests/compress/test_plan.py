@@ -9,8 +9,6 @@ from torch import nn
 
 from lcnn_compress.compress.plan import PlanSettings, lookups_per_position, plan_layers
 from lcnn_compress.errors import ModelError, SettingsError
-from lcnn_compress.forms.size_rules import parse_dictionary
-from lcnn_compress.geometry import ConvGeometry, dense_macs, lookup_macs
 from lcnn_compress.net.capture import capture
 from lcnn_compress.net.layers import layers
 
@@ -23,16 +21,6 @@ def found():
 
 def plans(found, **settings):
     return {plan.name: plan for plan in plan_layers(found, PlanSettings(**settings))}
-
-
-def test_macs_are_counted_by_hand():
-    geometry = ConvGeometry((3, 5), (2, 1), (1, 2, 1, 2))
-    assert geometry.output_size(10, 7) == (5, 7)
-    assert dense_macs(8, 6, geometry, (10, 7)) == 8 * 6 * 15 * 35
-    assert lookup_macs(8, 4, 100, geometry, (10, 7)) == 4 * 8 * 70 + 100 * 35
-    grouped = ConvGeometry((1, 1), groups=2)
-    assert dense_macs(8, 6, grouped, (2, 2)) == 4 * 6 * 4
-    assert lookup_macs(8, 3, 10, grouped, (2, 2)) == 2 * 3 * 4 * 4 + 10 * 4
 
 
 def test_default_plan_and_reasons(found):
@@ -109,14 +97,6 @@ def test_net_without_layers_is_refused():
         plan_layers(layers(capture(nn.ReLU(), example), example), PlanSettings())
 
 
-def test_presets_and_shares():
-    assert parse_dictionary("fast")[0].rows(64) == 16
-    assert parse_dictionary("accurate")[0].rows(64) == 32
-    assert parse_dictionary("1.0")[0].rows(64) == 64
-    assert parse_dictionary("1")[0].rows(64) == 1
-    assert PlanSettings(dictionary="fast").effective_lookups == 1
-
-
 def test_depthwise_stays_dense():
     net = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 64, 3), nn.Conv2d(64, 64, 3))
     example = torch.zeros(1, 8, 12, 12)
@@ -132,3 +112,8 @@ def test_only_layers_far_below_the_average_are_tiny(depth):
     *rest, last = plan_layers(layers(capture(net, example), example), PlanSettings())
     assert {plan.kind for plan in rest} == {"lookup"}
     assert last.reason.startswith("tiny: 0.0")
+
+
+def test_shares_without_a_kernel_are_refused():
+    with pytest.raises(SettingsError, match="filters_per_pattern is 3; it must be one of 1, 2, 4, 8"):
+        PlanSettings(filters_per_pattern=3)

@@ -1,4 +1,4 @@
-"""Low-rank layers run as two ordinary convolutions, which count as one layer and can become one weight again.
+"""Lookup convolutions as ordinary ones: dense layers, and low-rank layers as two convolutions that count as one layer.
 
 Those of linear layers are matrix products, as the layers were.
 """
@@ -13,6 +13,8 @@ import pytest
 import torch
 from cases import small_net
 from command_line import needs_library
+from exported import outputs
+from flattened import PLANE, flattened_artefact, planes
 from onnx import numpy_helper
 
 from lcnn_compress import api, runtime
@@ -28,7 +30,35 @@ from lcnn_compress.net.edit import with_lookups
 from lcnn_compress.net.layers import Captured, layers
 from lcnn_compress.operators.lookup_conv import OP_TYPE
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_dense_form_is_a_matrix_product_of_the_same_name() -> None:
+    model = to_onnx(flattened_artefact().net, PLANE, ExportSettings(), {})
+    dense = dense_form(model)
+    fc1 = next(n for n in dense.graph.node if n.name == "fc1")
+    assert fc1.op_type == "Gemm"
+    x = planes(2).numpy()
+    mine, other = (runtime.session(m.SerializeToString(), native=False).run(None, {"input": x})[0] for m in (model, dense))
+    assert abs(mine - other).max() < 1e-5
+
+
+def test_dense_form_needs_nothing_of_ours(exported, tmp_path):
+    net, path = exported
+    dense = dense_form(onnx.load(path))
+    assert not dense.functions
+    assert {o.domain for o in dense.opset_import} == {""}
+    assert [n.op_type for n in dense.graph.node].count("Conv") == 3
+    onnx.checker.check_model(dense, full_check=True)
+    x = torch.randn(2, 3, 16, 16)
+    (tmp_path / "dense.onnx").write_bytes(dense.SerializeToString())
+    with torch.no_grad():
+        np.testing.assert_allclose(outputs(tmp_path / "dense.onnx", x), net(x).numpy(), atol=2e-5)
+
+
 SHAPE = (1, 3, 16, 16)
+
+
 PLANS = [
     LayerPlan("stem", "lowrank", "", 2, 2),
     LayerPlan("conv1", "lookup", "", 8, 2),
@@ -45,13 +75,13 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, 
     return artefact.net, path
 
 
-def nodes(model: onnx.ModelProto) -> list[tuple[str, str]]:
+def layer_nodes(model: onnx.ModelProto) -> list[tuple[str, str]]:
     return [(node.name, node.op_type) for node in model.graph.node if node.op_type in ("Conv", "Gemm", OP_TYPE)]
 
 
 def test_low_rank_layers_become_two_convolutions(written: tuple[torch.nn.Module, Path]) -> None:
     model = onnx.load(written[1])
-    assert nodes(model) == [
+    assert layer_nodes(model) == [
         ("stem/dictionary", "Conv"), ("stem", "Conv"), ("conv1", OP_TYPE),
         ("conv2/dictionary", "Conv"), ("conv2", "Conv"), ("fc/dictionary", "Gemm"), ("fc", "Gemm"),
     ]  # fmt: skip
@@ -76,7 +106,7 @@ def test_the_dense_form_has_one_convolution_for_each_layer(written: tuple[torch.
     net, path = written
     dense = dense_form(onnx.load(path))
     onnx.checker.check_model(dense, full_check=True)
-    assert nodes(dense) == [("stem", "Conv"), ("conv1", "Conv"), ("conv2", "Conv"), ("fc", "Gemm")]
+    assert layer_nodes(dense) == [("stem", "Conv"), ("conv1", "Conv"), ("conv2", "Conv"), ("fc", "Gemm")]
     assert not any("/dictionary" in t.name for t in dense.graph.initializer)
     weights = {t.name: numpy_helper.to_array(t) for t in dense.graph.initializer}
     for name in ("stem", "conv2", "fc"):
@@ -84,8 +114,8 @@ def test_the_dense_form_has_one_convolution_for_each_layer(written: tuple[torch.
         assert isinstance(layer, LookupConv2d)
         np.testing.assert_allclose(weights[f"{name}.weight"], layer.weight().detach().numpy(), rtol=0, atol=1e-6)
     some = dense_form(onnx.load(path), {"conv2"})
-    assert nodes(some)[3:] == [("conv2", "Conv"), ("fc/dictionary", "Gemm"), ("fc", "Gemm")]
-    assert nodes(some)[:3] == nodes(onnx.load(path))[:3]
+    assert layer_nodes(some)[3:] == [("conv2", "Conv"), ("fc/dictionary", "Gemm"), ("fc", "Gemm")]
+    assert layer_nodes(some)[:3] == layer_nodes(onnx.load(path))[:3]
     x = torch.randn(2, *SHAPE[1:], generator=torch.Generator().manual_seed(0)).numpy()
     want = runtime.session(path).run(None, {"input": x})[0]
     for model in (dense, some):
@@ -143,7 +173,7 @@ def test_a_full_identity_stays_an_operator() -> None:
     dense = capture(torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3)), torch.zeros(1, 8, 9, 9))
     lookup = LookupConv2d(torch.eye(8), torch.ones(8, 8, 3, 3), None, ConvGeometry((3, 3)))
     model = to_onnx(with_lookups(Captured.of(dense, (1, 8, 9, 9)), {"0": lookup}), (1, 8, 9, 9), ExportSettings(), {})
-    assert nodes(model) == [("0", OP_TYPE)]
+    assert layer_nodes(model) == [("0", OP_TYPE)]
 
 
 class Linears(torch.nn.Module):
@@ -178,11 +208,11 @@ def test_linear_layers_are_matrix_products_in_ordinary_form(native: bool) -> Non
         "stem": ["Conv"], "squeeze": ["Conv"] * 2, "flat": ["Conv", "Gemm"], "tokens": ["Gemm"] * 2, "head": ["Gemm"] * 2,
     }  # fmt: skip
     found: dict[str, list[str]] = {}
-    for name, kind in nodes(low_rank):
+    for name, kind in layer_nodes(low_rank):
         found.setdefault(name.removesuffix("/dictionary"), []).append(kind)
     assert found == expected
     dense = dense_form(low_rank)
-    assert sorted(nodes(dense)) == sorted((name, kinds[-1]) for name, kinds in expected.items())
+    assert sorted(layer_nodes(dense)) == sorted((name, kinds[-1]) for name, kinds in expected.items())
     x = torch.randn(3, *shape[1:], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         want = net(x).numpy()

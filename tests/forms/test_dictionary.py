@@ -9,9 +9,10 @@ import sys
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from patterns import patterns_in_common
 
 from lcnn_compress.errors import ModelError, SettingsError
-from lcnn_compress.forms.dictionary import IDENTITY, INITS, SLICES_PER_CENTRE, code_slices, factorise
+from lcnn_compress.forms.dictionary import BLOCK_BYTES, IDENTITY, INITS, SLICES_PER_CENTRE, code_slices, factorise
 
 EPS32 = float(np.finfo(np.float32).eps)
 
@@ -167,14 +168,14 @@ def test_omp_equals_a_loop_of_least_squares(n: int, m: int, k: int, s: int) -> N
     np.testing.assert_allclose(code_slices(slices, dictionary, n_lookups=s), expected, atol=1e-10)
 
 
-def test_omp_does_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    weight = random_weight(8, 6, 3, 3)
-    whole = factorise(weight, groups=1, dictionary_size=5, lookups=3, init="kmeans", seed=0)
-    monkeypatch.setattr("lcnn_compress.forms.dictionary.BLOCK_BYTES", 8 * (3**2 + 4 * 5) * 7)  # 7 of 72 slices at once
-    for blocked, expected in zip(
-        factorise(weight, groups=1, dictionary_size=5, lookups=3, init="kmeans", seed=0), whole, strict=True
-    ):
-        np.testing.assert_allclose(blocked, expected, rtol=EPS32)
+def test_omp_does_not_depend_on_the_block() -> None:
+    rng = np.random.default_rng(0)
+    slices, dictionary = rng.normal(size=(6000, 8)), rng.normal(size=(600, 8))
+    dictionary /= np.linalg.norm(dictionary, axis=1, keepdims=True)
+    assert len(slices) > BLOCK_BYTES // (8 * (3**2 + 4 * 600)) > 1500  # slices of a block: what follows is 2 blocks, then 4
+    whole = code_slices(slices, dictionary, n_lookups=3)
+    parts = [code_slices(part, dictionary, n_lookups=3) for part in np.split(slices, 4)]
+    np.testing.assert_allclose(np.concatenate(parts), whole, rtol=EPS32)
 
 
 def test_omp_with_nearly_parallel_duplicate_and_too_many_atoms() -> None:
@@ -265,3 +266,48 @@ def test_non_finite_weight() -> None:
     weight[0, 0, 0, :2] = np.nan, np.inf
     with pytest.raises(ModelError, match=r"shape \(3, 4, 3, 3\) holds 2 values that are not finite"):
         factorise(weight, groups=1, dictionary_size=2, lookups=1, init="svd", seed=0)
+
+
+def white_weight(out_channels=24, m=16, seed=0):
+    return np.random.default_rng(seed).standard_normal((out_channels, m, 3, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("init", ["kmeans", "ksvd", "svd", "identity"])
+@pytest.mark.parametrize(("out_channels", "groups", "filters_per_pattern"), [(24, 1, 4), (22, 1, 8), (20, 2, 4), (24, 1, 2)])
+def test_filters_share_rows_and_as_many_as_asked_for(init, out_channels, groups, share):
+    size = 16 if init == "identity" else 8
+    dictionary, kernel = factorise(
+        white_weight(out_channels),
+        groups=groups,
+        dictionary_size=size,
+        lookups=0.25,
+        init=init,
+        seed=0,
+        filters_per_pattern=share,
+    )
+    assert dictionary.shape == (groups * size, 16)
+    assert patterns_in_common(kernel != 0, share, groups)
+    asked = 0.25 * kernel.size
+    filled_up = groups * size * 9 * (-(out_channels // groups) % share)  # places in filters of zeros, at most all taken
+    assert asked - filled_up - share <= (kernel != 0).sum() <= asked + share
+
+
+@pytest.mark.parametrize("init", ["kmeans", "svd"])
+def test_one_common_pattern_costs_accuracy(init):
+    def error(w, share):
+        dictionary, kernel = factorise(
+            w, groups=1, dictionary_size=8, lookups=0.25, init=init, seed=0, filters_per_pattern=share
+        )
+        return float(((np.einsum("okrc,km->omrc", kernel, dictionary) - w) ** 2).sum())
+
+    assert error(white_weight(), 1) < error(white_weight(), 2) < error(white_weight(), 8)
+
+
+def test_equal_slices_are_coded_as_each_alone():
+    rng = np.random.default_rng(0)
+    slices, rows = rng.standard_normal((5, 16)), rng.standard_normal((8, 16))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    alone = code_slices(slices, rows, n_lookups=3)
+    np.testing.assert_allclose(
+        code_slices(slices.repeat(4, axis=0), rows, n_lookups=3, filters_per_pattern=4), alone.repeat(4, axis=0)
+    )

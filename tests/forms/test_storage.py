@@ -2,62 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from cases import small_net
 from command_line import needs_library
-from onnx import numpy_helper
-from torch import fx, nn
+from torch import fx
+from wide import WIDE_SHAPE, dictionaries, wide_artefacts
 
 from lcnn_compress import api, runtime
 from lcnn_compress.compress.plan import PlanSettings
 from lcnn_compress.compress.settings import CompressSettings
 from lcnn_compress.errors import SettingsError
-from lcnn_compress.export.template import with_factors
 from lcnn_compress.export.to_onnx import ExportSettings
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.storage import MAX_BYTE_ERROR, MIN_BYTE_ENTRIES, dictionary_bytes, dictionary_type, round_factors
 from lcnn_compress.geometry import ConvGeometry
-from lcnn_compress.operators.common import FIRST_STAGE
-from lcnn_compress.operators.lookup_conv import OP_TYPE
-
-SHAPE = (1, 4, 16, 16)
 
 
-class Wide(nn.Module):
-    """A linear layer whose dictionary is large."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.conv = nn.Conv2d(4, 4, 3, padding=1)
-        self.fc = nn.Linear(1024, 300)
-        self.last = nn.Linear(300, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(torch.relu(self.fc(torch.relu(self.conv(x)).flatten(1))))
-
-
-@pytest.fixture(scope="module")
-def artefacts() -> dict[str, api.Artefact]:
-    """The net with 256 rows for layer "fc", and with every coefficient, as each of two types."""
-    source = api.open_model(Wide(), SHAPE)
-    plan = PlanSettings("fc=256", 256, only=("fc",), keep_slow=True)
-    return {
-        stored: api.compress_source(source, CompressSettings(plan, init="svd", storage=stored, measure=False))
-        for stored in ("int8", "float16")
-    }
-
-
-def dictionaries(model: onnx.ModelProto) -> list[np.ndarray]:
-    """Return those of lookup convolutions; "fc", which uses every row, is two ordinary ones."""
-    constants = {t.name: t for t in model.graph.initializer}
-    names = [node.input[1] for node in model.graph.node if node.op_type == OP_TYPE]
-    names += [name for name in constants if name.endswith(f"{FIRST_STAGE}.weight")]
-    return [numpy_helper.to_array(constants[name]) for name in names]
+@pytest.mark.parametrize("size", [1.0, 1e-4, 1e3])
+def test_stored_factors_are_exact_in_float16_and_near_the_weight(size: float) -> None:
+    net = small_net()
+    with torch.no_grad():
+        net.conv2.weight *= size
+    # As many lookups as the slices have channels: only rounding is left.
+    settings = CompressSettings(PlanSettings("conv2=32", 32, keep_slow=True), init="svd", measure=False)
+    artefact = api.compress(api.open_model(net, (1, 3, 16, 16)), settings=settings)
+    lookup = artefact.net.get_submodule("conv2")
+    for factor in (lookup.dictionary, lookup.sparse_kernel):
+        assert torch.equal(factor, factor.half().float())
+    dense = api.compress(api.open_model(net, (1, 3, 16, 16)), settings=replace(settings, storage="float32"))
+    exact = dense.net.get_submodule("conv2").weight()
+    # Both factors round by 2^-11 of each value, or by 2^-25 of the largest where they are subnormal.
+    assert (lookup.weight() - exact).norm() <= 2 * 2.0**-11 * 32**0.5 * exact.norm()
 
 
 def layer(dictionary: torch.Tensor, size: float = 1.0, groups: int = 1) -> tuple[fx.GraphModule, LookupConv2d]:
@@ -108,16 +89,16 @@ def test_what_8_bits_cannot_hold_stays_float16(case: str) -> None:
     assert (lookup.weight() - before).norm() <= 2 * 2.0**-11 * before.norm()
 
 
-def test_artefact_and_files_hold_the_same_net(artefacts: dict[str, api.Artefact], tmp_path: Path) -> None:
-    artefact = artefacts["int8"]
+def test_artefact_and_files_hold_the_same_net(tmp_path: Path) -> None:
+    artefact = wide_artefacts()["int8"]
     api.save(artefact, tmp_path / "net.lcnn")
     loaded = api.load(tmp_path / "net.lcnn")
-    x = torch.randn(2, *SHAPE[1:])
+    x = torch.randn(2, *WIDE_SHAPE[1:])
     torch.testing.assert_close(loaded.net(x), artefact.net(x), rtol=0, atol=0)
     path = tmp_path / "net.onnx"
     api.export_onnx(loaded, path)  # checks against torch, with the native library and without
     assert [rows.dtype for rows in dictionaries(onnx.load(path))] == [np.int8]
-    half = artefacts["float16"]
+    half = wide_artefacts()["float16"]
     api.export_onnx(half, tmp_path / "half.onnx")
     saved = (tmp_path / "half.onnx").stat().st_size - path.stat().st_size
     assert abs(saved - MIN_BYTE_ENTRIES) < 200
@@ -135,24 +116,16 @@ def test_artefact_and_files_hold_the_same_net(artefacts: dict[str, api.Artefact]
     torch.testing.assert_close(torch.from_numpy(got), loaded.net(x).detach())
 
 
-def test_a_net_of_other_factors_is_not_exported_in_8_bits(artefacts: dict[str, api.Artefact], tmp_path: Path) -> None:
+def test_a_net_of_other_factors_is_not_exported_in_8_bits(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"the artefact was made with --coefficients float16.* compress it with"):
-        api.export_onnx(artefacts["float16"], tmp_path / "net.onnx", ExportSettings("int8"))
-
-
-def test_factors_of_a_trial_are_stored_as_those_of_an_export(artefacts: dict[str, api.Artefact], tmp_path: Path) -> None:
-    artefact = artefacts["int8"]
-    api.export_onnx(artefact, tmp_path / "net.onnx")
-    model = onnx.load(tmp_path / "net.onnx")
-    again = with_factors(model, artefact.net, "int8")
-    assert [rows.tobytes() for rows in dictionaries(again)] == [rows.tobytes() for rows in dictionaries(model)]
+        api.export_onnx(wide_artefacts()["float16"], tmp_path / "net.onnx", ExportSettings("int8"))
 
 
 @needs_library
 @pytest.mark.parametrize("batch", [1, 3])  # a matrix-vector product, and a product
-def test_native_library_reads_8_bits(artefacts: dict[str, api.Artefact], tmp_path: Path, batch: int) -> None:
-    artefact = artefacts["int8"]
+def test_native_library_reads_8_bits(tmp_path: Path, batch: int) -> None:
+    artefact = wide_artefacts()["int8"]
     api.export_onnx(artefact, tmp_path / "net.onnx")
-    x = torch.randn(batch, *SHAPE[1:], generator=torch.Generator().manual_seed(3))
+    x = torch.randn(batch, *WIDE_SHAPE[1:], generator=torch.Generator().manual_seed(3))
     got = runtime.session(tmp_path / "net.onnx").run(None, {"input": x.numpy()})[0]
     torch.testing.assert_close(torch.from_numpy(got), artefact.net(x).detach(), rtol=1e-4, atol=1e-5)

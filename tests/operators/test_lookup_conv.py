@@ -8,62 +8,20 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from cases import CASES, LookupConvCase, tolerance
-from onnx import TensorProto, helper, numpy_helper
+from cases import CASES, LookupConvCase
+from onnx import TensorProto, helper
+from op_models import POOL, expected, node_model
 from torch import Tensor
 
 from lcnn_compress import runtime
 from lcnn_compress.errors import LcnnError
-from lcnn_compress.operators.common import DOMAIN, OP_VERSION, OPSET
-from lcnn_compress.operators.encoding import decode_positions, encode_positions
-from lcnn_compress.operators.lookup_conv import INPUTS, NO_BOUND, OP_TYPE, function_body, node_attributes
+from lcnn_compress.operators.common import OPSET
+from lcnn_compress.operators.lookup_conv import NO_BOUND
 
 needs_library = pytest.mark.skipif(runtime.library_path() is None, reason="the native library is not installed")
-POOL = {"pool_kernel_shape": [3, 3], "pool_strides": [2, 2], "pool_pads": [1, 1, 1, 1]}
+
+
 ISAS = ("scalar", "neon") if platform.machine() in ("aarch64", "arm64") else ("scalar", "avx2", "avx512")
-
-
-def node_model(
-    case: LookupConvCase, *, dtype=np.float32, gap_type=None, body=True, residual=None, clip=None, hard_swish=0, **changes
-) -> bytes:
-    """One LookupConv as an ONNX file; ``changes`` replace tensors, attributes or input sizes."""
-    layer = case.module()
-    gaps, coefficients = encode_positions((layer.sparse_kernel * layer.support).detach().numpy())
-    arrays = {
-        "D": layer.dictionary.detach().numpy().astype(dtype), "gaps": gaps if gap_type is None else gaps.astype(gap_type),
-        "coefficients": coefficients.astype(dtype), "bias": layer.bias.detach().numpy(), "residual": np.zeros(1, np.float32),
-    }  # fmt: skip
-    attributes = node_attributes(case.geometry) | {"hard_swish": hard_swish}
-    if clip is not None:
-        attributes |= {"clip_min": clip[0], "clip_max": clip[1]}
-    for name, value in changes.items():
-        (arrays if name in arrays else attributes)[name] = value
-    inputs = [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["n", case.c_in, "h", "w"])]
-    if residual is not None:
-        del arrays["residual"]
-        inputs.append(helper.make_tensor_value_info("residual", TensorProto.FLOAT, ["n", case.c_out, "p", "q"]))
-    node = helper.make_node(OP_TYPE, list(INPUTS), ["Y"], name="the-node", domain=DOMAIN, **attributes)
-    graph = helper.make_graph(
-        [node], "g", inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["n", "c", "p", "q"])],
-        [numpy_helper.from_array(np.ascontiguousarray(a), name) for name, a in arrays.items()],
-    )  # fmt: skip
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, OP_VERSION)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    if body:
-        model.functions.append(function_body(hard_swish=hard_swish == 1, pooled="pool_kernel_shape" in changes))
-    return model.SerializeToString()
-
-
-def expected(case: LookupConvCase, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The right answer in double precision, and how far float32 may be from it."""
-    layer, x = case.module(), case.input()
-    with torch.no_grad():
-        weight = layer.weight().double()
-        top, left, bottom, right = case.padding
-        padded = torch.nn.functional.pad(x.double(), (left, right, top, bottom))
-        y = torch.nn.functional.conv2d(padded, weight, layer.bias.double(), case.stride, 0, case.dilation, case.groups)
-    extra = 0.0 if residual is None else residual.abs().double()
-    return (y if residual is None else y + residual.double()), tolerance(layer, x, extra)
 
 
 @pytest.fixture(params=ISAS)
@@ -265,37 +223,3 @@ def test_unknown_isa_is_refused(monkeypatch):
     monkeypatch.setenv("LCNN_ISA", "avx1024")
     with pytest.raises((LcnnError, Exception), match="avx1024"):
         runtime.session(node_model(LookupConvCase()))
-
-
-@pytest.mark.parametrize("density", [0.0, 0.001, 0.01, 0.3, 1.0])
-def test_positions_survive_encoding(density):
-    rng = np.random.default_rng(0)
-    kernel = rng.standard_normal((6, 50, 3, 3), np.float32) * (rng.random((6, 50, 3, 3)) < density)
-    gaps, coefficients = encode_positions(kernel)
-    assert gaps.dtype in (np.uint8, np.uint16)
-    assert len(gaps) >= max(1, np.count_nonzero(kernel))
-    np.testing.assert_array_equal(decode_positions(gaps, coefficients, kernel.shape), kernel)
-
-
-def test_encoding_is_what_the_specification_says():
-    kernel = np.zeros((1, 300, 1, 2), np.float32)  # flat position: tap * 300 + j
-    kernel[0, 2, 0, 0], kernel[0, 299, 0, 1] = 1.5, -2.0  # positions 2 and 599
-    gaps, coefficients = encode_positions(kernel)
-    assert gaps.dtype == np.uint16  # 2 entries of 4 bytes beat 4 entries of 3
-    assert gaps.tolist() == [2, 597]
-    assert coefficients.tolist() == [1.5, -2.0]
-    near = np.zeros((1, 300, 1, 1), np.float32)
-    near[0, [0, 256]] = 1.0  # one bridge of 255 would cost 3 * 3 bytes, uint16 costs 2 * 4
-    assert encode_positions(near)[0].tolist() == [0, 256]
-    many = np.zeros((1, 300, 1, 1), np.float32)
-    many[0, [*range(20), 299, 290]] = 1.0  # 23 entries of 3 bytes beat 22 of 4
-    gaps, coefficients = encode_positions(many)
-    assert gaps.dtype == np.uint8
-    assert gaps.tolist()[20:] == [255, 16, 9]
-    assert coefficients.tolist()[20:] == [0.0, 1.0, 1.0]
-
-
-@pytest.mark.parametrize(("gaps", "values"), [([5], [1.0]), ([1, 0], [1.0, 1.0]), ([1], [1.0, 2.0])])
-def test_decoding_refuses_what_does_not_fit(gaps, values):
-    with pytest.raises(ValueError, match="gaps"):
-        decode_positions(np.array(gaps, np.uint8), np.array(values, np.float32), (1, 5, 1, 1))

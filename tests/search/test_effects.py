@@ -12,7 +12,7 @@ import torch
 from cases import LookupConvCase, small_net
 from torch import nn
 
-from lcnn_compress.bench.layer_cost import DENSE, Form, Shape
+from lcnn_compress.bench.layer_cost import ORDINARY, LookupForm, Shape
 from lcnn_compress.compress.output_error import Outputs
 from lcnn_compress.compress.plan import LayerPlan, check_plan, planned_macs
 from lcnn_compress.forms.dictionary import draft, draft_errors, factorise
@@ -100,7 +100,7 @@ def test_the_length_of_a_list_is_foreseen(density, coefficient_bytes):
 def test_times_are_interpolated_between_the_forms_measured(found, monkeypatch):
     layer = found["conv2"]  # 32 > 32, 3x3: 288 positions
     listed = [Candidate(LayerPlan("conv2", "lookup", "", 20, count), count * 288, 0, 0, 0.0) for count in (1, 2, 4, 10, 16)]
-    times = {Form(20, 288): 1.0, Form(20, 4 * 288): 4.0, Form(20, 16 * 288): 10.0}
+    times = {LookupForm(20, 288): 1.0, LookupForm(20, 4 * 288): 4.0, LookupForm(20, 16 * 288): 10.0}
     asked = {}
 
     def fake(wanted, **_):
@@ -112,7 +112,7 @@ def test_times_are_interpolated_between_the_forms_measured(found, monkeypatch):
     assert [c.ms for c in done] == [1.0, 2.0, 4.0, 7.0, 10.0]
     (shape,) = asked
     assert shape == Shape(32, 32, layer.geometry, (8, 8))
-    times[Form(20, 4 * 288)] = 11.0  # disturbed: more lookups took less
+    times[LookupForm(20, 4 * 288)] = 11.0  # disturbed: more lookups took less
     assert [c.ms for c in timed([layer], [listed], {"conv2": 3.0}, threads=1)[0]] == [1.0, 4.0, 10.0, 10.0, 10.0]
 
 
@@ -125,9 +125,10 @@ def test_times_are_of_the_machine_as_fast_as_it_was_for_the_dense_net(found, mon
 
     def fake(wanted, **_):
         name_of = {shape: name for name in names for shape in candidates_module._shapes(found[name])}
-        assert all(DENSE in forms for forms in wanted.values())
+        assert all(ORDINARY in forms for forms in wanted.values())
         return {
-            shape: {form: alone[name_of[shape]] if form == DENSE else 0.25 for form in forms} for shape, forms in wanted.items()
+            shape: {form: alone[name_of[shape]] if form is ORDINARY else 0.25 for form in forms}
+            for shape, forms in wanted.items()
         }
 
     def times():
@@ -201,7 +202,7 @@ class Twice(nn.Module):
         return self.last(self.twice(once + early))
 
 
-def test_moments_are_of_what_every_call_is_given(monkeypatch):
+def test_moments_are_of_what_every_call_is_given():
     torch.manual_seed(0)
     net = capture(Twice(), EXAMPLE)
     found, x = layers(net, EXAMPLE), torch.randn(24, 3, 16, 16)
@@ -215,9 +216,8 @@ def test_moments_are_of_what_every_call_is_given(monkeypatch):
     moments = together[[layer.name for layer in found].index("twice")]
     torch.testing.assert_close(moments.mean[0], rows.mean(0))  # of 342 of 256 positions of an image: all of them
     torch.testing.assert_close(moments.covariance[0], rows.T.cov(correction=0), rtol=1e-4, atol=1e-6)
-    monkeypatch.setattr("lcnn_compress.compress.refit.PASS_BYTES", 0)
     steps.clear()
-    alone = list(gather(net, found, [x[:16], x[16:]], lambda *step: steps.append(step)))
+    alone = list(gather(net, found, [x[:16], x[16:]], lambda *step: steps.append(step), pass_bytes=0))
     assert len(steps) == 3 * len(found)
     for one, other in zip(together, alone, strict=True):
         assert torch.equal(one.mean, other.mean)

@@ -18,8 +18,8 @@ from torch import nn
 from lcnn_compress import api, runtime
 from lcnn_compress.artefact.report import TrainingReport
 from lcnn_compress.bench.gain import Gain
-from lcnn_compress.bench.layer_cost import Form, Shape
-from lcnn_compress.bench.profile import OTHER
+from lcnn_compress.bench.layer_cost import ORDINARY, Form, Shape
+from lcnn_compress.bench.profile import OTHER, NetTimes
 from lcnn_compress.cli.app import _note_few, _note_missed
 from lcnn_compress.compress.plan import PlanSettings
 from lcnn_compress.compress.settings import CompressSettings, TrainingData
@@ -35,7 +35,7 @@ from lcnn_compress.search.max_drop import Drop, drop_of
 from lcnn_compress.search.meet_target import CLOSE, corrected, fit, foresee, learn, part_of_target
 from lcnn_compress.search.problem import Problem, prepare
 from lcnn_compress.search.target import Target
-from lcnn_compress.train.loop import finetune
+from lcnn_compress.train.loop import Goal, finetune
 from lcnn_compress.train.recipe import FinetuneSettings
 
 SHAPE = (1, 3, 16, 16)
@@ -49,11 +49,14 @@ def fake_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which rows and lookups cost what is written here."""
 
     def time_forms(wanted: dict[Shape, set[Form]], **_: Any) -> dict[Shape, dict[Form, float]]:
-        return {shape: {f: 0.05 + f.rows / 100 + f.nonzeros / 3000 for f in forms} for shape, forms in wanted.items()}
+        def ms(form: Form) -> float:
+            return 0.04 if form is ORDINARY else 0.05 + form.rows / 100 + form.nonzeros / 3000
+
+        return {shape: {form: ms(form) for form in forms} for shape, forms in wanted.items()}
 
     monkeypatch.setattr("lcnn_compress.search.candidates.time_forms", time_forms)
-    monkeypatch.setattr("lcnn_compress.search.problem.layer_times", lambda *_, **__: dict(DENSE_MS))
-    monkeypatch.setattr("lcnn_compress.search.problem.time_in_turn", lambda runs, _: [[2 * sum(DENSE_MS.values())]] * len(runs))
+    dense_times = NetTimes(2 * sum(DENSE_MS.values()), dict(DENSE_MS))
+    monkeypatch.setattr("lcnn_compress.search.problem.net_times", lambda *_, **__: dense_times)
 
 
 def problem(data: TrainingData = TrainingData()) -> Problem:
@@ -237,10 +240,11 @@ def test_training_is_judged_before_it_counts(monkeypatch: pytest.MonkeyPatch) ->
         lost = (16 if any(net is made for made in trained) else 40) * (1 - kept / weights)
         return Drop("top-1", 90.0, lost, lost - 1, lost + 1, 40)
 
-    def training(net: torch.nn.Module, *arguments: Any, enough: Any, **options: Any) -> Any:
+    def training(net: torch.nn.Module, *arguments: Any, goal: Goal, **options: Any) -> Any:
         trained.append(net)
-        asked.append(enough(net))
-        return finetune(net, *arguments, enough=enough, **options)
+        assert goal.enough is not None
+        asked.append(goal.enough(net))
+        return finetune(net, *arguments, goal=goal, **options)
 
     monkeypatch.setattr("lcnn_compress.compress.improve.finetune", training)
 

@@ -53,7 +53,7 @@ def test_small_dictionaries_do_more_harm_and_the_net_stays_as_it_was() -> None:
         before = source.net(x)
     examples = Labelled(x, before.argmax(1))
     data = TrainingData([x[:32], x[32:]], examples)
-    answer = sensitivity(source.net, SHAPE, SensitivitySettings((1.0, 0.25, 1 / 16)), data)
+    answer = sensitivity(source.captured, SensitivitySettings((1.0, 0.25, 1 / 16)), data)
     assert answer["dense"] == 100.0
     assert [row["name"] for row in answer["layers"]] == ["conv1", "conv2"]
     assert set(answer["dense_layers"]) == {"stem", "fc"}
@@ -71,7 +71,7 @@ def test_small_dictionaries_do_more_harm_and_the_net_stays_as_it_was() -> None:
 def test_without_calibration_inputs_it_is_refused() -> None:
     source = api.open_model(small_net(), SHAPE)
     with pytest.raises(DataError, match="holds 0 images; sensitivity needs at least 1"):
-        sensitivity(source.net, SHAPE, SensitivitySettings(), TrainingData())
+        sensitivity(source.captured, SensitivitySettings(), TrainingData())
 
 
 @pytest.mark.usefixtures("here")

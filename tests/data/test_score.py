@@ -1,0 +1,112 @@
+"""Scores worked out by hand, and outputs and data that cannot be scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from training_cases import TensorExamples
+
+from lcnn_compress.data.arrays import Arrays
+from lcnn_compress.data.examples import Preprocessing
+from lcnn_compress.data.score import Score, image_scores, onnx_runner, score, torch_runner
+from lcnn_compress.data.tasks import Task
+from lcnn_compress.errors import DataError, ModelError
+from lcnn_compress.net.capture import capture
+
+
+def examples(x: Tensor, y: Tensor | None) -> Arrays:
+    return Arrays(x, y, Preprocessing())
+
+
+def same(x: Tensor) -> Tensor:
+    return x
+
+
+def test_classes_are_right_or_wrong() -> None:
+    data = examples(torch.eye(4)[[0, 1, 2, 3, 0]], torch.tensor([0, 1, 2, 2, 1]))
+    assert image_scores(same, data)[1].tolist() == [100, 100, 100, 0, 0]
+    assert score(same, data) == Score("top1_percent", 60.0, 5)
+
+
+def test_images_are_scored_by_their_mean_squared_error() -> None:
+    y = torch.zeros(2, 1, 2, 2)
+    x = torch.stack([y[0] + 0.1, y[0] + 0.01])
+    metric, values = image_scores(same, examples(x, y))
+    assert metric == "psnr_db"
+    assert values.tolist() == pytest.approx([20, 40], abs=1e-5)  # -10 log10 of 0.01 and of 0.0001
+
+
+def test_progress_counts_the_images_of_every_batch() -> None:
+    seen: list[tuple[str, int, int]] = []
+    data = examples(torch.eye(2).repeat(75, 1), torch.tensor([0, 1]).repeat(75))
+    assert score(same, data, lambda *step: seen.append(step)).value == 100
+    assert seen == [("evaluating", 100, 150), ("evaluating", 150, 150)]
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (None, "the data has no labels or targets; evaluation needs them"),
+        (torch.tensor([0, 7]), r"labels go up to 7, but the net's output is \(2, 3\); it must be \(n, classes\)"),
+        (torch.zeros(2, 4), r"targets are \(2, 4\), but the net's output is \(2, 3\); they must be equal"),
+    ],
+)
+def test_data_that_does_not_fit_the_outputs(y: Tensor | None, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        score(same, examples(torch.zeros(2, 3), y))
+
+
+def test_outputs_that_are_not_numbers_are_named_by_their_images() -> None:
+    x = torch.zeros(150, 2)
+    x[120] = torch.nan
+    with pytest.raises(ModelError, match="the net's output for images 100 to 149 holds NaN"):
+        score(same, examples(x, torch.zeros(150, dtype=torch.int64)))
+
+
+def test_torch_runs_a_net_in_evaluation_mode() -> None:
+    net = capture(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)), torch.zeros(1, 4)).train()
+    run = torch_runner(net)
+    assert torch.equal(run(torch.ones(3, 4)), run(torch.ones(3, 4)))
+
+
+@dataclass
+class Session:
+    """As a session of ONNX Runtime whose file takes ``batch`` images; it adds 1."""
+
+    batch: int | str
+    sizes: list[int] = field(default_factory=list)
+    name: str = "input"
+
+    @property
+    def shape(self) -> list[int | str]:
+        return [self.batch, 2]
+
+    def get_inputs(self) -> list[Session]:
+        return [self]
+
+    def run(self, _: None, given: dict[str, np.ndarray]) -> list[np.ndarray]:
+        self.sizes.append(len(given["input"]))
+        return [given["input"] + 1]
+
+
+@pytest.mark.parametrize(("batch", "sizes"), [("batch", [5]), (2, [2, 2, 1]), (1, [1] * 5)])
+def test_a_file_gets_batches_of_the_size_it_allows(batch: int | str, sizes: list[int]) -> None:
+    session = Session(batch)
+    assert torch.equal(onnx_runner(session)(torch.zeros(5, 2)), torch.ones(5, 2))
+    assert session.sizes == sizes
+
+
+def test_labels_told_right() -> None:
+    y = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 1.0, 1.0]])
+    logits = torch.tensor([[2.0, -1.0, 3.0, 0.5], [-1.0, 0.0, 0.1, -0.1]])  # three of four right, twice
+    examples = TensorExamples(torch.zeros(2, 1), y)
+    metric, values = image_scores(lambda _: logits, examples, task=Task.LABELS)
+    assert (metric, values.tolist()) == ("labels_percent", [75.0, 75.0])
+    assert score(lambda _: logits, examples, task=Task.LABELS) == Score("labels_percent", 75.0, 2)
+    assert score(lambda _: logits, examples).metric == "psnr_db"  # floats are targets unless it is stated
+    with pytest.raises(DataError, match=r"labels are \(2, 4\), but the net returns \(2, 3\)"):
+        score(lambda _: logits[:, :3], examples, task=Task.LABELS)

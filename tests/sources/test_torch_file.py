@@ -1,0 +1,272 @@
+"""Files are told apart by content, and no code of a file runs unasked."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import sys
+import sysconfig
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import PACKAGE_PARENT, child
+from model_files import ARCH, Touch, rewritten, same, small_net
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional
+
+from lcnn_compress.errors import ModelError
+from lcnn_compress.sources.factory import import_callable
+from lcnn_compress.sources.load_model import load_model
+from lcnn_compress.zoo import fashion_resnet
+
+
+class OwnNet(nn.Module):
+    """A class that no known package defines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+
+def test_nets_of_the_zoo_and_stored_activations_load_safely(tmp_path: Path) -> None:
+    net = fashion_resnet((4, 4, 4))
+    activations = [functional.relu, functional.gelu, nn.ReLU]
+    net.__dict__["activations"] = activations
+    torch.save(net, tmp_path / "net.pt")
+    loaded = load_model(str(tmp_path / "net.pt")).model
+    assert type(loaded) is type(net)
+    assert loaded.activations == activations
+    assert loaded(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("key", [None, "state_dict", "model", "model_state_dict"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model.net."])
+def test_a_state_dict_fills_the_factory(zipped: bool, key: str | None, prefix: str, tmp_path: Path) -> None:
+    state = {prefix + name: value + 1 for name, value in small_net().state_dict().items()}
+    torch.save({key: state, "epoch": 3} if key else state, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
+    loaded = load_model(str(tmp_path / "w.pt"), arch=ARCH)
+    assert isinstance(loaded.model, nn.Module)
+    assert loaded.kind == "state_dict"
+    assert torch.equal(loaded.model.get_parameter("0.weight"), small_net().get_parameter("0.weight") + 1)
+    assert loaded.notes == ((f"w.pt: the net is under {key!r} of a checkpoint",) if key else ())
+
+
+def test_a_net_inside_a_checkpoint_loads(tmp_path: Path) -> None:
+    torch.save({"model": small_net(), "epoch": 3}, tmp_path / "c.pt")
+    loaded = load_model(str(tmp_path / "c.pt"))
+    assert isinstance(loaded.model, nn.Module)
+    assert loaded.kind == "module"
+    assert same(loaded.model, small_net())
+
+
+def test_safetensors_fill_the_factory(tmp_path: Path) -> None:
+    state = {name: value + 1 for name, value in small_net().state_dict().items() if "num_batches" not in name}
+    save_file(state, tmp_path / "w.bin")
+    loaded = load_model(str(tmp_path / "w.bin"), arch=ARCH)
+    assert isinstance(loaded.model, nn.Module)
+    assert torch.equal(loaded.model.get_buffer("1.running_mean"), torch.ones(4))
+
+
+def test_a_program_loads_with_the_shape_of_its_example(saved_program: Path) -> None:
+    path = saved_program.rename(saved_program.with_suffix(".pt"))
+    loaded = load_model(str(path))
+    assert isinstance(loaded.model, torch.export.ExportedProgram)
+    assert (loaded.kind, loaded.input_shape) == ("pt2", (2, 3, 8, 8))
+    x = torch.randn(5, 3, 8, 8)
+    torch.testing.assert_close(loaded.model.module()(x), small_net().eval()(x))
+
+
+def test_code_in_a_pickle_runs_only_when_it_is_trusted(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    net = small_net()
+    net.__dict__["extra"] = Touch(mark)
+    torch.save(net, tmp_path / "net.pt")
+    with pytest.raises(ModelError, match=r"net\.pt: is a pickle that needs .*open, .*--trust-pickle runs the code.*--arch"):
+        load_model(str(tmp_path / "net.pt"))
+    assert not mark.exists()
+    assert load_model(str(tmp_path / "net.pt"), trust_pickle=True).kind == "module"
+    assert mark.exists()
+
+
+def test_foreign_classes_are_named_and_load_when_trusted(tmp_path: Path) -> None:
+    sys.modules["own_nets"] = type(sys)("own_nets")
+    try:
+        sys.modules["own_nets"].OwnNet = OwnNet  # type: ignore[attr-defined]
+        OwnNet.__module__ = "own_nets"
+        torch.save(OwnNet(), tmp_path / "net.pt")
+        with pytest.raises(
+            ModelError, match=r"net\.pt: is a pickle that needs own_nets\.OwnNet, which is not known to be safe"
+        ):
+            load_model(str(tmp_path / "net.pt"))
+        assert isinstance(load_model(str(tmp_path / "net.pt"), trust_pickle=True).model, OwnNet)
+    finally:
+        del sys.modules["own_nets"]
+    with pytest.raises(
+        ModelError, match=r"net\.pt: its code cannot be imported \(ModuleNotFoundError: .*own_nets.*run in the folder"
+    ):
+        load_model(str(tmp_path / "net.pt"), trust_pickle=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "builtins eval", "builtins exec", "builtins getattr", "os system", "posix system", "subprocess Popen",
+        "torch.nn.modules.module torch", "torch.nn.modules.module.torch.os system", "torch.nn.modules.container islice",
+        "torch.nn.modules.container OrderedDict.fromkeys", "torch.nn.modules.module register_module_forward_hook",
+        "torch.nn.modules.utils import_module", "torch.nn.functional boolean_dispatch",
+        "torch.fx.graph_module reduce_graph_module", "torch.hub load", "lcnn_compress.zoo resnet18", "lcnn_compress.zoo torch",
+        "torch.jit load", "timm.models evil",
+    ],
+)  # fmt: skip
+def test_dangerous_globals_are_never_allowed(name: str, tmp_path: Path) -> None:
+    module, attribute = name.split()
+    code = f"\x80\x02c{module}\n{attribute}\n.".encode("latin-1")
+    torch.save(small_net(), tmp_path / "net.pt")
+    path = rewritten(tmp_path / "net.pt", lambda inner, content: code if inner == "data.pkl" else content)
+    with pytest.raises(ModelError) as caught:
+        load_model(str(path))
+    assert f"is a pickle that needs {module}.{attribute}, which is not known to be safe" in str(caught.value)
+
+
+def test_pickles_of_other_protocols_and_old_whole_nets_are_refused(tmp_path: Path) -> None:
+    torch.save(small_net(), tmp_path / "p4.pt", pickle_protocol=4)
+    torch.save(small_net(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    for name in ("p4.pt", "old.pt"):
+        with pytest.raises(
+            ModelError, match=rf"{name}: holds more than tensors, in a form that cannot be read safely; .*--trust"
+        ):
+            load_model(str(tmp_path / name))
+        trusted = load_model(str(tmp_path / name), trust_pickle=True).model
+        assert isinstance(trusted, nn.Module)
+        assert same(trusted, small_net())
+
+
+def test_timm_and_torchvision_classes_count_only_where_pip_installs(tmp_path: Path) -> None:
+    # Both processes find the folder on their path, but only for the second one it is one that pip installs into.
+    home = Path(sysconfig.get_path("purelib", "posix_user", {"userbase": str(tmp_path / "user")}))
+    package = home / "timm" / "models"
+    package.mkdir(parents=True)
+    (home / "timm" / "__init__.py").write_text("")
+    (package / "__init__.py").write_text("")
+    (package / "tiny.py").write_text(
+        f"from pathlib import Path\nfrom torch import nn\nPath({str(tmp_path / 'mark')!r}).touch()\n"
+        "class Tiny(nn.Conv2d):\n    pass\ndef tiny():\n    return Tiny(3, 4, 3)\n"
+    )
+    sys.path.insert(0, str(home))
+    try:
+        torch.save(import_callable("timm.models.tiny:tiny", ModelError)(), tmp_path / "net.pt")
+    finally:
+        for name in [name for name in sys.modules if name.startswith("timm")]:
+            del sys.modules[name]
+    (tmp_path / "mark").unlink()
+    with pytest.raises(ModelError, match=r"needs timm\.models\.tiny\.Tiny, which is not known"):
+        load_model(str(tmp_path / "net.pt"))
+    assert not (tmp_path / "mark").exists()
+    code = "from lcnn_compress.sources.load_model import load_model; print(type(load_model('net.pt').model).__name__)"
+    paths = os.pathsep.join([str(home), str(PACKAGE_PARENT)])
+    done = child("-c", code, cwd=tmp_path, PYTHONPATH=paths, PYTHONUSERBASE=str(tmp_path / "user"))
+    assert done.stdout.splitlines()[-1] == "Tiny"
+
+
+def zip_of(path: Path, **content: str) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in content.items():
+            archive.writestr(name, text)
+
+
+def write_script(path: Path) -> None:
+    torch.jit.save(torch.jit.trace(small_net().eval(), torch.zeros(1, 3, 8, 8)), path)  # type: ignore[no-untyped-call]
+
+
+def write_onnx(path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    value = [onnx.helper.make_tensor_value_info(name, 1, [1]) for name in "xy"]
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", value[:1], value[1:])), path)
+
+
+def write_safetensors(path: Path, header_bytes: int) -> None:
+    path.write_bytes(struct.pack("<Q", header_bytes) + b'{"a":' + bytes(20))
+
+
+def write_old_program(path: Path) -> None:
+    zip_of(path, **{"serialized_exported_program.json": "{}", "version": "1.0"})
+
+
+def write_cut(path: Path, zipped: bool) -> None:
+    torch.save(small_net().state_dict(), path, _use_new_zipfile_serialization=zipped)
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: path.write_bytes(b""), "is empty; save or copy it again"),
+        (lambda path: path.mkdir(), "is a folder, not a net; give a .pt"),
+        (write_script, "is a TorchScript archive, which holds no layers; write the net with torch.export.save, or save its"),
+        (write_onnx, "is an ONNX model; give the PyTorch net"),
+        (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(50)), "is an HDF5 file (Keras); "),
+        (lambda path: path.write_bytes(b"\x1c\0\0\0TFL3" + bytes(50)), "is a TensorFlow Lite model; "),
+        (lambda path: np.savez(path.open("wb"), x=np.zeros(3)), "is a NumPy archive (.npz), not a net"),
+        (lambda path: np.save(path.open("wb"), np.zeros(3)), "is a NumPy array, not a net"),
+        (lambda path: zip_of(path, a="1", b="2"), "is a zip archive of something else (it holds a, b); give a .pt"),
+        (lambda path: path.write_bytes(pickle.dumps({"a": 1})), "is a pickle that torch.save did not write"),
+        (lambda path: path.write_bytes(b"\x08"), "is not a file of PyTorch (it starts with 08)"),
+        (lambda path: path.write_bytes(bytes(range(200, 256))), "is not a file of PyTorch (it starts with c8 c9 ca cb cc"),
+        (lambda path: write_cut(path, True), "starts like a torch.save archive but is damaged or ends too early; copy it"),
+        (lambda path: write_cut(path, False), "is damaged or ends too early"),
+        (lambda path: write_safetensors(path, 900), "is a safetensors file that ends too early (33 bytes)"),
+        (lambda path: write_safetensors(path, 5), "is damaged or ends too early (SafetensorError"),
+        (lambda path: torch.save([1, 2], path), "holds a list, not a net and not a state_dict"),
+        (lambda path: torch.save({"epoch": 3, "lr": 0.1}, path), "holds a dict of 'epoch', 'lr', but no net and no state_dict"),
+        (lambda path: torch.save({"model": {"a": 1}}, path), "holds a dict, not a net and not a state_dict"),
+        (lambda path: torch.save({}, path), "holds a dict of , but no net"),
+        (write_old_program, "is a torch.export program that could run code (written by torch 2.7 or older); "),
+    ],
+)  # fmt: skip
+def test_other_files_are_named(write: Callable[[Path], object], message: str, tmp_path: Path) -> None:
+    write(tmp_path / "thing.pt")
+    with pytest.raises(ModelError) as caught:
+        load_model(str(tmp_path / "thing.pt"))
+    assert str(caught.value).startswith(f"{tmp_path}/thing.pt: ")
+    assert message in str(caught.value)
+
+
+def test_damage_inside_an_archive_is_reported(saved_program: Path, tmp_path: Path) -> None:
+    torch.save(small_net(), tmp_path / "net.pt")
+    path = rewritten(tmp_path / "net.pt", lambda name, content: content[:-30] if name == "data.pkl" else content)
+    with pytest.raises(ModelError, match=r"changed\.pt: "):
+        load_model(str(path))
+    path = rewritten(saved_program, lambda name, content: b"{" if name == "models/model.json" else content)
+    with pytest.raises(ModelError, match=r"changed\.pt2: is damaged or ends too early \(JSONDecodeError"):
+        load_model(str(path))
+
+
+def test_a_state_dict_needs_an_architecture(tmp_path: Path) -> None:
+    torch.save(small_net().state_dict(), tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=r"w\.pt: is a state_dict of 9 tensors, not a net; add --arch pkg\.mod:factory"):
+        load_model(str(tmp_path / "w.pt"))
+
+
+def test_differences_from_the_architecture_are_listed(tmp_path: Path) -> None:
+    state = small_net().state_dict()
+    state["0.weight"] = torch.zeros(4, 1, 3, 3)
+    state["0.bias"] = torch.zeros(4, dtype=torch.int8)
+    del state["5.bias"], state["1.num_batches_tracked"]
+    state |= {f"head.{i}": torch.zeros(1) for i in range(5)}
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(ModelError) as caught:
+        load_model(str(tmp_path / "w.pt"), arch=ARCH)
+    assert str(caught.value) == (
+        f"{tmp_path}/w.pt: does not fit --arch {ARCH} (1 missing: 5.bias; 5 unexpected: head.0, head.1, head.2 and 2 more; "
+        "2 different: 0.weight torch.float32 (4, 1, 3, 3) in the file, torch.float32 (4, 3, 3, 3) in the net, "
+        "0.bias torch.int8 (4,) in the file, torch.float32 (4,) in the net); name the factory of the saved net"
+    )
