@@ -194,7 +194,7 @@ class Comparison:
         data = TrainingData(self.case.calibrate(task.seed), Part(self.case.train, self.images, task.seed))
         artefact = api.compress_source(self.case.source, settings, data, planned.plans)
         facts = {
-            "macs": sum(row["macs"] for row in artefact.report["layers"]), "images": self.images * self.options.epochs,
+            "macs": sum(row.macs for row in artefact.report.layers), "images": self.images * self.options.epochs,
             "cpu_seconds": time.process_time() - started,
         }  # fmt: skip
 

@@ -21,6 +21,7 @@ from torch import nn
 from lcnn_compress import runtime
 from lcnn_compress.artefact.artefact import Artefact, load_artefact, save_artefact
 from lcnn_compress.artefact.artefact import check_place as check_artefact_place
+from lcnn_compress.artefact.report import Report
 from lcnn_compress.bench.compare import compare
 from lcnn_compress.bench.settings import BenchSettings
 from lcnn_compress.bench.suite import run_suite
@@ -264,11 +265,11 @@ def save(artefact: Artefact, path: str | Path) -> None:
         FileError: it cannot be written.
     """
     path = Path(path)
-    kind, spec = artefact.config.get("model", {}).get("kind"), artefact.report.get("model")
+    kind, spec = artefact.config.get("model", {}).get("kind"), artefact.report.model
     if spec is not None and kind not in (None, "memory", "factory") and Path(spec).exists():
         # Relative to the artefact, so that both can be moved together.
         relative = os.path.relpath(Path(spec).resolve(), path.resolve().parent)
-        artefact = replace(artefact, report=artefact.report | {"model": relative})
+        artefact = replace(artefact, report=replace(artefact.report, model=relative))
     save_artefact(artefact, path)
 
 
@@ -297,9 +298,9 @@ def export_onnx(artefact: Artefact, path: str | Path, settings: ExportSettings |
     return export_net(artefact.net, Path(path), artefact.input_shape, settings, {"layers": layer_rows(artefact.report)})
 
 
-def layer_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+def layer_rows(report: Report) -> list[dict[str, Any]]:
     """Return what an exported file says about each layer."""
-    return [{key: row[key] for key in ("name", "kind", "reason", "macs_dense", "macs")} for row in report["layers"]]
+    return [{key: getattr(row, key) for key in ("name", "kind", "reason", "macs_dense", "macs")} for row in report.layers]
 
 
 def export_dense(source: Source, path: str | Path, rows: list[dict[str, Any]]) -> None:

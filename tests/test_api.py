@@ -163,7 +163,7 @@ def test_a_net_of_any_size_is_compressed_at_the_size_of_the_data(folder: Path) -
     config = json.loads((folder / "model.lcnn" / "config.json").read_text())
     assert config["input_shape"] == [*SHAPE]
     assert config["data"] == {"calib": str(folder / "data.npz"), "samples": 512, "data": None, "mean": [0.5], "std": [0.25]}
-    (note,) = api.load(folder / "model.lcnn").report["notes"]
+    (note,) = api.load(folder / "model.lcnn").report.notes
     assert note == "the net takes images of several sizes; 1,3,16,16 is that of the data, `input_shape` changes it"
     data = api.DataSettings(data=str(folder / "data.npz"))
     assert api.open_model(folder / "model.pt", (1, 3, 20, 20), data=data).input_shape == (1, 3, 20, 20)

@@ -12,9 +12,10 @@ import onnx
 from torch import fx
 
 from lcnn_compress.artefact.artefact import Artefact
+from lcnn_compress.artefact.report import Report
 from lcnn_compress.bench.gain import Gain, TimingPlan
 from lcnn_compress.bench.timers import Timers
-from lcnn_compress.compress.report import add_times
+from lcnn_compress.compress.report import timed
 from lcnn_compress.compress.settings import CompressSettings, LayerPlan
 from lcnn_compress.export.rewrite import dense_form
 from lcnn_compress.export.template import with_factors
@@ -27,17 +28,17 @@ from lcnn_compress.progress import Progress, silent
 MIN_GAIN = 0.95  # of the dense time: the medians of one layer differ by a few per cent between two measurements
 
 
-def measured_totals(
+def measured_report(
     artefact: Artefact,
     settings: CompressSettings,
     template: onnx.ModelProto | None,
     progress: Progress = silent,
     timers: Timers = Timers(),
-) -> dict[str, float]:
-    """Measure a finished net against its dense form; note the times of layers, return those of the net."""
+) -> Report:
+    """Measure a finished net against its dense form; return its report with the times."""
     timing = Timing(artefact.input_shape, settings, template, timers)
     timing.export(artefact.net, progress)
-    return add_times(artefact.report["layers"], timing.times)
+    return timed(artefact.report, timing.times)
 
 
 class Timing:

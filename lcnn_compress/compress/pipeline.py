@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 
 import onnx
 
@@ -14,7 +15,7 @@ from lcnn_compress.compress.improve import improve, prunes, twice_the_lookups
 from lcnn_compress.compress.keep_faster import Timing
 from lcnn_compress.compress.make import make_lookups
 from lcnn_compress.compress.plan import check_plan, plan_layers
-from lcnn_compress.compress.report import layer_rows, make_report
+from lcnn_compress.compress.report import layer_reports, make_report, timed
 from lcnn_compress.compress.settings import CompressSettings, LayerPlan, TrainingData
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.forms.lookup import LookupConv2d
@@ -79,7 +80,7 @@ def compress_net(
         lookups = make_lookups(found, twice_the_lookups(decided), settings, reusable.built, progress)
     improved = with_lookups(captured, lookups)
     training = improve(improved, captured, targets, settings, data, progress)
-    rows = layer_rows(improved, found, decided, settings.storage)
+    rows = layer_reports(improved, found, decided, settings.storage)
     net = finished(improved, settings.storage)
     if timing is not None and (training is not None or plans is not None):
         timing.export(net, progress)  # training chose other lookups than those measured before
@@ -88,8 +89,9 @@ def compress_net(
         "layers": [plan.to_json() for plan in decided],
         "finetune": None if settings.finetune is None else settings.finetune.recorded(), "data": data.recorded_origin(),
     }  # fmt: skip
-    times = timing.times if timing is not None and lookups else None
-    report = make_report(rows, captured.input_shape, sum(map(len, data.calibration)), training, times)
+    report = make_report(rows, captured.input_shape, sum(map(len, data.calibration)), training, datetime.now(timezone.utc))
+    if timing is not None and lookups:
+        report = timed(report, timing.times)
     return Artefact(net, captured.input_shape, config, report)
 
 

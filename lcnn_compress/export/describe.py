@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,15 @@ class Description:
     """Facts by name, a row for each layer, and what the user should know about how it was read."""
 
     facts: dict[str, object]
-    layers: Sequence[dict[str, Any]]
+    layers: Sequence[Mapping[str, Any]]
     notes: tuple[str, ...] = ()
 
 
 def describe_artefact(artefact: Artefact, path: Path) -> Description:
     """Return what the report of an artefact, read from ``path``, says."""
     report = artefact.report
-    facts = {"artefact": str(path), "input": list(artefact.input_shape), "model": report.get("model"), **report["totals"]}
-    return Description(facts, report["layers"])
+    facts = {"artefact": str(path), "input": list(artefact.input_shape), "model": report.model, **report.totals.to_json()}
+    return Description(facts, [row.to_json() for row in report.layers])
 
 
 def describe_onnx(path: Path) -> Description:

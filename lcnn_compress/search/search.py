@@ -10,7 +10,7 @@ from typing import Any
 from lcnn_compress.artefact.artefact import Artefact
 from lcnn_compress.bench.timers import Timers
 from lcnn_compress.compress.improve import JUDGED_IMAGES
-from lcnn_compress.compress.keep_faster import measured_totals
+from lcnn_compress.compress.keep_faster import measured_report
 from lcnn_compress.compress.output_error import Outputs, first_images
 from lcnn_compress.compress.pipeline import compress_net
 from lcnn_compress.compress.settings import CompressSettings, TrainingData
@@ -90,10 +90,11 @@ def compress_to_target(
         judge = Outputs(captured.net, first_images(data.calibration, JUDGED_IMAGES))
         budget = replace(budget, measured_error=judge.error(artefact.net) ** 0.5)
     planned = {row.name: row for row in made.problem.table(made.choice)}
-    for row in artefact.report["layers"]:
-        row |= {"predicted_ms": planned[row["name"]].predicted_ms, "predicted_error": planned[row["name"]].error}
-    artefact.report["budget"] = as_json(budget)
-    return artefact
+    layers = tuple(
+        replace(row, predicted_ms=planned[row.name].predicted_ms, predicted_error=planned[row.name].error)
+        for row in artefact.report.layers
+    )
+    return replace(artefact, report=replace(artefact.report, layers=layers, budget=as_json(budget)))
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def _keep_drop(problem: Problem, target: Target, data: TrainingData, progress: P
     judge = judge_by(problem.captured.net, data.held_out, None if tuning is None else tuning.task, progress)
     found = fastest_within(problem, target.value, data, judge, progress)
     artefact, template = found.artefact, problem.reusable.template
-    artefact.report["totals"] |= measured_totals(artefact, problem.settings, template, progress, problem.timers)
+    artefact = replace(artefact, report=measured_report(artefact, problem.settings, template, progress, problem.timers))
     budget = KeptDrop(**vars(_expected(problem, target, found.choice)), drop=found.drop, tried=found.tried)
     return _Made(artefact, problem, found.choice, budget)
 
@@ -128,11 +129,11 @@ def _meet(problem: Problem, target: Target, data: TrainingData, progress: Progre
     problem, choice = best.fit.problem, best.fit.choice
     artefact = _built(problem, choice, data, progress)
     if target.kind != "size_mb" and data.calibration and settings.finetune is None:
-        part = speed_over_target(problem, target, artefact.report["totals"].get("speedup"))
+        part = speed_over_target(problem, target, artefact.report.totals.speedup)
         second = second_choice(problem, target, part)
         if second is not None and second.plans != choice.plans:
             other = _built(problem, second, data, progress)
-            reached = speed_over_target(problem, target, other.report["totals"].get("speedup"))
+            reached = speed_over_target(problem, target, other.report.totals.speedup)
             if abs(math.log(reached)) < abs(math.log(part)):
                 artefact, choice = other, second
     budget = MetTarget(**vars(_expected(problem, target, choice)), rounds=best.fit.rounds, trials=best.tried)

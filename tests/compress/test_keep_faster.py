@@ -31,7 +31,7 @@ def test_rounding_that_many_layers_add_up_is_no_failed_export() -> None:
     source = api.open_model(torch.nn.Sequential(*(module for block in blocks for module in block)), (1, 16, 24, 24))
     settings = CompressSettings(PlanSettings("4", 2, keep_slow=True))
     artefact = api.compress(source, settings=settings)
-    assert {row["kind"] for row in artefact.report["layers"]} == {"lookup"}
+    assert {row.kind for row in artefact.report.layers} == {"lookup"}
 
 
 @needs_library
