@@ -13,10 +13,10 @@
 #include <string>
 #include <utility>
 
+#include "base/geometry.h"
 #include "fixtures.h"
-#include "geometry.h"
 #include "kernels/kernels.h"
-#include "packed_weights.h"
+#include "lookup_conv/packed_weights.h"
 #include "reference.h"
 
 namespace {

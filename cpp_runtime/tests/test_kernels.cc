@@ -2,8 +2,8 @@
 // the scalar one on the same task.
 #include <algorithm>
 
+#include "base/dispatch.h"
 #include "check.h"
-#include "dispatch.h"
 #include "fixtures.h"
 #include "reference.h"
 

@@ -5,8 +5,8 @@
 #include "cases.h"
 #include "check.h"
 #include "fixtures.h"
-#include "packed_weights.h"
-#include "plan.h"
+#include "lookup_conv/packed_weights.h"
+#include "lookup_conv/plan.h"
 #include "reference.h"
 
 namespace {

@@ -3,7 +3,7 @@
 #include <limits>
 
 #include "check.h"
-#include "packed_weights.h"
+#include "lookup_conv/packed_weights.h"
 
 namespace {
 

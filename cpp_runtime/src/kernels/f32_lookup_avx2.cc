@@ -1,7 +1,7 @@
 // Stage 2, avx2: tiles of up to 8 vectors of 8 lanes.
-#include "vec_avx2.h"
+#include "kernels/vec_avx2.h"
 // Vec first: the body is written in terms of it.
-#include "f32_lookup_body.h"
+#include "kernels/f32_lookup_body.h"
 
 namespace lcnn {
 const LookupKernels kLookupAvx2 = {

@@ -1,7 +1,7 @@
 // Stage 2, NEON: tiles of up to 8 vectors of 4 lanes.
-#include "vec_neon.h"
+#include "kernels/vec_neon.h"
 // Vec first: the body is written in terms of it.
-#include "f32_lookup_body.h"
+#include "kernels/f32_lookup_body.h"
 
 namespace lcnn {
 const LookupKernels kLookupNeon = {

@@ -171,7 +171,7 @@ struct PoolKernels {
   extern const ProjectKernels kProject##suffix; \
   extern const LookupKernels kLookup##suffix;   \
   extern const PoolKernels kPool##suffix;
-#include "kernels.inc"
+#include "kernels/kernels.inc"
 #undef LCNN_KERNELS
 
 }  // namespace lcnn

@@ -1,9 +1,9 @@
-#include "lookup_conv_kernel.h"
+#include "ort/lookup_conv_kernel.h"
 
 #include <cstring>
 #include <utility>
 
-#include "node.h"
+#include "ort/node.h"
 
 namespace lcnn::ort {
 namespace {

@@ -6,8 +6,8 @@
 #include <string>
 
 #include "lcnn/lookup_conv.h"
-#include "ort_handles.h"
-#include "shape_inference.h"
+#include "ort/ort_handles.h"
+#include "ort/shape_inference.h"
 
 namespace lcnn::ort {
 

@@ -1,6 +1,6 @@
 // ai.lcnn::LookupConv for ONNX Runtime, as defined in cpp_runtime/README.md.
-#include "lookup_conv_kernel.h"
-#include "op_table.h"
+#include "ort/lookup_conv_kernel.h"
+#include "ort/op_table.h"
 
 namespace lcnn::ort {
 namespace {

@@ -3,9 +3,9 @@
 #include <utility>
 
 #include "lcnn/max_pool.h"
-#include "node.h"
-#include "op_table.h"
-#include "shape_inference.h"
+#include "ort/node.h"
+#include "ort/op_table.h"
+#include "ort/shape_inference.h"
 
 namespace lcnn::ort {
 namespace {

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "lcnn/lookup_conv.h"
-#include "ort_handles.h"
+#include "ort/ort_handles.h"
 
 namespace lcnn::ort {
 

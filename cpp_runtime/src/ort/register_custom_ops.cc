@@ -2,8 +2,8 @@
 #include <exception>
 
 #include "lcnn/lookup_conv.h"
-#include "op_table.h"
-#include "ort_handles.h"
+#include "ort/op_table.h"
+#include "ort/ort_handles.h"
 
 namespace lcnn::ort {
 namespace {

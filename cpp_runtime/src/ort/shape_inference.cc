@@ -1,10 +1,10 @@
-#include "shape_inference.h"
+#include "ort/shape_inference.h"
 
 #include <algorithm>
 
 #include "lcnn/lookup_conv.h"
-#include "lookup_conv_kernel.h"
-#include "ort_handles.h"
+#include "ort/lookup_conv_kernel.h"
+#include "ort/ort_handles.h"
 
 namespace lcnn::ort {
 namespace {

@@ -2,7 +2,7 @@
 #ifndef LCNN_SRC_ORT_SHAPE_INFERENCE_H_
 #define LCNN_SRC_ORT_SHAPE_INFERENCE_H_
 
-#include "ort_abi.h"
+#include "ort/ort_abi.h"
 
 namespace lcnn::ort {
 

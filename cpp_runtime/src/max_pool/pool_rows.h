@@ -1,7 +1,7 @@
 // Max pooling of some rows of windows of some planes: what the operator and the fused pooling
 // share.
-#ifndef LCNN_SRC_POOL_ROWS_H_
-#define LCNN_SRC_POOL_ROWS_H_
+#ifndef LCNN_SRC_MAX_POOL_POOL_ROWS_H_
+#define LCNN_SRC_MAX_POOL_POOL_ROWS_H_
 
 #include <cstdint>
 
@@ -27,4 +27,4 @@ void PoolRows(const MaxPoolShape& shape, const PoolKernels& kernels, const Poole
 
 }  // namespace lcnn
 
-#endif  // LCNN_SRC_POOL_ROWS_H_
+#endif  // LCNN_SRC_MAX_POOL_POOL_ROWS_H_

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <limits>
 
-#include "aligned_buffer.h"
-#include "dispatch.h"
-#include "geometry.h"
-#include "pool_rows.h"
+#include "base/aligned_buffer.h"
+#include "base/dispatch.h"
+#include "base/geometry.h"
+#include "max_pool/pool_rows.h"
 
 namespace lcnn {
 namespace {

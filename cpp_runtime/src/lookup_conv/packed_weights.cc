@@ -1,4 +1,4 @@
-#include "packed_weights.h"
+#include "lookup_conv/packed_weights.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,7 +8,7 @@
 #include <string>
 #include <utility>
 
-#include "geometry.h"
+#include "base/geometry.h"
 #include "kernels/kernels.h"
 #include "lcnn/max_pool.h"
 

@@ -1,10 +1,10 @@
-#include "dispatch.h"
+#include "base/dispatch.h"
 
 #include <algorithm>
 #include <cstdlib>
 #include <stdexcept>
 
-#include "cpu_features.h"
+#include "base/cpu_features.h"
 
 namespace lcnn {
 namespace {

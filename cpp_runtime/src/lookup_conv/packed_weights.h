@@ -1,12 +1,12 @@
 // The constants of a layer, checked and in the order the kernels read them. Independent of input
 // size and instruction set.
-#ifndef LCNN_SRC_PACKED_WEIGHTS_H_
-#define LCNN_SRC_PACKED_WEIGHTS_H_
+#ifndef LCNN_SRC_LOOKUP_CONV_PACKED_WEIGHTS_H_
+#define LCNN_SRC_LOOKUP_CONV_PACKED_WEIGHTS_H_
 
 #include <cstdint>
 #include <vector>
 
-#include "aligned_buffer.h"
+#include "base/aligned_buffer.h"
 #include "kernels/kernels.h"
 #include "lcnn/lookup_conv.h"
 
@@ -87,4 +87,4 @@ class PackedWeights {
 
 }  // namespace lcnn
 
-#endif  // LCNN_SRC_PACKED_WEIGHTS_H_
+#endif  // LCNN_SRC_LOOKUP_CONV_PACKED_WEIGHTS_H_

@@ -5,15 +5,15 @@
 // images of a group one after the other, each as rows of `pitch` floats with its zero border.
 // Output pixel (n, y, x) has position n * image_pitch + y * pitch + x, and tap (r, c) of entry j
 // reads run (j, phase) at that position plus a constant. So stage 2 sees one-dimensional data.
-#ifndef LCNN_SRC_PLAN_H_
-#define LCNN_SRC_PLAN_H_
+#ifndef LCNN_SRC_LOOKUP_CONV_PLAN_H_
+#define LCNN_SRC_LOOKUP_CONV_PLAN_H_
 
 #include <cstdint>
 #include <vector>
 
-#include "geometry.h"
+#include "base/geometry.h"
 #include "kernels/kernels.h"
-#include "packed_weights.h"
+#include "lookup_conv/packed_weights.h"
 
 namespace lcnn {
 
@@ -127,4 +127,4 @@ Plan MakePlan(const PackedWeights& weights, const ProjectKernels& project,
 
 }  // namespace lcnn
 
-#endif  // LCNN_SRC_PLAN_H_
+#endif  // LCNN_SRC_LOOKUP_CONV_PLAN_H_

@@ -1,6 +1,6 @@
 // The kernels of each instruction set in this build.
-#ifndef LCNN_SRC_DISPATCH_H_
-#define LCNN_SRC_DISPATCH_H_
+#ifndef LCNN_SRC_BASE_DISPATCH_H_
+#define LCNN_SRC_BASE_DISPATCH_H_
 
 #include "kernels/kernels.h"
 #include "lcnn/lookup_conv.h"
@@ -20,4 +20,4 @@ const KernelSet& KernelsFor(Isa isa);
 
 }  // namespace lcnn
 
-#endif  // LCNN_SRC_DISPATCH_H_
+#endif  // LCNN_SRC_BASE_DISPATCH_H_

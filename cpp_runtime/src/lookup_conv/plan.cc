@@ -1,4 +1,4 @@
-#include "plan.h"
+#include "lookup_conv/plan.h"
 
 #include <algorithm>
 #include <limits>

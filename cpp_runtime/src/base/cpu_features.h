@@ -1,6 +1,6 @@
 // What the processor and the operating system allow.
-#ifndef LCNN_SRC_CPU_FEATURES_H_
-#define LCNN_SRC_CPU_FEATURES_H_
+#ifndef LCNN_SRC_BASE_CPU_FEATURES_H_
+#define LCNN_SRC_BASE_CPU_FEATURES_H_
 
 #include "lcnn/lookup_conv.h"
 
@@ -11,4 +11,4 @@ Isa DetectIsa();
 
 }  // namespace lcnn
 
-#endif  // LCNN_SRC_CPU_FEATURES_H_
+#endif  // LCNN_SRC_BASE_CPU_FEATURES_H_

@@ -1,6 +1,6 @@
 // A fixed block of numbers that starts on a cache line.
-#ifndef LCNN_SRC_ALIGNED_BUFFER_H_
-#define LCNN_SRC_ALIGNED_BUFFER_H_
+#ifndef LCNN_SRC_BASE_ALIGNED_BUFFER_H_
+#define LCNN_SRC_BASE_ALIGNED_BUFFER_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -30,4 +30,4 @@ class AlignedBuffer {
 
 }  // namespace lcnn
 
-#endif  // LCNN_SRC_ALIGNED_BUFFER_H_
+#endif  // LCNN_SRC_BASE_ALIGNED_BUFFER_H_

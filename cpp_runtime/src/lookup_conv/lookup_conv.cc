@@ -7,10 +7,10 @@
 #include <cstring>
 #include <mutex>
 
-#include "dispatch.h"
-#include "packed_weights.h"
-#include "plan.h"
-#include "pool_rows.h"
+#include "base/dispatch.h"
+#include "lookup_conv/packed_weights.h"
+#include "lookup_conv/plan.h"
+#include "max_pool/pool_rows.h"
 
 namespace lcnn {
 

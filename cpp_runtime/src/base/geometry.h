@@ -1,6 +1,6 @@
 // Arithmetic of convolution geometry, one axis at a time, and of sizes that must not overflow.
-#ifndef LCNN_SRC_GEOMETRY_H_
-#define LCNN_SRC_GEOMETRY_H_
+#ifndef LCNN_SRC_BASE_GEOMETRY_H_
+#define LCNN_SRC_BASE_GEOMETRY_H_
 
 #include <cstdint>
 #include <limits>
@@ -62,4 +62,4 @@ AxisLayout LayOutAxis(const Axis& axis, int64_t input, const char* axis_name);
 
 }  // namespace lcnn
 
-#endif  // LCNN_SRC_GEOMETRY_H_
+#endif  // LCNN_SRC_BASE_GEOMETRY_H_
