@@ -21,8 +21,21 @@
 #include <string>
 #include <vector>
 
+#include "base/dispatch.h"
+#include "f32_peak.h"
 #include "lcnn/lookup_conv.h"
-#include "peak.h"
+
+namespace lcnn {
+namespace {
+
+#define LCNN_KERNELS(needs, suffix) {needs, #suffix, &kPeak##suffix},
+const KernelRows<PeakKernels> kPeakRows = {
+#include "f32_peak.inc"
+};
+#undef LCNN_KERNELS
+
+}  // namespace
+}  // namespace lcnn
 
 namespace {
 
@@ -124,25 +137,21 @@ struct Roofs {
 };
 
 Roofs MeasureRoofs(lcnn::Isa isa) {
-  const lcnn::PeakKernels* kernels = nullptr;
-#define LCNN_KERNELS(suffix, name) \
-  if (isa == lcnn::Isa::k##suffix) kernels = &lcnn::kPeak##suffix;
-#include "kernels/kernels.inc"
-#undef LCNN_KERNELS
+  const lcnn::PeakKernels& kernels = lcnn::LastWithin(lcnn::FeaturesFor(isa), lcnn::kPeakRows);
   constexpr int64_t kSteps = 100000;
   constexpr int kRepeats = 30;
   constexpr size_t kLine = 64;
-  const auto floats = static_cast<size_t>(8 * kernels->macs);
+  const auto floats = static_cast<size_t>(8 * kernels.macs);
   std::vector<float> buffer(floats + 2 * kLine);
   void* start = buffer.data();
   size_t room = buffer.size() * sizeof(float);
   const auto* const aligned =
       static_cast<const float*>(std::align(kLine, floats * sizeof(float), start, room));
   volatile float sink = 0;  // the sums are used
-  const double macs = 1e-6 * static_cast<double>(kSteps * kernels->macs);
-  return {macs / LeastMs(kRepeats, [&] { sink = kernels->registers(kSteps); }),
-          macs / LeastMs(kRepeats, [&] { sink = kernels->loads(aligned, kSteps); }),
-          macs / LeastMs(kRepeats, [&] { sink = kernels->loads(aligned + 1, kSteps); })};
+  const double macs = 1e-6 * static_cast<double>(kSteps * kernels.macs);
+  return {macs / LeastMs(kRepeats, [&] { sink = kernels.registers(kSteps); }),
+          macs / LeastMs(kRepeats, [&] { sink = kernels.loads(aligned, kSteps); }),
+          macs / LeastMs(kRepeats, [&] { sink = kernels.loads(aligned + 1, kSteps); })};
 }
 
 double CopyMs(int64_t floats) {

@@ -44,32 +44,41 @@ uint64_t Xcr0() {
 #endif
 }
 
+constexpr bool Bit(uint32_t word, int bit) { return (word >> bit & 1) != 0; }
+
 constexpr bool HasAll(uint64_t value, uint64_t bits) { return (value & bits) == bits; }
 
 }  // namespace
 
-Isa DetectIsa() {
-  constexpr uint32_t kFma = 1u << 12, kOsxsave = 1u << 27, kAvx = 1u << 28, kF16c = 1u << 29;
-  constexpr uint32_t kAvx2 = 1u << 5;
-  constexpr uint32_t kAvx512FDqBwVl = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);
+CpuFeatures DetectCpuFeatures() {
+  constexpr int kOsxsave = 27, kAvx = 28;
   constexpr uint64_t kYmmState = 0x6, kZmmState = 0xe6;
-  if (Cpuid(0).eax < 7 || !HasAll(Cpuid(1).ecx, kFma | kOsxsave | kAvx | kF16c)) {
-    return Isa::kScalar;
-  }
+  if (Cpuid(0).eax < 7) return kNoFeatures;
+  const uint32_t leaf1_ecx = Cpuid(1).ecx;
   const uint32_t leaf7_ebx = Cpuid(7).ebx;
+  if (!Bit(leaf1_ecx, kOsxsave) || !Bit(leaf1_ecx, kAvx)) return kNoFeatures;
   const uint64_t saved = Xcr0();
-  if (!HasAll(leaf7_ebx, kAvx2) || !HasAll(saved, kYmmState)) return Isa::kScalar;
-  if (!HasAll(leaf7_ebx, kAvx512FDqBwVl) || !HasAll(saved, kZmmState)) return Isa::kAvx2;
-  return Isa::kAvx512;
+  CpuFeatures features = kNoFeatures;
+  const auto add = [&](bool present, CpuFeatures feature) { features |= present ? feature : 0; };
+  if (!HasAll(saved, kYmmState)) return features;
+  add(Bit(leaf1_ecx, 12), kFma);
+  add(Bit(leaf1_ecx, 29), kF16c);
+  add(Bit(leaf7_ebx, 5), kAvx2);
+  if (!HasAll(saved, kZmmState)) return features;
+  add(Bit(leaf7_ebx, 16), kAvx512F);
+  add(Bit(leaf7_ebx, 17), kAvx512Dq);
+  add(Bit(leaf7_ebx, 30), kAvx512Bw);
+  add(Bit(leaf7_ebx, 31), kAvx512Vl);
+  return features;
 }
 
 #elif defined(__aarch64__) || defined(_M_ARM64)
 
-Isa DetectIsa() { return Isa::kNeon; }  // part of the baseline
+CpuFeatures DetectCpuFeatures() { return kNeon; }  // part of the baseline
 
 #else
 
-Isa DetectIsa() { return Isa::kScalar; }
+CpuFeatures DetectCpuFeatures() { return kNoFeatures; }
 
 #endif
 

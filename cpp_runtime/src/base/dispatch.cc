@@ -1,57 +1,107 @@
 #include "base/dispatch.h"
 
-#include <algorithm>
 #include <cstdlib>
 #include <stdexcept>
-
-#include "base/cpu_features.h"
+#include <string>
 
 namespace lcnn {
 namespace {
 
-#define LCNN_KERNELS(suffix, name) \
-  {Isa::k##suffix, name, &kProject##suffix, &kLookup##suffix, &kPool##suffix},
-constexpr KernelSet kKernelSets[] = {
-#include "kernels/kernels.inc"
+// A name of LCNN_ISA, and the features that a machine of that name has.
+struct NamedIsa {
+  Isa isa;
+  const char* name;
+  CpuFeatures features;
 };
-#undef LCNN_KERNELS
 
-Isa NamedIsa(const std::string& name) {
-  std::string allowed;
-  for (const KernelSet& set : kKernelSets) {
-    if (name == set.name) return set.isa;
-    allowed += (allowed.empty() ? "" : ", ") + std::string(set.name);
-  }
-  throw std::invalid_argument("LCNN_ISA is '" + name + "'; it must be one of " + allowed);
-}
+constexpr NamedIsa kNamedIsas[] = {
+    {Isa::kScalar, "scalar", kNoFeatures},
+#if defined(LCNN_HAVE_X86_KERNELS)
+    {Isa::kAvx2, "avx2", kAvx2Features},
+    {Isa::kAvx512, "avx512", kAvx512Features},
+#endif
+#if defined(LCNN_HAVE_AARCH64_KERNELS)
+    {Isa::kNeon, "neon", kNeonFeatures},
+#endif
+};
 
-}  // namespace
-
-const KernelSet& KernelsFor(Isa isa) {
-  for (const KernelSet& set : kKernelSets) {
-    if (set.isa == isa) return set;
+const NamedIsa& Find(Isa isa) {
+  for (const NamedIsa& named : kNamedIsas) {
+    if (named.isa == isa) return named;
   }
   throw std::invalid_argument("this build has no kernels for instruction set " +
                               std::to_string(static_cast<int>(isa)));
 }
 
-const char* IsaName(Isa isa) { return KernelsFor(isa).name; }
+const NamedIsa& Find(const std::string& name) {
+  std::string allowed;
+  for (const NamedIsa& named : kNamedIsas) {
+    if (name == named.name) return named;
+    allowed += (allowed.empty() ? "" : ", ") + std::string(named.name);
+  }
+  throw std::invalid_argument("LCNN_ISA is '" + name + "'; it must be one of " + allowed);
+}
+
+// Asked once: the instruction traps to the host of a virtual machine.
+CpuFeatures MachineFeatures() {
+  static const CpuFeatures features = DetectCpuFeatures();
+  return features;
+}
+
+}  // namespace
+
+#define LCNN_KERNELS(needs, suffix) {needs, #suffix, &kProject##suffix},
+const KernelRows<ProjectKernels>& ProjectRows() {
+  static const KernelRows<ProjectKernels> rows = {
+#include "kernels/f32_project.inc"
+  };
+  return rows;
+}
+#undef LCNN_KERNELS
+
+#define LCNN_KERNELS(needs, suffix) {needs, #suffix, &kLookup##suffix},
+const KernelRows<LookupKernels>& LookupRows() {
+  static const KernelRows<LookupKernels> rows = {
+#include "kernels/f32_lookup.inc"
+  };
+  return rows;
+}
+#undef LCNN_KERNELS
+
+#define LCNN_KERNELS(needs, suffix) {needs, #suffix, &kPool##suffix},
+const KernelRows<PoolKernels>& PoolRows() {
+  static const KernelRows<PoolKernels> rows = {
+#include "kernels/f32_pool.inc"
+  };
+  return rows;
+}
+#undef LCNN_KERNELS
+
+CpuFeatures FeaturesFor(Isa isa) {
+  CpuFeatures denied = kNoFeatures;
+  for (const NamedIsa& named : kNamedIsas) denied |= named.features & ~Find(isa).features;
+  return MachineFeatures() & ~denied;
+}
+
+const char* IsaName(Isa isa) { return Find(isa).name; }
 
 std::vector<Isa> BuiltIsas() {
   std::vector<Isa> isas;
-  for (const KernelSet& set : kKernelSets) isas.push_back(set.isa);
+  for (const NamedIsa& named : kNamedIsas) isas.push_back(named.isa);
   return isas;
 }
 
-bool IsaSupported(Isa isa) { return isa <= DetectIsa(); }
+bool IsaSupported(Isa isa) { return Contains(MachineFeatures(), Find(isa).features); }
 
 Isa ChooseIsa() {
+  const char* const cap = std::getenv("LCNN_ISA");
+  const bool capped = cap != nullptr && *cap != '\0';
+  const CpuFeatures features = capped ? FeaturesFor(Find(cap).isa) : MachineFeatures();
   Isa best = Isa::kScalar;
-  for (const KernelSet& set : kKernelSets) {
-    if (IsaSupported(set.isa)) best = set.isa;
+  for (const NamedIsa& named : kNamedIsas) {
+    if (Contains(features, named.features)) best = named.isa;
   }
-  const char* cap = std::getenv("LCNN_ISA");
-  return cap == nullptr || *cap == '\0' ? best : std::min(best, NamedIsa(cap));
+  return best;
 }
 
 }  // namespace lcnn

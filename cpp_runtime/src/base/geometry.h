@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "lcnn/lookup_conv.h"
+#include "lcnn/types.h"
 
 namespace lcnn {
 

@@ -5,6 +5,7 @@
 
 namespace lcnn {
 const LookupKernels kLookupAvx2 = {
+    Vec::kLanes,
     {8, Lookup<8>},
     {{4, LookupShared<2, 2, 4>}, {3, LookupShared<4, 4, 3>}, {3, LookupShared<8, 4, 3>}}};
 }

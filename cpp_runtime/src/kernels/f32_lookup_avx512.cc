@@ -5,6 +5,7 @@
 
 namespace lcnn {
 const LookupKernels kLookupAvx512 = {
+    Vec::kLanes,
     {8, Lookup<8>},
     {{8, LookupShared<2, 2, 8>}, {6, LookupShared<4, 4, 6>}, {3, LookupShared<8, 8, 3>}}};
 }

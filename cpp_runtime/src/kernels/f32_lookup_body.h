@@ -7,7 +7,7 @@
 #ifndef LCNN_SRC_KERNELS_F32_LOOKUP_BODY_H_
 #define LCNN_SRC_KERNELS_F32_LOOKUP_BODY_H_
 
-#include "kernels/kernels.h"
+#include "kernels/f32_lookup.h"
 #include "kernels/unroll.h"
 
 namespace {

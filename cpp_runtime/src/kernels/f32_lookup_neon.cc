@@ -5,6 +5,7 @@
 
 namespace lcnn {
 const LookupKernels kLookupNeon = {
+    Vec::kLanes,
     {8, Lookup<8>},
     {{8, LookupShared<2, 2, 8>}, {5, LookupShared<4, 4, 5>}, {3, LookupShared<8, 8, 3>}}};
 }

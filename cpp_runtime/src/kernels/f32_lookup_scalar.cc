@@ -6,6 +6,7 @@
 
 namespace lcnn {
 const LookupKernels kLookupScalar = {
+    Vec::kLanes,
     {2, Lookup<2>},
     {{2, LookupShared<2, 2, 2>}, {2, LookupShared<4, 2, 2>}, {2, LookupShared<8, 2, 2>}}};
 }

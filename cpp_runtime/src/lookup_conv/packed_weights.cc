@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "base/geometry.h"
-#include "kernels/kernels.h"
 #include "lcnn/max_pool.h"
 
 namespace lcnn {
@@ -139,9 +138,9 @@ PackedWeights::PackedWeights(const LookupConvShape& shape, const LookupConvConst
 PanelValues PackedWeights::panel(int64_t group, int64_t p, int64_t channel) const {
   const int64_t before =
       ((group * panels_per_group_ + p) * channels_per_group() + channel) * kPanelRows;
-  if (half_panels_.size() > 0) return {nullptr, half_panels_.data() + before, nullptr};
-  if (byte_panels_.size() > 0) return {nullptr, nullptr, byte_panels_.data() + before};
-  return {panels_.data() + before, nullptr, nullptr};
+  if (half_panels_.size() > 0) return {PanelType::kFloat16, half_panels_.data() + before};
+  if (byte_panels_.size() > 0) return {PanelType::kInt8, byte_panels_.data() + before};
+  return {PanelType::kFloat32, panels_.data() + before};
 }
 
 template <class T>

@@ -7,7 +7,8 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
-#include "kernels/kernels.h"
+#include "kernels/f32_lookup.h"
+#include "kernels/f32_project.h"
 #include "lcnn/lookup_conv.h"
 
 namespace lcnn {
@@ -27,8 +28,8 @@ class PackedWeights {
   // panels.
   bool identity() const { return identity_; }
   int64_t panels_per_group() const { return panels_per_group_; }
-  // Panel `p` of a group, as described at kPanelRows in kernels/kernels.h, from channel `channel`
-  // on. Large dictionaries stay as narrow as they came, the others are float32.
+  // Panel `p` of a group, as described at kPanelRows in kernels/f32_project.h, from channel
+  // `channel` on. Large dictionaries stay as narrow as they came, the others are float32.
   PanelValues panel(int64_t group, int64_t p, int64_t channel) const;
   const float* bias() const { return bias_.data(); }
 

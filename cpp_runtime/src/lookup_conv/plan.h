@@ -1,103 +1,70 @@
-// Everything about a layer that depends on the input's size: where S lies in scratch, what each
-// unit of work reads and writes.
-//
-// S holds, for every dictionary entry and every stride phase, one "run" of `run_length` floats: the
-// images of a group one after the other, each as rows of `pitch` floats with its zero border.
-// Output pixel (n, y, x) has position n * image_pitch + y * pitch + x, and tap (r, c) of entry j
-// reads run (j, phase) at that position plus a constant. So stage 2 sees one-dimensional data.
+// Everything about a layer that depends on the input's size: where S lies in scratch (layout.h),
+// what each unit of work reads and writes (tiles.h), and in which of the ways a layer can run.
 #ifndef LCNN_SRC_LOOKUP_CONV_PLAN_H_
 #define LCNN_SRC_LOOKUP_CONV_PLAN_H_
 
 #include <cstdint>
 #include <vector>
 
-#include "base/geometry.h"
-#include "kernels/kernels.h"
+#include "kernels/f32_lookup.h"
+#include "kernels/f32_project.h"
+#include "lookup_conv/layout.h"
 #include "lookup_conv/packed_weights.h"
+#include "lookup_conv/tiles.h"
 
 namespace lcnn {
 
-// Stage 1, positions [position, position + n_vectors * lanes) of all runs of one phase. The first
-// and the last tile of a phase also write the zeros before and after.
-struct ProjectTile {
-  int32_t phase;
-  int32_t position;
-  int32_t n_vectors;
-  int32_t first_map;
-  int32_t zero_before;  // floats
-  int32_t zero_after;
-};
-
-// Stage 2, output positions [position, position + n_vectors * lanes).
-struct LookupTile {
-  int32_t position;
-  int32_t n_vectors;
-  int32_t first_map;
-};
-
-// With pooling: some rows of windows of one image, and the rows of the convolution they cover. The
-// tiles' maps count pixels from the first of those.
-struct Band {
-  int64_t image;
-  int64_t pool_begin;
-  int64_t pool_end;
-  int64_t row_begin;
-  int64_t row_end;
-  size_t first_tile;
-  size_t end_tile;
+// How stage 1 makes S of X.
+enum class ProjectMode {
+  kNothing,  // the dictionary is empty
+  kPixel,    // a matrix-vector product: X is one pixel
+  kCopy,     // S is X: the dictionary is the identity
+  kPanels,   // a matrix product
 };
 
 // The work on `images` images that are in scratch together.
 struct ImageGroup {
   int64_t images = 0;
-  std::vector<ProjectTile> project_tiles;
-  std::vector<LookupTile> lookup_tiles;
-  std::vector<Band> bands;            // with pooling, unless they would be too large
-  std::vector<LaneMap> project_maps;  // positions to pixels of X, from the group's first image on
-  std::vector<LaneMap> lookup_maps;   // positions to pixels of Y; with rows, of the tile
-  std::vector<int32_t> project_indices;
-  std::vector<int32_t> lookup_indices;
+  ProjectTiles project;
+  LookupTiles lookup;
 };
 
-// What a tile reads of S may be copied, so that every load of a lookup is aligned and meets the
-// first-level cache. A piece begins `offset` floats past the tile's first position, and is
-// `vectors` longer than the tile; it serves all taps that read the same run at whole vectors from
-// each other.
-struct CopiedPiece {
-  int64_t offset;
-  int64_t vectors;
+// Scratch of one thread that runs a unit of stage 2, in floats.
+struct ThreadFloats {
+  int64_t copy = 0;      // of S
+  int64_t sums = 0;      // that wait for the next part of their lists
+  int64_t results = 0;   // to be pooled or transposed
+  int64_t residual = 0;  // transposed
+
+  int64_t total() const { return copy + sums + results + residual; }
 };
 
 struct Plan {
-  int64_t batch = 0;
-  int64_t in_height = 0;
-  int64_t in_width = 0;
-  int64_t out_height = 0;
-  int64_t out_width = 0;
-  int64_t pooled_height = 0;  // of Y, where the result is pooled
-  int64_t pooled_width = 0;
-  int64_t pitch = 0;
-  int64_t tile_vectors = 0;  // of the longest stage 2 tile
-  int64_t image_pitch = 0;
-  int64_t run_length = 0;  // a multiple of kMaxLanes
-  int64_t phases = 0;
-  bool single_pixel = false;  // stage 1 is a matrix-vector product
-  bool rows = false;          // several images of one pixel: X and Y are matrices, S is transposed
+  Geometry geometry;
+  Runs runs;
+  ProjectMode project_mode;
+  LookupTiling tiling;
+  RowCopy copy;  // of a dictionary row; without pieces: lookups read S itself
+  // Of each entry: added to an output position in S, or to a position of the tile in its copy. Then
+  // kMaxLanes that are read and not used.
+  std::vector<int32_t> offsets;
+  ImageGroup group;       // batch / group.images times
+  ImageGroup last_group;  // the images left over; may be empty
 
   int64_t depth_block = 0;  // channels packed at a time
   int64_t panel_blocks = 0;
   std::vector<int64_t> filter_blocks;  // boundaries, with similar numbers of entries between them
-  // Of each entry: added to an output position in S, or to a position of the tile in its copy. Then
-  // kMaxLanes that are read and not used.
-  std::vector<int32_t> offsets;
-  std::vector<CopiedPiece> pieces;  // of one dictionary row; empty: lookups read S itself
-
-  ImageGroup group;       // batch / group.images times
-  ImageGroup last_group;  // the images left over; may be empty
-  int64_t scratch_floats = 0;
-  int64_t unpooled = -1;  // where in scratch a group's result is before pooling, if not in bands
   int64_t project_macs = 0;
   int64_t lookup_macs = 0;
+
+  // Scratch is S, then the threads' parts, then the results of a group in mode kAllRows.
+  ThreadFloats thread_floats;
+  int64_t thread_parts = 0;
+  int64_t waiting_results = 0;  // floats
+
+  int64_t threads_begin() const { return runs.floats(); }
+  int64_t results_begin() const { return threads_begin() + thread_parts * thread_floats.total(); }
+  int64_t scratch_floats() const { return results_begin() + waiting_results; }
 };
 
 // Below this a parallel loop costs more than it gains: waking a thread takes a few microseconds,
@@ -111,19 +78,12 @@ constexpr int64_t kMaxDepthBlock = 128;
 // first-level data cache.
 constexpr int64_t kPackFloats = 6144;
 
-// Filters whose sums wait for the next part of their lists, in one unit of work.
-constexpr int64_t kMaxWaitingFilters = 128;
-
-// Of matrices, filters in a unit of work: their results wait in the first-level cache to be
+// In mode kMatrix, the distance of two filters' results, which wait in the first-level cache to be
 // transposed.
-constexpr int64_t kRowFilters = 64;
-
-// With pooling, floats of the result of some filters in a band: they stay in the second-level
-// cache.
-constexpr int64_t kBandFloats = 96 * 1024;
+constexpr int64_t kMatrixPitch = kMaxTileVectors * kMaxLanes;
 
 Plan MakePlan(const PackedWeights& weights, const ProjectKernels& project,
-              const LookupKernels& lookup, int64_t batch, int64_t height, int64_t width);
+              const LookupKernels& lookup, const InputSize& in);
 
 }  // namespace lcnn
 

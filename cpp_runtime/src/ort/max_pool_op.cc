@@ -13,7 +13,11 @@ namespace {
 class MaxPoolKernel {
  public:
   static constexpr const char* kName = "MaxPool";
-  static constexpr auto InferShape = InferPoolShape;
+
+  static void InferShape(const OrtApi* api, OrtShapeInferContext* context) {
+    const std::vector<Dimension> x = InputDimensions(api, context, 0);
+    if (x.size() == 4) SetOutputShape(api, context, x, x[1]);
+  }
 
   MaxPoolKernel(const OrtApi* api, const OrtKernelInfo* info, std::string subject)
       : api_(api), subject_(std::move(subject)), isa_(ChooseIsa()) {

@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "lcnn/lookup_conv.h"
+#include "lcnn/types.h"
 #include "ort/ort_handles.h"
 
 namespace lcnn::ort {

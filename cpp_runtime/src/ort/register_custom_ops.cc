@@ -1,7 +1,7 @@
 // The library's exported functions.
 #include <exception>
 
-#include "lcnn/lookup_conv.h"
+#include "lcnn/types.h"
 #include "ort/op_table.h"
 #include "ort/ort_handles.h"
 

@@ -1,9 +1,9 @@
 // The roofs in terms of Vec: included by one file per instruction set, after its vec_*.h.
-#ifndef LCNN_BENCH_PEAK_BODY_H_
-#define LCNN_BENCH_PEAK_BODY_H_
+#ifndef LCNN_BENCH_F32_PEAK_BODY_H_
+#define LCNN_BENCH_F32_PEAK_BODY_H_
 
+#include "f32_peak.h"
 #include "kernels/unroll.h"
-#include "peak.h"
 
 namespace {
 
@@ -47,4 +47,4 @@ constexpr lcnn::PeakKernels Peak() {
 
 }  // namespace
 
-#endif  // LCNN_BENCH_PEAK_BODY_H_
+#endif  // LCNN_BENCH_F32_PEAK_BODY_H_

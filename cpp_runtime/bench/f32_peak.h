@@ -1,7 +1,7 @@
 // What the machine can do at most on one instruction set: the roofs that bench_kernels holds the
 // kernels against.
-#ifndef LCNN_BENCH_PEAK_H_
-#define LCNN_BENCH_PEAK_H_
+#ifndef LCNN_BENCH_F32_PEAK_H_
+#define LCNN_BENCH_F32_PEAK_H_
 
 #include <cstdint>
 
@@ -15,10 +15,10 @@ struct PeakKernels {
   float (*loads)(const float* from, int64_t steps);
 };
 
-#define LCNN_KERNELS(suffix, name) extern const PeakKernels kPeak##suffix;
-#include "kernels/kernels.inc"
+#define LCNN_KERNELS(needs, suffix) extern const PeakKernels kPeak##suffix;
+#include "f32_peak.inc"
 #undef LCNN_KERNELS
 
 }  // namespace lcnn
 
-#endif  // LCNN_BENCH_PEAK_H_
+#endif  // LCNN_BENCH_F32_PEAK_H_
