@@ -379,27 +379,16 @@ void TestLookupRow(const lcnn::LookupKernels& kernels, bool residual, bool hard_
   }
 }
 
-// Calls test(kernels) for the rows of a family that the machine has; says aloud which it has not.
-template <class Kernels, class Test>
-void ForRows(const char* family, const lcnn::KernelRows<Kernels>& rows, const Test& test) {
-  const lcnn::CpuFeatures features = lcnn::DetectCpuFeatures();
-  for (const lcnn::KernelRow<Kernels>& row : rows) {
-    if (lcnn::Contains(features, row.needs)) {
-      test(*row.kernels);
-    } else {
-      std::printf("SKIPPED: %s%s needs what this machine has not\n", family, row.suffix);
-    }
-  }
-}
-
 }  // namespace
 
 int main() {
-  ForRows("project", lcnn::ProjectRows(), TestProjectRow);
-  ForRows("lookup", lcnn::LookupRows(), [](const lcnn::LookupKernels& kernels) {
+  for (const auto& row : RowsToTest("project", lcnn::ProjectRows())) TestProjectRow(*row.kernels);
+  for (const auto& row : RowsToTest("lookup", lcnn::LookupRows())) {
     for (const bool residual : {false, true}) {
-      for (const bool hard_swish : {false, true}) TestLookupRow(kernels, residual, hard_swish);
+      for (const bool hard_swish : {false, true}) {
+        TestLookupRow(*row.kernels, residual, hard_swish);
+      }
     }
-  });
+  }
   return TestResult();
 }

@@ -1,6 +1,5 @@
 // Stage 1 of one row of kernels and stage 2 of another: a family need not have a row for every set
 // of features, so vectors of the two stages may differ in length.
-#include "base/aligned_buffer.h"
 #include "base/dispatch.h"
 #include "layer.h"
 #include "lookup_conv/job.h"
@@ -28,19 +27,7 @@ void RunMixed(const Case& c, const lcnn::LookupConvKernels& kernels, const std::
   Guarded scratch(lcnn::ScratchBytes(plan) / sizeof(float));
   Guarded none(1);
   Fill(&x, &random);
-  float* const s = lcnn::AlignToCacheLine(scratch.data());
-  lcnn::ThreadScratch threads(s + plan.threads_begin(), plan.thread_parts,
-                              plan.thread_floats.total());
-  const lcnn::Residual residual;
-  for (int64_t first = 0; first < c.batch; first += plan.runs.images) {
-    const bool whole = first + plan.runs.images <= c.batch;
-    const lcnn::Job job = {weights,  plan,     kernels,
-                           residual, x.data(), y.data(),
-                           s,        threads,  whole ? plan.group : plan.last_group,
-                           first};
-    lcnn::RunProject(job, {});
-    lcnn::RunLookup(job, {});
-  }
+  lcnn::RunPlan(weights, plan, kernels, {x.data(), {}, y.data(), scratch.data()}, {}, nullptr);
   CompareAll(c, layer, x, none, ResidualKind::kNone, y, c.name + names);
   CHECK_TEXT(y.WallsIntact() && scratch.WallsIntact(), c.name + names);
 }
@@ -48,12 +35,9 @@ void RunMixed(const Case& c, const lcnn::LookupConvKernels& kernels, const std::
 }  // namespace
 
 int main() {
-  const lcnn::CpuFeatures features = lcnn::DetectCpuFeatures();
-  const lcnn::PoolKernels& pool = lcnn::LastWithin(features, lcnn::PoolRows());
-  for (const auto& project : lcnn::ProjectRows()) {
-    for (const auto& lookup : lcnn::LookupRows()) {
-      if (!lcnn::Contains(features, project.needs | lookup.needs)) continue;
-      if (project.kernels->lanes == lookup.kernels->lanes) continue;  // as in test_lookup_conv
+  const lcnn::PoolKernels& pool = lcnn::LastWithin(lcnn::DetectCpuFeatures(), lcnn::PoolRows());
+  for (const auto& project : RowsToTest("project", lcnn::ProjectRows())) {
+    for (const auto& lookup : RowsToTest("lookup", lcnn::LookupRows())) {
       const std::string names = std::string(", ") + project.suffix + " and " + lookup.suffix;
       for (const Case& c : Cases()) {
         if (IsSmall(c)) RunMixed(c, {*project.kernels, *lookup.kernels, pool}, names);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "base/cpu_features.h"
 #include "base/run_units.h"
 #include "kernels/f32_lookup.h"
 #include "kernels/f32_pool.h"
@@ -20,12 +21,14 @@ struct LookupConvKernels {
   const PoolKernels& pool;
 };
 
+LookupConvKernels LookupConvKernelsWithin(CpuFeatures features);
+
 // What the units of work on a group of images share.
 struct Job {
   const PackedWeights& weights;
   const Plan& plan;
   const LookupConvKernels& kernels;
-  const Residual& residual;
+  Residual residual;
   const float* x;
   float* y;
   float* s;
@@ -42,6 +45,17 @@ void RunProject(const Job& job, const ParallelFor& parallel_for);
 
 // Stage 2: Y of the group's images.
 void RunLookup(const Job& job, const ParallelFor& parallel_for);
+
+struct LookupConvBuffers {
+  const float* x;
+  Residual residual;
+  float* y;
+  void* scratch;  // ScratchBytes(plan) bytes
+};
+
+// Both stages of all groups of images. `times` may be null.
+void RunPlan(const PackedWeights& weights, const Plan& plan, const LookupConvKernels& kernels,
+             const LookupConvBuffers& buffers, const ParallelFor& parallel_for, StageTimes* times);
 
 }  // namespace lcnn
 

@@ -31,18 +31,31 @@ std::vector<float> WidenedValues(const PanelValues& values, size_t count) {
   return floats;
 }
 
-LookupConvKernels KernelsFor(Isa isa) {
-  const CpuFeatures features = FeaturesFor(isa);
+}  // namespace
+
+LookupConvKernels LookupConvKernelsWithin(CpuFeatures features) {
   return {LastWithin(features, ProjectRows()), LastWithin(features, LookupRows()),
           LastWithin(features, PoolRows())};
 }
 
-}  // namespace
+void RunPlan(const PackedWeights& weights, const Plan& plan, const LookupConvKernels& kernels,
+             const LookupConvBuffers& buffers, const ParallelFor& parallel_for, StageTimes* times) {
+  float* const s = AlignToCacheLine(static_cast<float*>(buffers.scratch));
+  ThreadScratch threads(s + plan.threads_begin(), plan.thread_parts, plan.thread_floats.total());
+  const int64_t batch = plan.geometry.in.batch;
+  for (int64_t first = 0; first < batch; first += plan.runs.images) {
+    const bool whole = first + plan.runs.images <= batch;
+    const ImageGroup& group = whole ? plan.group : plan.last_group;
+    RunGroup(
+        {weights, plan, kernels, buffers.residual, buffers.x, buffers.y, s, threads, group, first},
+        parallel_for, times);
+  }
+}
 
 LookupConv::LookupConv(const LookupConvShape& shape, const LookupConvConstants& constants, Isa isa)
     : weights_(std::make_unique<PackedWeights>(shape, constants)),
       plans_(std::make_unique<PlanCache<Plan>>()),
-      kernels_(std::make_unique<LookupConvKernels>(KernelsFor(isa))) {}
+      kernels_(std::make_unique<LookupConvKernels>(LookupConvKernelsWithin(FeaturesFor(isa)))) {}
 
 LookupConv::~LookupConv() = default;
 
@@ -65,15 +78,7 @@ std::shared_ptr<const Plan> LookupConv::PlanFor(int64_t batch, int64_t height,
 
 void LookupConv::Run(const Plan& plan, const float* x, const Residual& residual, float* y,
                      void* scratch, const ParallelFor& parallel_for, StageTimes* times) const {
-  float* const s = AlignToCacheLine(static_cast<float*>(scratch));
-  ThreadScratch threads(s + plan.threads_begin(), plan.thread_parts, plan.thread_floats.total());
-  const int64_t batch = plan.geometry.in.batch;
-  for (int64_t first = 0; first < batch; first += plan.runs.images) {
-    const bool whole = first + plan.runs.images <= batch;
-    const ImageGroup& group = whole ? plan.group : plan.last_group;
-    RunGroup({*weights_, plan, *kernels_, residual, x, y, s, threads, group, first}, parallel_for,
-             times);
-  }
+  RunPlan(*weights_, plan, *kernels_, {x, residual, y, scratch}, parallel_for, times);
 }
 
 std::vector<float> Widened(const uint16_t* halves, size_t count) {
