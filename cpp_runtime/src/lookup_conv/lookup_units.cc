@@ -16,19 +16,20 @@ struct Target {
   int64_t plane;
 };
 
-// The running thread's part of scratch; there is none in layers whose units need none.
-class Workspace {
- public:
-  explicit Workspace(const Job& job) : floats_(job.plan.thread_floats), part_(&job.threads) {}
-  float* copy() const { return part_.data(); }
-  float* sums() const { return copy() + floats_.copy; }
-  float* results() const { return sums() + floats_.sums; }
-  float* residual() const { return results() + floats_.results; }
-
- private:
-  const ThreadFloats& floats_;
-  const ThreadScratch::Part part_;
+// A thread's part of scratch; null in layers whose units need none.
+struct Workspace {
+  float* copy;
+  float* sums;
+  float* results;
+  float* residual;
 };
+
+Workspace WorkspaceOf(const ThreadFloats& floats, float* part) {
+  if (part == nullptr) return {};
+  float* const sums = part + floats.copy;
+  float* const results = sums + floats.sums;
+  return {part, sums, results, results + floats.results};
+}
 
 // Copies what the tile reads of the dictionary rows [begin, end), one conv group.
 void CopyRows(const Job& job, const LookupTile& tile, int64_t begin, int64_t end, float* copy) {
@@ -48,11 +49,11 @@ void CopyRows(const Job& job, const LookupTile& tile, int64_t begin, int64_t end
 void LookupParts(const Job& job, const LookupTile& tile, const Workspace& space, LookupTask task) {
   const int64_t parts = job.weights.parts();
   const bool copied = !job.plan.copy.pieces.empty();
-  if (copied) task.s = space.copy();
-  task.sums = parts > 1 ? space.sums() : nullptr;
+  if (copied) task.s = space.copy;
+  task.sums = parts > 1 ? space.sums : nullptr;
   for (int64_t part = 0; part < parts; ++part) {
     if (copied) {
-      CopyRows(job, tile, job.weights.part_row(part), job.weights.part_row(part + 1), space.copy());
+      CopyRows(job, tile, job.weights.part_row(part), job.weights.part_row(part + 1), space.copy);
     }
     task.first = part == 0;
     task.last = part + 1 == parts;
@@ -109,10 +110,10 @@ Unit UnitOf(const Plan& plan, size_t index) {
   return {index / blocks, block, filter, plan.filter_blocks[block + 1] - filter};
 }
 
-void PlanesUnit(const Job& job, size_t index) {
+void PlanesUnit(const Job& job, float* part, size_t index) {
   const Plan& plan = job.plan;
   const Unit unit = UnitOf(job.plan, index);
-  const Workspace space(job);
+  const Workspace space = WorkspaceOf(job.plan.thread_floats, part);
   const int64_t plane = plan.geometry.out_plane();
   const int64_t first = unit.filter * plane;
   const float* const residual = job.residual.tensor;
@@ -124,9 +125,9 @@ void PlanesUnit(const Job& job, size_t index) {
 
 // As PlanesUnit, of images of one pixel: a vector of results belongs to as many rows of Y, so they
 // are transposed where they lie in cache.
-void MatrixUnit(const Job& job, size_t index) {
+void MatrixUnit(const Job& job, float* part, size_t index) {
   const Unit unit = UnitOf(job.plan, index);
-  const Workspace space(job);
+  const Workspace space = WorkspaceOf(job.plan.thread_floats, part);
   const LookupTile& tile = job.group.lookup.tiles[unit.place];
   const int64_t pitch = job.weights.shape().out_channels;
   const int64_t positions = tile.n_vectors * job.plan.tiling.lanes;
@@ -134,24 +135,23 @@ void MatrixUnit(const Job& job, size_t index) {
   const int64_t first = job.First(1) + tile.position * pitch + unit.filter;
   const bool adds = job.residual.tensor != nullptr;
   if (adds) {
-    Transpose(job.residual.tensor + first, pitch, rows, unit.filters, space.residual(),
-              kMatrixPitch);
+    Transpose(job.residual.tensor + first, pitch, rows, unit.filters, space.residual, kMatrixPitch);
   }
   LookUp(job, tile, unit.block, space,
-         {space.results(), adds ? space.residual() : nullptr, kMatrixPitch});
-  Transpose(space.results(), kMatrixPitch, unit.filters, rows, job.y + first, pitch);
+         {space.results, adds ? space.residual : nullptr, kMatrixPitch});
+  Transpose(space.results, kMatrixPitch, unit.filters, rows, job.y + first, pitch);
 }
 
-void BandUnit(const Job& job, size_t index) {
+void BandUnit(const Job& job, float* part, size_t index) {
   const Geometry& geometry = job.plan.geometry;
   const LookupConvShape& shape = job.weights.shape();
   const Unit unit = UnitOf(job.plan, index);
-  const Workspace space(job);
+  const Workspace space = WorkspaceOf(job.plan.thread_floats, part);
   const Band& band = job.group.lookup.bands[unit.place];
   const int64_t rows = band.row_end - band.row_begin;
   const int64_t columns = geometry.out_width();
   const int64_t pooled = geometry.pooled_plane();
-  float* const results = space.results();
+  float* const results = space.results;
   for (size_t tile = band.first_tile; tile < band.end_tile; ++tile) {
     LookUp(job, job.group.lookup.tiles[tile], unit.block, space,
            {results, nullptr, rows * columns});
@@ -174,8 +174,8 @@ void RunLookup(const Job& job, const ParallelFor& parallel_for) {
   const LookupConvShape& shape = job.weights.shape();
   const size_t blocks = plan.filter_blocks.size() - 1;
   const int64_t macs = plan.lookup_macs / geometry.in.batch * job.group.images;
-  const auto run = [&](size_t places, void (*unit)(const Job&, size_t)) {
-    RunUnits(parallel_for, macs >= kMinParallelMacs, places * blocks, unit, job);
+  const auto run = [&](size_t places, void (*unit)(const Job&, float*, size_t)) {
+    RunUnits(parallel_for, macs >= kMinParallelMacs, places * blocks, &job.threads, unit, job);
   };
   switch (plan.tiling.mode) {
     case ResultMode::kPlanes:
