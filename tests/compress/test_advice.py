@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from lcnn_compress.artefact.report import LayerReport, Report, Totals, TrainingReport
 from lcnn_compress.compress.advice import advice, coarse_filters, few_images, missed_target
 
+ROW = LayerReport(
+    "conv", "Conv2d", "lookup", "", "", 8, 4, (3, 3), 1, ((5, 5),), macs_dense=4 * 8 * 9 * 25, macs=0, weight_bytes_dense=0,
+    weight_bytes=0, n_nonzeros=40, relative_error=0.1,
+)  # fmt: skip
+TOTALS = Totals(1, 1, 1, 1, 1.0)
 
-def report(**changes: Any) -> dict[str, Any]:
+
+def report(row: Mapping[str, Any] = {}, totals: Mapping[str, float] = {}, **changes: Any) -> Report:
     """One layer, 3x3, 8>4 channels on 5x5 outputs: 4 * 8 * 9 * 25 MACs, and 40 coefficients in 4 filters."""
-    row = {
-        "name": "conv", "in_channels": 8, "out_channels": 4, "groups": 1, "kernel": [3, 3], "macs_dense": 4 * 8 * 9 * 25,
-        "n_nonzeros": 40, "relative_error": 0.1,
-    }  # fmt: skip
-    values = {
-        "layers": [row | changes.pop("row", {})], "settings": {"data": None}, "calibration_images": 0, "training": None,
-        "totals": {},
-    }  # fmt: skip
-    return values | changes
+    plain = Report((1, 8, 5, 5), (replace(ROW, **row),), replace(TOTALS, **totals), 0, None, {}, settings={"data": None})
+    return replace(plain, **changes)
 
 
 def test_nothing_to_say() -> None:
@@ -50,7 +52,7 @@ def test_few_images() -> None:
     one = {"macs_dense": 4 * 8 * 9}
     assert few_images(report(calibration_images=49, row=one)) is not None
     assert few_images(report(calibration_images=50, row=one)) is None
-    assert few_images(report(calibration_images=7, training={"loss": 1.0})) is None
+    assert few_images(report(calibration_images=7, training=TrainingReport(1, (1.0,), {}))) is None
 
 
 def test_a_missed_target() -> None:
@@ -77,7 +79,7 @@ def test_a_missed_target() -> None:
     ],
 )
 def test_a_missed_target_is_said(target: dict[str, float], totals: dict[str, float], said: str) -> None:
-    found = missed_target({"budget": {"target": target}, "totals": totals})
+    found = missed_target(report(totals=totals, budget={"target": target}))
     assert (said in str(found)) if said else found is None
 
 
@@ -88,17 +90,15 @@ def test_a_missed_target_is_said(target: dict[str, float], totals: dict[str, flo
         (16, 7, None, "16 calibration images are few for the 57 coefficients of each filter of conv"),
         (16, 7, None, "about 24 are enough"),
         (24, 7, None, ""),
-        (16, 7, {"epochs": 1}, ""),
+        (16, 7, TrainingReport(1, (1.0,), {}), ""),
         (0, 7, None, ""),
         (284, 1, None, "about 285 are enough"),  # 5 images for each, where an image is one position
         (285, 1, None, ""),
     ],
 )
 def test_few_calibration_images_are_said(images: int, size: int, training: Any, said: str) -> None:
-    conv = {
-        "name": "conv", "kind": "sparse", "in_channels": 64, "out_channels": 32, "groups": 1, "kernel": [3, 3],
-        "macs_dense": size**2 * 32 * 64 * 9, "n_nonzeros": 32 * 57,
-    }  # fmt: skip
-    easy, dense = conv | {"name": "easy", "n_nonzeros": 32}, {"name": "fc", "kind": "dense"}
-    found = few_images({"calibration_images": images, "layers": [dense, easy, conv], "training": training})
+    macs = size**2 * 32 * 64 * 9
+    conv = replace(ROW, kind="sparse", in_channels=64, out_channels=32, macs_dense=macs, n_nonzeros=32 * 57)
+    easy, dense = replace(conv, name="easy", n_nonzeros=32), replace(ROW, name="fc", kind="dense", n_nonzeros=None)
+    found = few_images(report(calibration_images=images, layers=(dense, easy, conv), training=training))
     assert (said in str(found)) if said else found is None
