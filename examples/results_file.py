@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,6 @@ class Results:
 
     def put(self, kind: str, key: str, value: dict[str, Any]) -> None:
         self.content[kind][key] = value
-        self.content |= {"date": time.strftime("%Y-%m-%d"), "machine": machine()}
+        self.content |= {"date": time.strftime("%Y-%m-%d"), "machine": asdict(machine())}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, (json.dumps(self.content, indent=1) + "\n").encode())

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from torch import fx
 from lcnn_compress.artefact.graph_json import from_json, to_json
 from lcnn_compress.artefact.report import Json, Report
 from lcnn_compress.artefact.report_html import html
-from lcnn_compress.errors import ArtefactError, FileError
+from lcnn_compress.errors import ArtefactError, FileError, SettingsError
 from lcnn_compress.files import directory_atomically
 from lcnn_compress.version import __version__
 
@@ -103,6 +104,26 @@ def _complete(modules: Json, config: Json) -> None:
 def is_artefact(path: Path) -> bool:
     """Tell whether ``path`` looks like an artefact directory."""
     return path.is_dir() and (path / "manifest.json").is_file()
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place for an artefact before any work is done: nothing but an artefact is ever replaced.
+
+    Raises:
+        SettingsError: something else is at ``path``, or files that are not of an artefact are in it.
+        FileError: its folder is not there or may not be written.
+    """
+    parent = path.resolve().parent
+    if not parent.is_dir():
+        raise FileError(f"{path}: the folder {parent} is not there; create it first or choose another `output`")
+    if not os.access(parent, os.W_OK):
+        raise FileError(f"{path}: the folder {parent} may not be written; choose another `output`")
+    if not path.exists():
+        return
+    if not is_artefact(path):
+        raise SettingsError(f"{path}: exists and is not an artefact; it will not be replaced, choose another `output`")
+    if own := sorted(p.name for p in path.iterdir() if p.name not in FILES and p.suffix != ".onnx"):
+        raise SettingsError(f"{path}: holds files of yours ({', '.join(own[:3])}); move them away or choose another `output`")
 
 
 def _read_manifest(path: Path) -> Json:

@@ -19,32 +19,13 @@ from lcnn_compress import runtime
 from lcnn_compress.bench.child import run_child
 from lcnn_compress.bench.gain import Gain, TimingPlan, measure_gain
 from lcnn_compress.bench.profile import OTHER
+from lcnn_compress.bench.settings import BenchSettings
 from lcnn_compress.bench.statistics import Latency, latency_statistics, ratio_interval
 from lcnn_compress.bench.timing import Memory, PairTimes, open_net, outputs_in_turn, peak_memory, read_onnx
-from lcnn_compress.errors import ArtefactError, SettingsError
+from lcnn_compress.errors import ArtefactError
 from lcnn_compress.machine import Machine, machine
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class BenchSettings:
-    """What to measure; every batch is measured with every number of threads."""
-
-    threads: tuple[int, ...] = (1,)
-    batches: tuple[int, ...] = (1,)
-    iterations: int = 50  # pairs of a dense and a lookup run
-    warmup: int = 5  # pairs that are not counted
-    per_layer: bool = True  # at batch 1 with the first number of threads
-    seed: int = 0  # of the input and the bootstrap
-    timeout_s: float = 3600.0  # of each child process
-
-    def __post_init__(self) -> None:
-        for name, values in (("threads", self.threads), ("batches", self.batches), ("iterations", (self.iterations,))):
-            if not values or min(values) < 1:
-                raise SettingsError(f"{name} is {values}; each must be at least 1")
-        if self.warmup < 0:
-            raise SettingsError(f"warmup is {self.warmup}; it must be at least 0")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcnn_compress.bench.child import run_child
-from lcnn_compress.bench.compare import BenchSettings
+from lcnn_compress.bench.settings import BenchSettings
 from lcnn_compress.bench.statistics import Latency, latency_statistics, ratio_interval
 from lcnn_compress.bench.timing import Memory, RunOnce, open_net, peak_memory, time_in_turn
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from lcnn_compress import runtime
-from lcnn_compress.bench.compare import BenchSettings, layer_pairs
+from lcnn_compress.bench.compare import layer_pairs
 from lcnn_compress.bench.engines import (
     OPENVINO,
     REFERENCE,
@@ -27,8 +27,10 @@ from lcnn_compress.bench.engines import (
     time_files,
     write_int8,
 )
+from lcnn_compress.bench.settings import BenchSettings
 from lcnn_compress.bench.suite_cases import PAPER, Coding, Net, Setting, code_layers, density_of, synthetic_lookup
-from lcnn_compress.export.to_onnx import ExportSettings, export_onnx, to_onnx
+from lcnn_compress.export.settings import ExportSettings
+from lcnn_compress.export.to_onnx import export_onnx, to_onnx
 from lcnn_compress.files import write_atomically
 from lcnn_compress.forms.storage import round_factors
 from lcnn_compress.machine import Machine, int8_extensions, machine

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,6 +20,26 @@ from lcnn_compress.errors import LcnnError
 
 MISSING, FILES, INTERNAL, INTERRUPTED = 3, 5, 70, 130
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+# Fields of settings whose options are not called like them.
+_FLAGS = {
+    "dictionary": "--dict", "speedup": "--target-speedup", "latency_ms": "--target-latency-ms", "size_mb": "--target-size-mb",
+    "batches": "--batch",
+}  # fmt: skip
+
+
+def flag(name: str) -> str:
+    """Return the option that sets a field of the settings."""
+    return _FLAGS.get(name, "--" + name.replace("_", "-"))
+
+
+def with_flags(text: str) -> str:
+    """Name options in place of the fields that messages quote: ``--init`` for `init`, ``--no-measure`` for `measure=False`."""
+
+    def option(found: re.Match[str]) -> str:
+        return flag(found["name"]).replace("--", "--no-", 1) if found["off"] else flag(found["name"])
+
+    return re.sub(r"`(?P<name>[a-z]\w*)(?P<off>=False)?`", option, text)
 
 
 def guarded(command: Command) -> Command:
@@ -46,9 +67,9 @@ def guarded(command: Command) -> Command:
 def describe(error: BaseException) -> tuple[str, int]:
     """Return the message and exit code for an exception."""
     if isinstance(error, LcnnError):
-        return f"error: {error}", error.exit_code
+        return f"error: {with_flags(str(error))}", error.exit_code
     if isinstance(error, KeyboardInterrupt):
-        return f"interrupted; {error if error.args else 'nothing is left half-written'}", INTERRUPTED
+        return f"interrupted; {with_flags(str(error)) or 'nothing is left half-written'}", INTERRUPTED
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
         return f"error: the package '{package}' is missing; pip install it, or run 'pip install .' in a checkout", MISSING

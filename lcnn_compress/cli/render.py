@@ -17,6 +17,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from lcnn_compress.artefact.report import Json, Report
+from lcnn_compress.cli.errors import with_flags
 from lcnn_compress.forms.kinds import DENSE, KINDS, LOOKUP, Kind
 from lcnn_compress.progress import Progress
 
@@ -36,9 +37,9 @@ def text(line: str) -> None:
 
 
 def note(line: str | None, quiet: bool = False) -> None:
-    """Show a line, if there is one, on stderr."""
+    """Show a line, if there is one, on stderr; fields of settings in it are named as options."""
     if line is not None and not quiet:
-        typer.echo(f"note: {line}", err=True)
+        typer.echo(f"note: {with_flags(line)}", err=True)
 
 
 def warn(line: str) -> None:

@@ -15,9 +15,9 @@ from torch import Tensor, fx, nn
 from lcnn_compress.artefact.report import TrainingReport
 from lcnn_compress.compress.batch_norms import batch_norms, reestimate_batch_norms
 from lcnn_compress.compress.output_error import Outputs, first_images
-from lcnn_compress.compress.plan import LayerPlan, lookups_per_position
+from lcnn_compress.compress.plan import lookups_per_position
 from lcnn_compress.compress.refit import SAMPLES, refit
-from lcnn_compress.compress.settings import CompressSettings, TrainingData
+from lcnn_compress.compress.settings import CompressSettings, LayerPlan, TrainingData
 from lcnn_compress.data.examples import Examples
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.edit import with_lookups

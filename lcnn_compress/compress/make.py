@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lcnn_compress.compress.plan import LayerPlan
-from lcnn_compress.compress.settings import CompressSettings
+from lcnn_compress.compress.settings import CompressSettings, LayerPlan
 from lcnn_compress.forms.dictionary import factorise
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.layers import Layer

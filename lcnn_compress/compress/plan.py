@@ -6,83 +6,19 @@ than the number of vectors it codes, and not larger than the vectors are long un
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any
 
+from lcnn_compress.compress.settings import LayerPlan, PlanSettings
 from lcnn_compress.errors import ModelError, SettingsError
-from lcnn_compress.forms.kinds import DENSE, FILTERS_PER_PATTERN, KINDS, LOOKUP, Kind
-from lcnn_compress.forms.size_rules import DEFAULT_LOOKUPS, PRESETS, DictionaryRule, check_amount, parse_dictionary
+from lcnn_compress.forms.kinds import DENSE, FILTERS_PER_PATTERN, KINDS, LOOKUP
+from lcnn_compress.forms.size_rules import DictionaryRule, parse_dictionary
 from lcnn_compress.geometry import lookup_macs
-from lcnn_compress.net.layers import FEW_CHANNELS, Layer
+from lcnn_compress.net.layers import MAX_BARE_CHANNELS, Layer
 
 TINY_SHARE = 0.01  # of the MACs, and of the weights; in nets of many layers this part of an average layer's
 TINY_PART = 0.2
-
-
-@dataclass(frozen=True)
-class LayerPlan:
-    """What happens to one layer.
-
-    Attributes:
-        name: of the layer.
-        kind: name of one of ``kinds.KINDS``.
-        reason: why it stays dense, else empty.
-        dictionary_size: k; the channels of a group for ``sparse`` layers.
-        lookups: from 1 on entries for each position, below 1 a fraction of k; k itself for ``lowrank`` layers.
-        note: what else there is to say.
-        filters_per_pattern: so many neighbouring filters have the same pattern, one of ``FILTERS_PER_PATTERN``.
-    """
-
-    name: str
-    kind: str
-    reason: str
-    dictionary_size: int = 0
-    lookups: float = 0.0
-    note: str = ""
-    filters_per_pattern: int = 1
-
-    @property
-    def form(self) -> Kind:
-        """What the kind means."""
-        return KINDS[self.kind]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the entry of a configuration, with the names that 0.1.0 gave its fields."""
-        values = asdict(self)
-        return values | {"share": values.pop("filters_per_pattern")}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> LayerPlan:
-        """Invert ``to_json``; raises KeyError or TypeError for anything else."""
-        rest = dict(values)
-        return cls(filters_per_pattern=rest.pop("share", 1), **rest)
-
-
-@dataclass(frozen=True)
-class PlanSettings:
-    """Which layers to compress and how far; ``dictionary`` and ``lookups`` as on the command line."""
-
-    dictionary: str = "0.25"
-    lookups: int | float | None = None  # int: entries per position; float: share of the dictionary
-    only: tuple[str, ...] = ()
-    skip: tuple[str, ...] = ()
-    keep_slow: bool = False
-    filters_per_pattern: int = 1
-
-    def __post_init__(self) -> None:
-        parse_dictionary(self.dictionary)
-        if self.filters_per_pattern not in FILTERS_PER_PATTERN:
-            allowed = ", ".join(map(str, FILTERS_PER_PATTERN))
-            raise SettingsError(f"filters_per_pattern is {self.filters_per_pattern}; it must be one of {allowed}")
-        if self.lookups is not None:
-            check_amount("--lookups", str(self.lookups), self.lookups, "lookups per position", "the dictionary")
-
-    @property
-    def effective_lookups(self) -> int | float:
-        """``lookups``, or what the preset or the default says."""
-        return self.lookups if self.lookups is not None else PRESETS.get(self.dictionary, (0.0, DEFAULT_LOOKUPS))[1]
 
 
 def plan_layers(layers: Sequence[Layer], settings: PlanSettings) -> list[LayerPlan]:
@@ -100,7 +36,7 @@ def plan_layers(layers: Sequence[Layer], settings: PlanSettings) -> list[LayerPl
 
 
 def reasons_against(layers: Sequence[Layer], settings: PlanSettings) -> list[str | None]:
-    """Return for each layer why it stays dense on principle, or None where it may be compressed; ``--dict`` plays no part.
+    """Return for each layer why it stays dense on principle, or None where it may be compressed; ``dictionary`` plays no part.
 
     Raises:
         ModelError: the net has no convolution or linear layer.
@@ -140,8 +76,8 @@ def _check_size(layers: Sequence[Layer], rules: Sequence[DictionaryRule]) -> Non
         limits = [size_limits(layer)[1] for layer in layers if layer.obstacle is None and fnmatchcase(layer.name, rule.glob)]
         if limits and isinstance(rule.size, int) and rule.size > max(limits):
             raise SettingsError(
-                f"--dict asks for {rule.size} entries, but the largest layer '{rule.glob}' matches codes {max(limits) + 1} "
-                f"vectors and a dictionary must be smaller than that; use at most {max(limits)}"
+                f"`dictionary` asks for {rule.size} entries, but the largest layer '{rule.glob}' matches codes "
+                f"{max(limits) + 1} vectors and a dictionary must be smaller than that; use at most {max(limits)}"
             )
 
 
@@ -235,7 +171,7 @@ def _reason_against(layer: Layer, settings: PlanSettings, named: bool, part: _Pa
     channels = layer.in_channels // layer.geometry.groups
     if layer.is_classifier:
         return "classifier: few vectors, each of its own class (name it with --only to compress it)"
-    if channels <= FEW_CHANNELS:
+    if channels <= MAX_BARE_CHANNELS:
         return f"only {channels} input channel{'s' if channels > 1 else ''}: no room for a dictionary (--only overrides)"
     if part.tiny:
         return f"tiny: {part.macs:.2%} of the net's MACs (--only overrides)"

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from lcnn_compress.artefact.report import LayerReport, Report, Totals, TrainingReport
 from lcnn_compress.bench.gain import Gain
-from lcnn_compress.compress.plan import LayerPlan
+from lcnn_compress.compress.settings import LayerPlan
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.storage import coefficient_type, dictionary_bytes
 from lcnn_compress.geometry import lookup_macs

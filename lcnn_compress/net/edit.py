@@ -12,16 +12,16 @@ from torch.fx.node import map_aggregate
 
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.storage import round_factors
-from lcnn_compress.net.layers import Captured, Layer, aten, calls, effective_geometry
+from lcnn_compress.net.layers import LAYER_TYPES, Captured, Layer, aten, calls, source_of
 
 
 def replace_layer(net: fx.GraphModule, layer: Layer, lookup: LookupConv2d) -> None:
     """Put ``lookup`` in the place of a layer."""
     for node in [n for n in net.graph.nodes if n.op == "call_module" and n.target == layer.name]:
-        if isinstance(layer.module, nn.Linear):
+        if layer.is_linear:
             _call_on_planes(net, node, layer)
         else:
-            node.args = (effective_geometry(node, layer.module)[1],)
+            node.args = (source_of(node, layer),)
     net.add_submodule(layer.name, lookup)
     net.graph.eliminate_dead_code()
     net.recompile()
@@ -74,7 +74,7 @@ def fold_batch_norms(net: fx.GraphModule) -> None:
         if not alone or sum(n.target == producer.target for n in net.graph.nodes) != 1:
             continue
         layer = net.get_submodule(str(producer.target))
-        if isinstance(layer, (nn.Conv2d, nn.Linear, LookupConv2d)):
+        if isinstance(layer, LAYER_TYPES):
             _fold(layer, norm)
             node.replace_all_uses_with(source)
             net.graph.erase_node(node)
@@ -83,7 +83,7 @@ def fold_batch_norms(net: fx.GraphModule) -> None:
     net.recompile()
 
 
-def _fold(layer: nn.Conv2d | nn.Linear | LookupConv2d, norm: Any) -> None:
+def _fold(layer: Any, norm: Any) -> None:
     mean, var = norm.running_mean.double(), norm.running_var.double()
     scale = (var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight.double())
     shift = 0 if norm.bias is None else norm.bias.double()

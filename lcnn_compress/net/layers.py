@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from lcnn_compress.errors import ModelError
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.geometry import ConvGeometry, dense_macs
 
-FEW_CHANNELS = 7  # vectors of so few numbers leave no room for a dictionary
+MAX_BARE_CHANNELS = 7  # vectors of so few numbers leave no room for a dictionary
 aten = torch.ops.aten
 FLATTENS = (aten.flatten.using_ints, aten.view.default, aten.reshape.default)
 _NOT_CONVERTED = {
@@ -41,16 +41,19 @@ class Layer:
     is_classifier: bool
 
     @property
+    def is_linear(self) -> bool:
+        """Whether the layer takes rows of features."""
+        return _TYPES[type(self.module)].is_linear
+
+    @property
     def in_channels(self) -> int:
         """Channels going in; features where a Linear is a 1x1 convolution."""
-        if isinstance(self.module, nn.Linear):
-            return self.module.in_features // self.geometry.taps
-        return self.module.in_channels
+        return _TYPES[type(self.module)].channels(self.module)[0] // (self.geometry.taps if self.is_linear else 1)
 
     @property
     def out_channels(self) -> int:
         """Channels (features) coming out."""
-        return self.module.out_features if isinstance(self.module, nn.Linear) else self.module.out_channels
+        return _TYPES[type(self.module)].channels(self.module)[1]
 
     @property
     def dense_macs(self) -> int:
@@ -59,7 +62,7 @@ class Layer:
 
     def weight(self) -> Tensor:
         """Return the dense weight as (C_out, C_in / groups, kH, kW)."""
-        weight = self.module.weight() if isinstance(self.module, LookupConv2d) else self.module.weight
+        weight = _TYPES[type(self.module)].weight(self.module)
         return weight.unflatten(1, (-1, *self.geometry.kernel)) if weight.ndim == 2 else weight
 
 
@@ -101,14 +104,14 @@ def layers(net: fx.GraphModule, example: Tensor) -> list[Layer]:
     except RuntimeError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ModelError(
-            f"the model does not run on an input of {tuple(example.shape)}: {reason}; check --input-shape"
+            f"the model does not run on an input of {tuple(example.shape)}: {reason}; check `input_shape`"
         ) from error
     found: dict[str, Layer] = {}
-    for node, module in calls(net, (nn.Conv2d, nn.Linear, LookupConv2d)):
-        name = str(node.target)
-        geometry, source = effective_geometry(node, module)
+    for node, module in calls(net, LAYER_TYPES):
+        name, kind = str(node.target), _TYPES[type(module)]
+        geometry, source = kind.geometry(node, module)
         shape = source.meta["tensor_meta"].shape
-        if isinstance(module, nn.Linear):
+        if kind.is_linear:
             # One pixel out for each row of features; attention and windows move the batch to another place.
             sizes = (geometry.kernel,) * (int(torch.Size(shape[:-1]).numel()) // len(example))
         else:
@@ -118,9 +121,14 @@ def layers(net: fx.GraphModule, example: Tensor) -> list[Layer]:
             obstacle = known.obstacle or (None if geometry == known.geometry else "called with different zero padding")
             found[name] = Layer(name, module, known.geometry, known.sizes + sizes, obstacle, known.is_classifier)
         else:
-            last = isinstance(module, nn.Linear) and not _reaches_layer(net, node)
-            found[name] = Layer(name, module, geometry, sizes, _obstacle(module), last)
+            last = kind.is_linear and not _reaches_layer(net, node)
+            found[name] = Layer(name, module, geometry, sizes, kind.obstacle(module), last)
     return list(found.values())
+
+
+def source_of(node: fx.Node, layer: Layer) -> fx.Node:
+    """Return what a call of a layer reads, before a zero padding that its geometry includes."""
+    return _TYPES[type(layer.module)].geometry(node, layer.module)[1]
 
 
 def unconverted(net: fx.GraphModule) -> list[tuple[str, str]]:
@@ -128,14 +136,8 @@ def unconverted(net: fx.GraphModule) -> list[tuple[str, str]]:
     return [(node.name, _NOT_CONVERTED[node.target]) for node in net.graph.nodes if node.target in _NOT_CONVERTED]
 
 
-def effective_geometry(node: fx.Node, module: nn.Module) -> tuple[ConvGeometry, fx.Node]:
+def _conv_geometry(node: fx.Node, module: nn.Conv2d) -> tuple[ConvGeometry, fx.Node]:
     """Return the geometry including a zero-padding operator right before the layer, and the tensor before that."""
-    if isinstance(module, LookupConv2d):
-        return module.geometry, node.all_input_nodes[0]
-    if isinstance(module, nn.Linear):
-        planes = {_flattened_plane(call) for call in node.graph.nodes if (call.op, call.target) == (node.op, node.target)}
-        return ConvGeometry(planes.pop() if len(planes) == 1 else (1, 1)), node.all_input_nodes[0]
-    assert isinstance(module, nn.Conv2d)
     kernel, stride, dilation = ((int(v[0]), int(v[1])) for v in (module.kernel_size, module.stride, module.dilation))
     top, left, bottom, right = _own_padding(module)
     source = node.all_input_nodes[0]
@@ -144,6 +146,11 @@ def effective_geometry(node: fx.Node, module: nn.Module) -> tuple[ConvGeometry, 
         top, left, bottom, right = top + pad_top, left + pad_left, bottom + pad_bottom, right + pad_right
         source = source.all_input_nodes[0]
     return ConvGeometry(kernel, stride, (top, left, bottom, right), dilation, module.groups), source
+
+
+def _linear_geometry(node: fx.Node, _: nn.Linear) -> tuple[ConvGeometry, fx.Node]:
+    planes = {_flattened_plane(call) for call in node.graph.nodes if (call.op, call.target) == (node.op, node.target)}
+    return ConvGeometry(planes.pop() if len(planes) == 1 else (1, 1)), node.all_input_nodes[0]
 
 
 def _flattened_plane(node: fx.Node) -> tuple[int, int]:
@@ -155,7 +162,7 @@ def _flattened_plane(node: fx.Node) -> tuple[int, int]:
     if flatten.target in FLATTENS:
         shape = flatten.all_input_nodes[0].meta["tensor_meta"].shape
         flat = (shape[0], torch.Size(shape[1:]).numel())
-        if len(shape) == 4 and shape[1] > FEW_CHANNELS and flatten.meta["tensor_meta"].shape == flat:
+        if len(shape) == 4 and shape[1] > MAX_BARE_CHANNELS and flatten.meta["tensor_meta"].shape == flat:
             return int(shape[2]), int(shape[3])
     return 1, 1
 
@@ -182,12 +189,7 @@ def _zero_pads(node: fx.Node) -> list[int] | None:
     return pads if len(pads) == 4 and len(node.args[1]) in (2, 4) and min(pads) >= 0 else None  # type: ignore[arg-type]
 
 
-def _obstacle(module: nn.Module) -> str | None:
-    if isinstance(module, LookupConv2d):
-        return "already a lookup convolution"
-    if isinstance(module, nn.Linear):
-        return None
-    assert isinstance(module, nn.Conv2d)
+def _conv_obstacle(module: nn.Conv2d) -> str | None:
     if module.in_channels == module.groups > 1:
         return "depthwise: each filter sees one channel, there is no channel vector to look up"
     return None
@@ -198,9 +200,33 @@ def _reaches_layer(net: fx.GraphModule, node: fx.Node) -> bool:
     seen, stack = {node}, list(node.users)
     while stack:
         user = stack.pop()
-        if user.op == "call_module" and isinstance(net.get_submodule(str(user.target)), (nn.Conv2d, nn.Linear, LookupConv2d)):
+        if user.op == "call_module" and isinstance(net.get_submodule(str(user.target)), LAYER_TYPES):
             return True
         if user not in seen:
             seen.add(user)
             stack.extend(user.users)
     return False
+
+
+@dataclass(frozen=True)
+class _ModuleType:
+    """What the module of a layer tells: of a call its geometry and the tensor it is for, (in, out), weight, obstacle."""
+
+    geometry: Callable[[fx.Node, Any], tuple[ConvGeometry, fx.Node]]
+    channels: Callable[[Any], tuple[int, int]]
+    weight: Callable[[Any], Tensor]
+    obstacle: Callable[[Any], str | None]
+    is_linear: bool = False
+
+
+_TYPES: dict[type[nn.Module], _ModuleType] = {
+    nn.Conv2d: _ModuleType(_conv_geometry, lambda m: (m.in_channels, m.out_channels), lambda m: m.weight, _conv_obstacle),
+    nn.Linear: _ModuleType(
+        _linear_geometry, lambda m: (m.in_features, m.out_features), lambda m: m.weight, lambda _: None, is_linear=True
+    ),
+    LookupConv2d: _ModuleType(
+        lambda node, m: (m.geometry, node.all_input_nodes[0]), lambda m: (m.in_channels, m.out_channels),
+        lambda m: m.weight(), lambda _: "already a lookup convolution",
+    ),
+}  # fmt: skip
+LAYER_TYPES = tuple(_TYPES)

@@ -48,7 +48,7 @@ def made(tmp_path_factory):
 def test_the_hash_of_the_weights_does_not_depend_on_their_memory_format():
     nets = [nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1).to(memory_format=torch.channels_last)]
     nets[1].load_state_dict(nets[0].state_dict())
-    first, second = (api.open_model(net, (1, 8, 2, 2)).origin["sha256"] for net in nets)
+    first, second = (api.open_model(net, (1, 8, 2, 2)).origin.sha256 for net in nets)
     assert first == second
 
 

@@ -5,6 +5,10 @@ the details are tested beside the modules that refuse them.
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,14 +16,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from command_line import STABLE, child, lcnn, needs_library, plain_net
+import typer
+from command_line import PACKAGE_PARENT, STABLE, child, lcnn, needs_library, plain_net
 from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lcnn_compress import api, runtime
 from lcnn_compress.artefact.artefact import FORMAT_VERSION
-from lcnn_compress.cli.errors import FILES, MISSING
+from lcnn_compress.cli.errors import FILES, INTERNAL, INTERRUPTED, MISSING, describe, flag, guarded, with_flags
 
 FAST = ("--input-shape", "1,3,32,32", "--no-measure")
 
@@ -50,6 +55,62 @@ def refused(here: Path, *args: object, code: int = 2) -> str:
 
 def content(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.suffix != ".pyc"}
+
+
+# Messages and exit codes
+
+
+def test_fields_of_the_library_are_shown_as_options() -> None:
+    assert with_flags("`init` is 'x'; give `dictionary` or `latency_ms`") == "--init is 'x'; give --dict or --target-latency-ms"
+    assert with_flags("`measure=False` with `max_drop` 1") == "--no-measure with --max-drop 1"
+    assert with_flags("init is plain, and so is `8 bits`") == "init is plain, and so is `8 bits`"
+    assert flag("batches") == "--batch"
+
+
+def test_unknown_errors_are_internal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    @guarded
+    def broken() -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.delenv("LCNN_DEBUG", raising=False)
+    with pytest.raises(typer.Exit) as end:
+        broken()
+    assert end.value.exit_code == INTERNAL
+    shown = capsys.readouterr()
+    assert shown.err.startswith("internal error: ZeroDivisionError: by zero; LCNN_DEBUG=1 shows where")
+    assert shown.out == ""
+    monkeypatch.setenv("LCNN_DEBUG", "1")
+    with pytest.raises(typer.Exit):
+        broken()
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_named(tmp_path: Path) -> None:
+    source = (
+        "import sys\nsys.modules['onnx'] = None\nfrom lcnn_compress.cli.main import main\nsys.argv = ['lcnn', 'doctor']\nmain()"
+    )
+    done = child("-c", source, cwd=tmp_path, code=MISSING)
+    assert done.stderr.startswith("error: the package 'onnx' is missing; pip install it")
+
+
+def test_operating_system_errors_end_with_5() -> None:
+    message, code = describe(PermissionError(13, "Permission denied", "/x/y"))
+    assert (message, code) == ("error: /x/y: Permission denied; check the path, its permissions and the disk", FILES)
+
+
+def test_interrupts_say_how_to_go_on() -> None:
+    assert describe(KeyboardInterrupt()) == ("interrupted; nothing is left half-written", INTERRUPTED)
+    assert describe(KeyboardInterrupt("add `resume`")) == ("interrupted; add --resume", INTERRUPTED)
+
+
+def test_a_reader_that_leaves_early_is_no_internal_error(here: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "lcnn_compress", "inspect", "model.lcnn"]
+    env = os.environ | {"PYTHONPATH": str(PACKAGE_PARENT)}
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=here, env=env, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (FILES, "")
 
 
 # Models
@@ -122,7 +183,8 @@ def test_no_such_model(here: Path) -> None:
         (("--dict", "conv*=8"), "'conv*' matches no layer; the layers are 0, 2, 7"),
         (("--lookups", "1.5"), "--lookups is '1.5'; it must be a whole number of lookups per position, at least 1"),
         (("--init", "pca"), "--init is 'pca'; it must be one of "),
-        (("--coefficients", "int4"), "--coefficients is 'int4'; it must be one of float16, float32, int8"),
+        (("--storage", "int4"), "--storage is 'int4'; it must be one of float16, float32, int8"),
+        (("--coefficients", "int4"), "--storage is 'int4'; it must be one of float16, float32, int8"),
         (("--input-shape", "3,32,32"), "--input-shape is '3,32,32'; it must be batch,channels,height,width"),
         (("--input-shape", "1,3,0,32"), "--input-shape is '1,3,0,32'; it must be whole numbers of at least 1"),
         (("--input-shape", "1,4,32,32"), "the model cannot be captured for an input of (1, 4, 32, 32)"),
@@ -297,18 +359,29 @@ def test_an_artefact_survives_a_failed_replacement(here: Path, way: str) -> None
 
 
 @pytest.fixture
-def no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def no_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a copy of the package that has no native library."""
+    folder = tmp_path_factory.mktemp("package")
+    shutil.copytree(
+        PACKAGE_PARENT / "lcnn_compress", folder / "lcnn_compress", ignore=shutil.ignore_patterns("_lib", "__pycache__")
+    )
+    return folder
+
+
+def test_without_the_library(here: Path, no_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(runtime.LIBRARY_VARIABLE, raising=False)
-    monkeypatch.setattr(runtime, "PACKAGED_LIBRARY", tmp_path / "absent.so")
 
+    def run(*args: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+        return child(*args, cwd=here, code=code, PYTHONPATH=str(no_library))
 
-def test_without_the_library(here: Path, no_library: None) -> None:
-    shown = lcnn("doctor", code=MISSING).stdout
-    assert "not run: exported files run at dense speed without the native library; run 'pip install .'" in shown
-    message = refused(here, "export", "--onnx", "--no-fallback", "-o", "x.onnx", code=MISSING)
-    assert message.startswith("the native library is not there (")
-    lcnn("export", "--onnx", "-o", "x.onnx")  # the body needs none
-    made = lcnn("compress", "model.pt", "--input-shape", "1,3,32,32", "-o", "new.lcnn")
+    assert (
+        "not run: exported files run at dense speed without the native library; run 'pip install .'"
+        in run("doctor", code=MISSING).stdout
+    )
+    message = run("export", "--onnx", "--no-fallback", "-o", "x.onnx", code=MISSING).stderr
+    assert message.startswith("error: the native library is not there (")
+    run("export", "--onnx", "-o", "x.onnx")  # the body needs none
+    made = run("compress", "model.pt", "--input-shape", "1,3,32,32", "-o", "new.lcnn")
     assert "note: no time was measured (--no-measure, or no native library: see 'lcnn doctor')" in made.stderr
 
 

@@ -71,7 +71,7 @@ def test_layers_that_do_not_pay_stay_dense(found):
 
 @pytest.mark.parametrize("text", ["0", "-3", "1.5", "nan", "inf", "many", "conv1=", "conv1=0", "=", ""])
 def test_impossible_dictionaries_are_refused_with_the_value(text):
-    with pytest.raises(SettingsError, match=r"--dict is '"):
+    with pytest.raises(SettingsError, match=r"`dictionary` is '"):
         PlanSettings(dictionary=text)
 
 
@@ -82,7 +82,7 @@ def test_dictionary_larger_than_any_layer_is_refused(found):
 
 @pytest.mark.parametrize("lookups", [0, -1, 0.0, 1.5, float("nan")])
 def test_impossible_lookups_are_refused(lookups):
-    with pytest.raises(SettingsError, match=r"--lookups is '"):
+    with pytest.raises(SettingsError, match=r"`lookups` is '"):
         PlanSettings(lookups=lookups)
 
 
@@ -115,5 +115,5 @@ def test_only_layers_far_below_the_average_are_tiny(depth):
 
 
 def test_shares_without_a_kernel_are_refused():
-    with pytest.raises(SettingsError, match="filters_per_pattern is 3; it must be one of 1, 2, 4, 8"):
+    with pytest.raises(SettingsError, match="`filters_per_pattern` is 3; it must be one of 1, 2, 4, 8"):
         PlanSettings(filters_per_pattern=3)

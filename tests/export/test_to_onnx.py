@@ -152,7 +152,7 @@ def test_attention_of_any_rank(tmp_path, axes, mask):
 def test_a_net_that_magnifies_rounding_is_exported_at_the_users_word(tmp_path):
     net, path = compressed(two_layers(), (1, 3, 16, 16)), tmp_path / "model.onnx"
     off_in_torch(net.get_submodule("2"), lambda y: 1.005 * y)
-    with pytest.raises(ModelError, match=r"by \d\.\d\de-03 of the largest, more than 1e-03 \(raise --tolerance"):
+    with pytest.raises(ModelError, match=r"by \d\.\d\de-03 of the largest, more than 1e-03 \(raise `tolerance`"):
         export_onnx(net, path, (1, 3, 16, 16))
     assert not path.exists()
     assert 1e-3 < export_onnx(net, path, (1, 3, 16, 16), ExportSettings(tolerance=1e-2)) < 5e-3

@@ -117,7 +117,7 @@ def test_artefact_and_files_hold_the_same_net(tmp_path: Path) -> None:
 
 
 def test_a_net_of_other_factors_is_not_exported_in_8_bits(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"the artefact was made with --coefficients float16.* compress it with"):
+    with pytest.raises(SettingsError, match=r"the artefact was made with `storage` float16.* compress it with"):
         api.export_onnx(wide_artefacts()["float16"], tmp_path / "net.onnx", ExportSettings("int8"))
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.capture import capture
 from lcnn_compress.net.edit import fold_batch_norms, move, replace_layer
-from lcnn_compress.net.layers import FEW_CHANNELS, layers
+from lcnn_compress.net.layers import MAX_BARE_CHANNELS, layers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -86,7 +86,7 @@ def test_dropout_still_drops_in_training() -> None:
     assert not torch.equal(net(planes()), net(planes()))
 
 
-@pytest.mark.parametrize("channels", [FEW_CHANNELS, 8])
+@pytest.mark.parametrize("channels", [MAX_BARE_CHANNELS, 8])
 def test_input_of_another_size_is_refused_as_before(channels: int) -> None:
     model = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1), nn.Flatten(), nn.Linear(20 * channels, 12)).eval()
     for net in (model, replaced(model, "2")):

@@ -14,7 +14,7 @@ from lcnn_compress.compress.plan import PlanSettings, plan_layers, planned_macs
 from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.net.capture import capture
 from lcnn_compress.net.edit import replace_layer
-from lcnn_compress.net.layers import FEW_CHANNELS, Layer, layers
+from lcnn_compress.net.layers import MAX_BARE_CHANNELS, Layer, layers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -83,8 +83,8 @@ def test_layers_that_share_a_flatten_and_layers_called_with_different_shapes() -
 
 def test_one_pixel_few_channels_and_a_flattened_batch_stay_a_1x1_convolution() -> None:
     pooled = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
-    few = Flattened(channels=FEW_CHANNELS)
+    few = Flattened(channels=MAX_BARE_CHANNELS)
     rows = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Flatten(0, 2), nn.Linear(5, 4))
-    for model, name, features in ((pooled, "3", 8), (few, "fc1", 20 * FEW_CHANNELS), (rows, "2", 5)):
+    for model, name, features in ((pooled, "3", 8), (few, "fc1", 20 * MAX_BARE_CHANNELS), (rows, "2", 5)):
         layer = layers_of(model)[name]
         assert (layer.geometry.kernel, set(layer.sizes), layer.in_channels) == ((1, 1), {(1, 1)}, features), name

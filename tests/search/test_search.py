@@ -12,15 +12,13 @@ import pytest
 import torch
 from cases import Noise, small_net
 from command_line import lcnn, lcnn_json, needs_library
-from report_cases import CONV, REPORT, STEM
 from torch import nn
 
 from lcnn_compress import api, runtime
-from lcnn_compress.artefact.report import TrainingReport
 from lcnn_compress.bench.gain import Gain
 from lcnn_compress.bench.layer_cost import ORDINARY, Form, Shape
 from lcnn_compress.bench.profile import OTHER, NetTimes
-from lcnn_compress.cli.app import _note_few, _note_missed
+from lcnn_compress.compress import improve, keep_faster
 from lcnn_compress.compress.plan import PlanSettings
 from lcnn_compress.compress.settings import CompressSettings, TrainingData
 from lcnn_compress.errors import SettingsError
@@ -177,12 +175,12 @@ def test_a_finished_net_that_is_faster_than_foreseen_gives_the_plan_more_time() 
 @pytest.mark.usefixtures("fake_times")
 def test_what_cannot_be_reached_is_refused_with_what_can(monkeypatch: pytest.MonkeyPatch) -> None:
     made = problem()
-    with pytest.raises(SettingsError, match=r"--target-speedup 50 cannot be reached: .* expected to take .*x; ask for less"):
+    with pytest.raises(SettingsError, match=r"`speedup` 50 cannot be reached: .* expected to take .*x; ask for less"):
         foresee(made, Target("speedup", 50))
     monkeypatch.setattr("lcnn_compress.search.meet_target.measure_gain", lambda *_, **__: Gain({}, 7.0, 2.0))
-    with pytest.raises(SettingsError, match=r"--target-speedup 50 cannot be reached: .* measured 2 ms, 3.50x; ask for less"):
+    with pytest.raises(SettingsError, match=r"`speedup` 50 cannot be reached: .* measured 2 ms, 3.50x; ask for less"):
         fit(made, Target("speedup", 50))
-    with pytest.raises(SettingsError, match=r"--target-size-mb 0.001 cannot be reached: .* makes a file of 0\.\d+ MB"):
+    with pytest.raises(SettingsError, match=r"`size_mb` 0.001 cannot be reached: .* makes a file of 0\.\d+ MB"):
         fit(made, Target("size_mb", 0.001))
 
 
@@ -246,7 +244,7 @@ def test_training_is_judged_before_it_counts(monkeypatch: pytest.MonkeyPatch) ->
         asked.append(goal.enough(net))
         return finetune(net, *arguments, goal=goal, **options)
 
-    monkeypatch.setattr("lcnn_compress.compress.improve.finetune", training)
+    monkeypatch.setattr(improve, "finetune", training)
 
     monkeypatch.setattr(max_drop._Judge, "drop", drop)
     monkeypatch.setattr(search, "measured_report", lambda artefact, *_: artefact.report)
@@ -272,7 +270,7 @@ def test_training_is_judged_before_it_counts(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.usefixtures("fake_times")
 def test_a_drop_without_held_out_examples_is_refused() -> None:
     source = api.open_model(small_net(), SHAPE)
-    with pytest.raises(SettingsError, match="--max-drop is judged on labelled examples"):
+    with pytest.raises(SettingsError, match="`max_drop` is judged on labelled examples"):
         api.compress_to_target(source, SETTINGS, Target("max_drop", 1))
 
 
@@ -297,7 +295,7 @@ MODEL = ("compress", "model.pt", "--arch", "cases:small_net", "--input-shape", "
         (("--dict", 8, "--target-speedup", 2), "--dict and --target-speedup both say how far to compress; give one of them"),
         (("--target-speedup", 2, "--max-drop", 1), "--target-speedup and --max-drop both say"),
         (("--target-speedup", 2, "--lookups", 2), "--lookups does nothing with --target-speedup, which decides it"),
-        (("--max-drop", 2, "--share", 2), "--share does nothing with --max-drop, which decides it"),
+        (("--max-drop", 2, "--share", 2), "--filters-per-pattern does nothing with --max-drop, which decides it"),
         (("--target-speedup", 1), "--target-speedup is 1; it must be a number above 1"),
         (("--target-speedup", 2, "--no-measure"), "--no-measure leaves out what a target of time or drop needs"),
         (("--target-speedup", 2, "--init", "svd"), "--init svd does not go with a target; use kmeans or ksvd"),
@@ -354,56 +352,13 @@ def test_the_net_that_is_measured_is_not_exported_anew(kind: str, value: float, 
 
     source = api.open_model(small_net(), SHAPE)
     data = TrainingData([torch.randn(16, 3, 16, 16)], held_out=Noise(40))
-    monkeypatch.setattr("lcnn_compress.compress.keep_faster.to_onnx", refused)
-    monkeypatch.setattr("lcnn_compress.compress.keep_faster.measure_gain", gain)
+    monkeypatch.setattr(keep_faster, "to_onnx", refused)
+    monkeypatch.setattr(keep_faster, "measure_gain", gain)
     made = search.compress_to_target(source.net, SHAPE, replace(SETTINGS, measure=True), Target(kind, value), data)
     assert made.report.totals.speedup == 2.0
     lookups = [name for name, module in made.net.named_modules() if isinstance(module, LookupConv2d)]
     assert lookups
     assert measured[-1] == sorted(lookups)
-
-
-@pytest.mark.parametrize(
-    ("target", "totals", "said"),
-    [
-        ({"speedup": 4.0}, {"speedup": 3.0, "lookup_ms": 2.0}, "reached 75% of the target"),
-        ({"latency_ms": 1.0}, {"speedup": 3.0, "lookup_ms": 2.0}, "reached 50% of the target"),
-        ({"speedup": 4.0}, {"speedup": 3.9, "lookup_ms": 2.0}, ""),
-        ({"size_mb": 4.0}, {"speedup": 3.9, "lookup_ms": 2.0}, ""),
-    ],
-)
-def test_a_missed_target_is_said(
-    target: dict[str, float], totals: dict[str, float], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _note_missed(replace(REPORT, budget={"target": target}, totals=replace(REPORT.totals, **totals)), quiet=False)
-    shown = capsys.readouterr().err
-    assert (said in shown) if said else shown == ""
-
-
-@pytest.mark.parametrize(
-    ("images", "size", "training", "said"),
-    [
-        # 57 coefficients for each filter, 49 positions of an image: 20 for each after 23.3 images
-        (16, 7, None, "16 calibration images are few for the 57 coefficients of each filter of conv"),
-        (16, 7, None, "about 24 are enough"),
-        (24, 7, None, ""),
-        (16, 7, TrainingReport(1, (0.5,), {}), ""),
-        (0, 7, None, ""),
-        (284, 1, None, "about 285 are enough"),  # 5 images for each, where an image is one position
-        (285, 1, None, ""),
-    ],
-)
-def test_few_calibration_images_are_said(
-    images: int, size: int, training: Any, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    conv = replace(
-        CONV, name="conv", kind="sparse", in_channels=64, out_channels=32, kernel=(3, 3), macs_dense=size**2 * 32 * 64 * 9,
-        n_nonzeros=32 * 57,
-    )  # fmt: skip
-    layers = (STEM, replace(conv, name="easy", n_nonzeros=32), conv)
-    _note_few(replace(REPORT, calibration_images=images, layers=layers, training=training), quiet=False)
-    shown = " ".join(capsys.readouterr().err.split())
-    assert (said in shown) if said else shown == ""
 
 
 @needs_library

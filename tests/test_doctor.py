@@ -9,7 +9,7 @@ import pytest
 from command_line import needs_library
 
 from lcnn_compress import runtime
-from lcnn_compress.bench.doctor import check, self_test, single_node_model
+from lcnn_compress.doctor import check, self_test, single_node_model
 from lcnn_compress.errors import MissingError
 from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.machine import machine
