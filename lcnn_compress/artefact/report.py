@@ -159,7 +159,7 @@ class Report:
         return report
 
 
-def _known(values: Json) -> dict[str, Any]:
+def _known(values: Json) -> Json:
     return {key: value for key, value in values.items() if value is not None}
 
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from lcnn_compress.artefact.report import Json, Report
 from lcnn_compress.cli.errors import with_flags
-from lcnn_compress.forms.kinds import KINDS, LOOKUP, Kind
+from lcnn_compress.forms.kinds import DENSE, KINDS, LOOKUP, Kind
 from lcnn_compress.progress import Progress
 
 METRICS = {"top1_percent": "top-1 accuracy in %", "labels_percent": "labels told right in %", "psnr_db": "PSNR in dB"}
@@ -294,7 +294,7 @@ def _suite_row(row: Json) -> list[str]:
         row["net"], row["setting"] or row["form"], f"{row['macs'] / 1e6:.1f}", stages,
         f"{row['macs_ratio']:.2f}x" if lookup else "", *("" if ratio is None else f"{ratio:.1f}x" for ratio in ratios),
         f"{row['latency_ms_p50']:.2f}",
-        "" if row["form"] == "dense" else f"{row['speedup_p50']:.2f}x ({low:.2f} to {high:.2f})",
+        "" if row["form"] == DENSE.name else f"{row['speedup_p50']:.2f}x ({low:.2f} to {high:.2f})",
         f"{row['realised_fraction']:.2f}" if lookup else "", size(row["peak_rss_bytes"]), size(row["file_bytes"]),
     ]  # fmt: skip
 

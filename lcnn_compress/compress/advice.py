@@ -56,7 +56,7 @@ def missed_target(report: Report) -> str | None:
     speedup, lookup_ms = report.totals.speedup, report.totals.lookup_ms
     if speedup is None or lookup_ms is None:
         return None
-    part = speedup / asked["speedup"] if "speedup" in asked else asked.get("latency_ms", math.inf) / lookup_ms
+    part = float(speedup / asked["speedup"] if "speedup" in asked else asked.get("latency_ms", math.inf) / lookup_ms)
     if part >= MIN_OF_TARGET:
         return None
     return f"the net reached {part:.0%} of the target when it was measured last; on a quiet machine try again"

@@ -113,10 +113,9 @@ def _keep_drop(problem: Problem, target: Target, data: TrainingData, progress: P
     tuning = problem.settings.finetune
     judge = judge_by(problem.captured.net, data.held_out, None if tuning is None else tuning.task, progress)
     found = fastest_within(problem, target.value, data, judge, progress)
-    artefact, template = found.artefact, problem.reusable.template
-    artefact = replace(artefact, report=measured_report(artefact, problem.settings, template, progress, problem.timers))
+    report = measured_report(found.artefact, problem.settings, problem.reusable.template, progress, problem.timers)
     budget = KeptDrop(**vars(_expected(problem, target, found.choice)), drop=found.drop, tried=found.tried)
-    return _Made(artefact, problem, found.choice, budget)
+    return _Made(replace(found.artefact, report=report), problem, found.choice, budget)
 
 
 def _meet(problem: Problem, target: Target, data: TrainingData, progress: Progress) -> _Made:

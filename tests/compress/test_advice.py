@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from report_cases import CONV, REPORT, STEM, TOTALS
 
-from lcnn_compress.artefact.report import LayerReport, Report, Totals, TrainingReport
+from lcnn_compress.artefact.report import Report, TrainingReport
 from lcnn_compress.compress.advice import advice, coarse_filters, few_images, missed_target
 
-ROW = LayerReport(
-    "conv", "Conv2d", "lookup", "", "", 8, 4, (3, 3), 1, ((5, 5),), macs_dense=4 * 8 * 9 * 25, macs=0, weight_bytes_dense=0,
-    weight_bytes=0, n_nonzeros=40, relative_error=0.1,
-)  # fmt: skip
-TOTALS = Totals(1, 1, 1, 1, 1.0)
+TRAINED = TrainingReport(1, (1.0,), {})
 
 
-def report(row: Mapping[str, Any] = {}, totals: Mapping[str, float] = {}, **changes: Any) -> Report:
+def report(row: dict[str, Any] | None = None, totals: dict[str, float] | None = None, **changes: Any) -> Report:
     """One layer, 3x3, 8>4 channels on 5x5 outputs: 4 * 8 * 9 * 25 MACs, and 40 coefficients in 4 filters."""
-    plain = Report((1, 8, 5, 5), (replace(ROW, **row),), replace(TOTALS, **totals), 0, None, {}, settings={"data": None})
-    return replace(plain, **changes)
+    conv = replace(
+        CONV, name="conv", in_channels=8, out_channels=4, kernel=(3, 3), macs_dense=4 * 8 * 9 * 25, n_nonzeros=40,
+        relative_error=0.1,
+    )  # fmt: skip
+    times = {"dense_ms": None, "lookup_ms": None, "speedup": None} | (totals or {})
+    sums, settings = replace(TOTALS, **times), {"data": None}
+    return replace(REPORT, **({"layers": (replace(conv, **(row or {})),), "totals": sums, "settings": settings} | changes))
 
 
 def test_nothing_to_say() -> None:
@@ -52,7 +53,7 @@ def test_few_images() -> None:
     one = {"macs_dense": 4 * 8 * 9}
     assert few_images(report(calibration_images=49, row=one)) is not None
     assert few_images(report(calibration_images=50, row=one)) is None
-    assert few_images(report(calibration_images=7, training=TrainingReport(1, (1.0,), {}))) is None
+    assert few_images(report(calibration_images=7, training=TRAINED)) is None
 
 
 def test_a_missed_target() -> None:
@@ -90,15 +91,17 @@ def test_a_missed_target_is_said(target: dict[str, float], totals: dict[str, flo
         (16, 7, None, "16 calibration images are few for the 57 coefficients of each filter of conv"),
         (16, 7, None, "about 24 are enough"),
         (24, 7, None, ""),
-        (16, 7, TrainingReport(1, (1.0,), {}), ""),
+        (16, 7, TRAINED, ""),
         (0, 7, None, ""),
         (284, 1, None, "about 285 are enough"),  # 5 images for each, where an image is one position
         (285, 1, None, ""),
     ],
 )
 def test_few_calibration_images_are_said(images: int, size: int, training: Any, said: str) -> None:
-    macs = size**2 * 32 * 64 * 9
-    conv = replace(ROW, kind="sparse", in_channels=64, out_channels=32, macs_dense=macs, n_nonzeros=32 * 57)
-    easy, dense = replace(conv, name="easy", n_nonzeros=32), replace(ROW, name="fc", kind="dense", n_nonzeros=None)
-    found = few_images(report(calibration_images=images, layers=(dense, easy, conv), training=training))
+    conv = replace(
+        CONV, name="conv", kind="sparse", in_channels=64, out_channels=32, kernel=(3, 3), macs_dense=size**2 * 32 * 64 * 9,
+        n_nonzeros=32 * 57,
+    )  # fmt: skip
+    layers = (STEM, replace(conv, name="easy", n_nonzeros=32), conv)
+    found = few_images(report(calibration_images=images, layers=layers, training=training))
     assert (said in str(found)) if said else found is None
