@@ -28,8 +28,8 @@ from method_tasks import Part
 from results_file import Results
 
 from lcnn_compress import api
-from lcnn_compress.compress.plan import PlanSettings
-from lcnn_compress.compress.settings import CompressSettings, TrainingData
+from lcnn_compress.compression.plan import PlanSettings
+from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.data.score import torch_runner
 from lcnn_compress.net.layers import Captured
 from lcnn_compress.search.problem import Choice, Problem, prepare

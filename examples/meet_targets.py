@@ -22,8 +22,8 @@ import torch
 from compare_fashion import Images, calibration, load, measure, open_net
 
 from lcnn_compress import api, zoo
-from lcnn_compress.bench.compare import BenchSettings, compare
-from lcnn_compress.compress.settings import CompressSettings, TrainingData
+from lcnn_compress.benchmark.compare import BenchSettings, compare
+from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.machine import machine
 from lcnn_compress.search.target import Target
 

@@ -12,8 +12,6 @@ Everything here is imported when it is first used, so that ``import lcnn_compres
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from lcnn_compress.errors import (
@@ -53,18 +51,18 @@ if TYPE_CHECKING:
         suite,
     )
     from lcnn_compress.artefact.artefact import Artefact
-    from lcnn_compress.bench.settings import BenchSettings
-    from lcnn_compress.compress.configuration import Configuration
-    from lcnn_compress.compress.settings import CompressSettings, LayerPlan, PlanSettings, TrainingData
+    from lcnn_compress.benchmark.bench_settings import BenchSettings
+    from lcnn_compress.compression.configuration import Configuration
+    from lcnn_compress.compression.settings import CompressSettings, LayerPlan, PlanSettings, TrainingData
+    from lcnn_compress.data.data_settings import DataSettings
     from lcnn_compress.data.evaluate import Evaluation
     from lcnn_compress.data.examples import Examples, Preprocessing
     from lcnn_compress.data.score import Score
-    from lcnn_compress.data.settings import DataSettings
-    from lcnn_compress.doctor import check as doctor
     from lcnn_compress.export.describe import Description
-    from lcnn_compress.export.settings import ExportSettings
+    from lcnn_compress.export.export_settings import ExportSettings
     from lcnn_compress.forms.lookup import LookupConv2d
     from lcnn_compress.search.target import SensitivitySettings, Target
+    from lcnn_compress.self_test import check as doctor
     from lcnn_compress.sources.source import Origin, Source
     from lcnn_compress.train.recipe import FinetuneSettings
 
@@ -80,9 +78,11 @@ __all__ = [
 
 # Homes of what works without torch; everything else is in ``api``.
 _LIGHT = {
-    "BenchSettings": "bench.settings", "CompressSettings": "compress.settings", "DataSettings": "data.settings",
-    "ExportSettings": "export.settings", "FinetuneSettings": "train.recipe", "PlanSettings": "compress.settings",
-    "SensitivitySettings": "search.target", "Target": "search.target", "TrainingData": "compress.settings",
+    "BenchSettings": "benchmark.bench_settings", "CompressSettings": "compression.settings",
+    "DataSettings": "data.data_settings", "ExportSettings": "export.export_settings",
+    "FinetuneSettings": "train.recipe", "PlanSettings": "compression.settings",
+    "SensitivitySettings": "search.target", "Target": "search.target",
+    "TrainingData": "compression.settings",
 }  # fmt: skip
 
 
@@ -95,14 +95,3 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(importlib.import_module(f"lcnn_compress.{_LIGHT.get(name, 'api')}"), name)
     raise AttributeError(f"module 'lcnn_compress' has no attribute '{name}'")
-
-
-class _Package(ModuleType):
-    """Keeps ``compress`` and ``bench`` functions: an import from a folder of that name would put the folder in their place."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (isinstance(value, ModuleType) and name in ("compress", "bench")):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -22,25 +22,24 @@ from lcnn_compress import runtime
 from lcnn_compress.artefact.artefact import Artefact, load_artefact, save_artefact
 from lcnn_compress.artefact.artefact import check_place as check_artefact_place
 from lcnn_compress.artefact.report import Report
-from lcnn_compress.bench.compare import compare
-from lcnn_compress.bench.settings import BenchSettings
-from lcnn_compress.bench.suite import run_suite
-from lcnn_compress.bench.suite_cases import SUITES
-from lcnn_compress.compress.checkpoint_folder import CheckpointFolder
-from lcnn_compress.compress.configuration import Configuration, read_configuration
-from lcnn_compress.compress.pipeline import compress_net
-from lcnn_compress.compress.settings import CompressSettings, LayerPlan, PlanSettings, TrainingData
+from lcnn_compress.benchmark.bench_settings import BenchSettings
+from lcnn_compress.benchmark.compare import compare
+from lcnn_compress.benchmark.suite import run_suite
+from lcnn_compress.benchmark.suite_cases import SUITES
+from lcnn_compress.compression.checkpoint_folder import CheckpointFolder
+from lcnn_compress.compression.configuration import Configuration, read_configuration
+from lcnn_compress.compression.pipeline import compress_net
+from lcnn_compress.compression.settings import CompressSettings, LayerPlan, PlanSettings, TrainingData
+from lcnn_compress.data.data_settings import DataSettings
 from lcnn_compress.data.evaluate import Evaluation, evaluate, evaluate_file
 from lcnn_compress.data.examples import Examples, Preprocessing
 from lcnn_compress.data.load_data import image_size, load_parts
 from lcnn_compress.data.load_examples import load_examples
 from lcnn_compress.data.score import Score
-from lcnn_compress.data.settings import DataSettings
-from lcnn_compress.doctor import check as doctor
 from lcnn_compress.errors import DataError, LcnnError, SettingsError
 from lcnn_compress.export.describe import Description, describe_artefact, describe_onnx
+from lcnn_compress.export.export_settings import ExportSettings
 from lcnn_compress.export.rewrite import dense_form
-from lcnn_compress.export.settings import ExportSettings
 from lcnn_compress.export.to_onnx import export_onnx as export_net
 from lcnn_compress.export.to_onnx import to_onnx
 from lcnn_compress.files import write_atomically
@@ -49,6 +48,7 @@ from lcnn_compress.search import search
 from lcnn_compress.search.sensitivity import picture as sensitivity_picture
 from lcnn_compress.search.sensitivity import sensitivity as layer_sensitivity
 from lcnn_compress.search.target import SensitivitySettings, Target
+from lcnn_compress.self_test import check as doctor
 from lcnn_compress.sources.source import Origin, Source, dense_rows, find_dense, folded, identified, open_source
 from lcnn_compress.train.recipe import FinetuneSettings
 

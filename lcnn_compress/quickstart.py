@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcnn_compress import api, runtime
-from lcnn_compress.bench.compare import compare
-from lcnn_compress.bench.settings import BenchSettings
-from lcnn_compress.compress.settings import CompressSettings, PlanSettings, TrainingData
+from lcnn_compress.benchmark.bench_settings import BenchSettings
+from lcnn_compress.benchmark.compare import compare
+from lcnn_compress.compression.settings import CompressSettings, PlanSettings, TrainingData
+from lcnn_compress.data.data_settings import CALIBRATION_BATCH, CALIBRATION_IMAGES
 from lcnn_compress.data.examples import batches
 from lcnn_compress.data.load_examples import load_examples
 from lcnn_compress.data.score import onnx_runner, score
-from lcnn_compress.data.settings import CALIBRATION_BATCH, CALIBRATION_IMAGES
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.train.recipe import FinetuneSettings
 

@@ -18,7 +18,7 @@ from torch import nn
 
 import lcnn_compress
 from lcnn_compress import api
-from lcnn_compress.compress.checkpoint_folder import CheckpointFolder
+from lcnn_compress.compression.checkpoint_folder import CheckpointFolder
 from lcnn_compress.errors import DataError, SettingsError
 
 SHAPE = (1, 3, 16, 16)
@@ -71,8 +71,8 @@ def test_everything_is_public_and_says_what_it_does() -> None:
 
 def test_folders_do_not_take_the_place_of_functions_of_their_name() -> None:
     source = (
-        "import lcnn_compress as lcnn\nlcnn.PlanSettings\nimport lcnn_compress.bench.settings\n"
-        "from lcnn_compress.compress import settings\n"
+        "import lcnn_compress as lcnn\nlcnn.PlanSettings\nimport lcnn_compress.benchmark.bench_settings\n"
+        "from lcnn_compress.compression import settings\n"
         "print(lcnn.compress.__module__, lcnn.bench.__module__, lcnn.compress.__module__, lcnn.runtime.__name__)"
     )
     run = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, cwd=HOME)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lcnn_compress import api, quickstart
-from lcnn_compress.compress.settings import PlanSettings
+from lcnn_compress.compression.settings import PlanSettings
 
 
 def test_it_writes_only_its_artefact_and_opens_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

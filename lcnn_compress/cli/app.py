@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lcnn_compress.cli import render
-from lcnn_compress.cli.errors import guarded
+from lcnn_compress.cli.error_boundary import guarded
 from lcnn_compress.cli.options import Command, takes
 from lcnn_compress.cli.requests import (
     BenchRequest,
@@ -102,7 +102,7 @@ def _opened(request: CompressRequest, configuration: Configuration) -> Source:
 
 def answer(report: Report, request: CompressRequest) -> None:
     """Show the report of a compression and what it means; exit with 1 where the net did not get faster."""
-    from lcnn_compress.compress.advice import advice
+    from lcnn_compress.compression.advice import advice
 
     render.print_json(report.to_json()) if request.as_json else render.compress_summary(report, str(request.place))
     for line in advice(report):
@@ -247,7 +247,7 @@ def inspect(request: InspectRequest, given: frozenset[str]) -> None:  # noqa: AR
 @takes(DoctorRequest)
 def doctor(request: DoctorRequest, given: frozenset[str]) -> None:  # noqa: ARG001
     """Check this machine and the native library; run a self-test."""
-    from lcnn_compress.doctor import check  # without the rest of the interface: it needs no torch
+    from lcnn_compress.self_test import check  # without the rest of the interface: it needs no torch
 
     result = asdict(check())
     if request.as_json:

@@ -11,7 +11,7 @@ import warnings
 import typer
 
 from lcnn_compress.cli.app import app
-from lcnn_compress.cli.errors import INTERRUPTED, with_flags
+from lcnn_compress.cli.error_boundary import INTERRUPTED, with_flags
 
 
 class Notices(logging.Handler):

@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from lcnn_compress.cli.errors import with_flags
+from lcnn_compress.cli.error_boundary import with_flags
 
 MODEL, DICTIONARY, TARGETS, DATA, TRAINING = "Model", "Dictionary", "Targets", "Data", "Training"
 MEASUREMENT, OUTPUT = "Measurement", "Output"

@@ -17,7 +17,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from lcnn_compress.artefact.report import Json, Report
-from lcnn_compress.cli.errors import with_flags
+from lcnn_compress.cli.error_boundary import with_flags
 from lcnn_compress.forms.kinds import DENSE, KINDS, LOOKUP, Kind
 from lcnn_compress.progress import Progress
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lcnn_compress.bench.settings import BenchSettings
+from lcnn_compress.benchmark.bench_settings import BenchSettings
 from lcnn_compress.cli import resolve
-from lcnn_compress.cli.errors import flag
+from lcnn_compress.cli.error_boundary import flag
 from lcnn_compress.cli.options import (
     DATA,
     DICTIONARY,
@@ -23,16 +23,16 @@ from lcnn_compress.cli.options import (
     taken,
 )
 from lcnn_compress.cli.resolve import require
-from lcnn_compress.compress.settings import CompressSettings, PlanSettings
-from lcnn_compress.data.settings import DataSettings
+from lcnn_compress.compression.settings import CompressSettings, PlanSettings
+from lcnn_compress.data.data_settings import DataSettings
 from lcnn_compress.errors import SettingsError
-from lcnn_compress.export.settings import ExportSettings
+from lcnn_compress.export.export_settings import ExportSettings
 from lcnn_compress.forms.size_rules import parse_amount
 from lcnn_compress.search.target import HELD_OUT, INIT, SensitivitySettings, Target
 from lcnn_compress.train.recipe import FinetuneSettings
 
 if TYPE_CHECKING:
-    from lcnn_compress.compress.configuration import Configuration
+    from lcnn_compress.compression.configuration import Configuration
 
 TARGET_FIELDS = ("target_speedup", "target_latency_ms", "target_size_mb", "max_drop")
 TRAINING_FIELDS = ("lr", "batch_size", "sparsity", "l1", "threshold_c", "distill", "precision", "device")
@@ -173,7 +173,7 @@ class CompressRequest(AnswerRequest, DataRequest, ModelRequest):
             SettingsError: options contradict each other, would do nothing, or have values that are not allowed.
             ArtefactError, FileError: the configuration cannot be read.
         """
-        from lcnn_compress.compress.configuration import Configuration
+        from lcnn_compress.compression.configuration import Configuration
 
         settings = self._settings(given, target)
         largest_drop = target is not None and target.kind == "max_drop"
@@ -204,7 +204,7 @@ class CompressRequest(AnswerRequest, DataRequest, ModelRequest):
         return CompressSettings(plan, init, self.seed, self.storage, self.measure, self.threads, finetune)
 
     def _repeated(self, config: Path, given: frozenset[str]) -> Configuration:
-        from lcnn_compress.compress.configuration import read_configuration
+        from lcnn_compress.compression.configuration import read_configuration
 
         fixed = [f.name for f in fields(self) if f.name in given and _is_fixed(f.name, origin_of(f))]
         require(

@@ -10,11 +10,11 @@ from torch import fx
 
 from lcnn_compress import runtime
 from lcnn_compress.artefact.artefact import is_artefact, load_artefact
+from lcnn_compress.data.data_settings import DataSettings
 from lcnn_compress.data.examples import Examples, Preprocessing
 from lcnn_compress.data.load_data import image_size
 from lcnn_compress.data.load_examples import load_examples
 from lcnn_compress.data.score import Score, onnx_runner, score, torch_runner
-from lcnn_compress.data.settings import DataSettings
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.sources.source import find_dense, open_source

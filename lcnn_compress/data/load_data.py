@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from lcnn_compress.data.arrays import DAMAGED, from_callable, stored_shape
+from lcnn_compress.data.data_settings import CALIBRATION_BATCH, DataSettings
 from lcnn_compress.data.examples import Examples, Preprocessing, batches, split
 from lcnn_compress.data.images import size_of_all
 from lcnn_compress.data.load_examples import load_examples
-from lcnn_compress.data.settings import CALIBRATION_BATCH, DataSettings
 from lcnn_compress.errors import DataError, SettingsError
 from lcnn_compress.sources.factory import is_callable_spec
 

@@ -22,8 +22,8 @@ from torch import Tensor, fx, nn
 
 from lcnn_compress.errors import ModelError
 from lcnn_compress.export.clean import finish
+from lcnn_compress.export.export_settings import MAX_DIFFERENCE, ExportSettings
 from lcnn_compress.export.rewrite import dense_form, split_full
-from lcnn_compress.export.settings import MAX_DIFFERENCE, ExportSettings
 from lcnn_compress.export.verify import largest_difference, verify
 from lcnn_compress.files import write_atomically
 from lcnn_compress.forms.lookup import LookupConv2d

@@ -14,8 +14,8 @@ from typing import cast
 from torch import Tensor, fx, nn
 
 from lcnn_compress.artefact.artefact import Artefact
-from lcnn_compress.compress.pipeline import compress_net
-from lcnn_compress.compress.settings import TrainingData
+from lcnn_compress.compression.pipeline import compress_net
+from lcnn_compress.compression.settings import TrainingData
 from lcnn_compress.data.examples import Examples
 from lcnn_compress.data.score import image_scores, torch_runner
 from lcnn_compress.data.tasks import Task

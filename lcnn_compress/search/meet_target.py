@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lcnn_compress.bench.gain import Gain, TimingPlan
-from lcnn_compress.bench.profile import OTHER, runs_for
+from lcnn_compress.benchmark.gain import Gain, TimingPlan
+from lcnn_compress.benchmark.profile import OTHER, runs_for
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.files import write_atomically
 from lcnn_compress.progress import Progress, silent

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from lcnn_compress.compress.make import make_lookup
-from lcnn_compress.compress.output_error import Outputs, first_images
-from lcnn_compress.compress.plan import planned_macs, reasons_against, size_limits
-from lcnn_compress.compress.settings import LayerPlan, TrainingData
+from lcnn_compress.compression.make import make_lookup
+from lcnn_compress.compression.output_error import Outputs, first_images
+from lcnn_compress.compression.plan import planned_macs, reasons_against, size_limits
+from lcnn_compress.compression.settings import LayerPlan, TrainingData
 from lcnn_compress.data.examples import Examples
 from lcnn_compress.data.score import score, torch_runner
 from lcnn_compress.errors import DataError, SettingsError

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from lcnn_compress.compress.settings import CompressSettings, PlanSettings
+from lcnn_compress.compression.settings import CompressSettings, PlanSettings
 from lcnn_compress.errors import SettingsError
 
 TARGETS = ("speedup", "latency_ms", "size_mb", "max_drop")

@@ -17,7 +17,7 @@ from torch import nn
 
 from lcnn_compress import api, runtime
 from lcnn_compress.artefact.artefact import FORMAT_VERSION, load_artefact, save_artefact
-from lcnn_compress.compress.settings import CompressSettings
+from lcnn_compress.compression.settings import CompressSettings
 from lcnn_compress.errors import ArtefactError, FileError
 from lcnn_compress.net.layers import layers
 
@@ -97,7 +97,7 @@ def test_several_outputs_stay_in_order(tmp_path):
 def test_same_configuration_gives_the_same_bytes(made, tmp_path):
     artefact, path = made
     source = api.open_model(small_net(), (1, 3, 16, 16))
-    from lcnn_compress.compress.plan import LayerPlan
+    from lcnn_compress.compression.plan import LayerPlan
 
     plans = [LayerPlan.from_json(values) for values in artefact.config["layers"]]
     again = api.compress_source(source, CompressSettings(), plans=plans)

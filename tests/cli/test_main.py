@@ -10,7 +10,7 @@ import pytest
 import torch
 from command_line import child, lcnn, plain_net, same_bytes
 
-from lcnn_compress.cli import errors
+from lcnn_compress.cli import error_boundary as errors
 from lcnn_compress.cli.main import Notices
 
 COMMANDS = ("compress", "sensitivity", "export", "bench", "eval", "inspect", "doctor", "quickstart")

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 import lcnn_compress
 from lcnn_compress.cli import requests
-from lcnn_compress.cli.errors import with_flags
+from lcnn_compress.cli.error_boundary import with_flags
 from lcnn_compress.cli.options import DATA, PANELS, Command, argument, origin_of, own, taken, takes
 from lcnn_compress.cli.requests import AnswerRequest, CompressRequest, ModelRequest
-from lcnn_compress.compress.settings import PlanSettings
+from lcnn_compress.compression.settings import PlanSettings
 from lcnn_compress.search.target import Target
 
 REQUESTS = [

@@ -10,8 +10,8 @@ import pytest
 from command_line import lcnn
 
 from lcnn_compress.cli.requests import BenchRequest, CompressRequest, EvalRequest, SensitivityRequest
-from lcnn_compress.compress.settings import CompressSettings, PlanSettings
-from lcnn_compress.data.settings import DataSettings
+from lcnn_compress.compression.settings import CompressSettings, PlanSettings
+from lcnn_compress.data.data_settings import DataSettings
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.search.target import Target
 from lcnn_compress.train.recipe import FinetuneSettings

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from lcnn_compress.data.data_settings import DataSettings
 from lcnn_compress.data.load_data import image_size, load_parts
-from lcnn_compress.data.settings import DataSettings
 from lcnn_compress.errors import SettingsError
 
 SHAPE = (1, 3, 4, 4)

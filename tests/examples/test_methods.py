@@ -11,7 +11,7 @@ from cases import Noise, small_net
 from torch import nn
 
 from lcnn_compress import api
-from lcnn_compress.compress.settings import CompressSettings, TrainingData
+from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.net.layers import layers
 from lcnn_compress.train.recipe import FinetuneSettings

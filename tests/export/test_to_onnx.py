@@ -16,9 +16,9 @@ from flattened import PLANE, flattened_artefact
 from torch import Tensor, nn
 
 from lcnn_compress import api, runtime
-from lcnn_compress.compress.pipeline import Reusable, compress_net
-from lcnn_compress.compress.plan import LayerPlan, PlanSettings
-from lcnn_compress.compress.settings import CompressSettings, TrainingData
+from lcnn_compress.compression.pipeline import Reusable, compress_net
+from lcnn_compress.compression.plan import LayerPlan, PlanSettings
+from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.errors import DataError, MissingError, ModelError
 from lcnn_compress.export.to_onnx import ExportSettings, export_onnx, to_onnx
 from lcnn_compress.export.verify import verify

@@ -15,8 +15,8 @@ from onnx import numpy_helper
 from torch import nn
 
 from lcnn_compress import api
-from lcnn_compress.compress.plan import LayerPlan, check_plan, planned_macs
-from lcnn_compress.compress.settings import CompressSettings, TrainingData
+from lcnn_compress.compression.plan import LayerPlan, check_plan, planned_macs
+from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export.to_onnx import ExportSettings, to_onnx
 from lcnn_compress.forms.lookup import LookupConv2d

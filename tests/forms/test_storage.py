@@ -15,8 +15,8 @@ from torch import fx
 from wide import WIDE_SHAPE, dictionaries, wide_artefacts
 
 from lcnn_compress import api, runtime
-from lcnn_compress.compress.plan import PlanSettings
-from lcnn_compress.compress.settings import CompressSettings
+from lcnn_compress.compression.plan import PlanSettings
+from lcnn_compress.compression.settings import CompressSettings
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export.to_onnx import ExportSettings
 from lcnn_compress.forms.lookup import LookupConv2d

@@ -12,9 +12,9 @@ import torch
 from cases import LookupConvCase, small_net
 from torch import nn
 
-from lcnn_compress.bench.layer_cost import ORDINARY, LookupForm, Shape
-from lcnn_compress.compress.output_error import Outputs
-from lcnn_compress.compress.plan import LayerPlan, check_plan, planned_macs
+from lcnn_compress.benchmark.layer_cost import ORDINARY, LookupForm, Shape
+from lcnn_compress.compression.output_error import Outputs
+from lcnn_compress.compression.plan import LayerPlan, check_plan, planned_macs
 from lcnn_compress.forms.dictionary import draft, draft_errors, factorise
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.capture import capture

@@ -15,12 +15,12 @@ from command_line import lcnn, lcnn_json, needs_library
 from torch import nn
 
 from lcnn_compress import api, runtime
-from lcnn_compress.bench.gain import Gain
-from lcnn_compress.bench.layer_cost import ORDINARY, Form, Shape
-from lcnn_compress.bench.profile import OTHER, NetTimes
-from lcnn_compress.compress import improve, keep_faster
-from lcnn_compress.compress.plan import PlanSettings
-from lcnn_compress.compress.settings import CompressSettings, TrainingData
+from lcnn_compress.benchmark.gain import Gain
+from lcnn_compress.benchmark.layer_cost import ORDINARY, Form, Shape
+from lcnn_compress.benchmark.profile import OTHER, NetTimes
+from lcnn_compress.compression import improve, keep_faster
+from lcnn_compress.compression.plan import PlanSettings
+from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export.to_onnx import ExportSettings, to_onnx
 from lcnn_compress.forms.lookup import LookupConv2d

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from lcnn_compress import api
 from lcnn_compress.cli.render import _budget_lines
-from lcnn_compress.compress.plan import LayerPlan
-from lcnn_compress.compress.settings import CompressSettings, TrainingData
+from lcnn_compress.compression.plan import LayerPlan
+from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.net.layers import layers
 from lcnn_compress.search import search, trained_choice
 from lcnn_compress.search.candidates import Candidate, dense_candidate
