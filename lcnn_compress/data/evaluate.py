@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from torch import fx
 
 from lcnn_compress import runtime
 from lcnn_compress.artefact.artefact import is_artefact, load_artefact
+from lcnn_compress.artefact.report import Json
 from lcnn_compress.data.data_settings import DataSettings
 from lcnn_compress.data.examples import Examples, Preprocessing
 from lcnn_compress.data.load_data import image_size
@@ -88,7 +88,7 @@ def _examples(data: DataSettings, input_shape: tuple[int, ...], limit: int | Non
     return load_examples(data.data, input_shape, Preprocessing(data.mean, data.std), limit=limit)
 
 
-def _prepared_as_before(data: DataSettings, recorded: dict[str, Any]) -> tuple[DataSettings, tuple[str, ...]]:
+def _prepared_as_before(data: DataSettings, recorded: Json) -> tuple[DataSettings, tuple[str, ...]]:
     """Return ``data`` with the mean and std the net was compressed with, unless it has its own, and a note saying so."""
     mean, std = recorded.get("mean"), recorded.get("std")
     if data.mean is not None or data.std is not None or not (mean or std):

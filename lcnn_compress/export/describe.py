@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 
@@ -15,8 +14,8 @@ from lcnn_compress import runtime
 from lcnn_compress.artefact.artefact import Artefact
 from lcnn_compress.artefact.report import Json
 from lcnn_compress.export.nodes import constants_of
-from lcnn_compress.forms.kinds import DENSE
 from lcnn_compress.operators.common import FIRST_STAGE
+from lcnn_compress.operators.lookup_conv import OP_TYPE
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def describe_onnx(path: Path) -> Description:
     return Description(facts, [_onnx_row(row, nodes, constants) for row in found])
 
 
-def _onnx_row(row: dict[str, Any], nodes: dict[str, onnx.NodeProto], constants: dict[str, onnx.TensorProto]) -> dict[str, Any]:
+def _onnx_row(row: Json, nodes: dict[str, onnx.NodeProto], constants: dict[str, onnx.TensorProto]) -> Json:
     """Complete a stored row with the shapes found in the file."""
     node, first = nodes[row["name"]], nodes.get(row["name"] + FIRST_STAGE)
     groups = next((a.i for a in node.attribute if a.name == "group"), 1)
@@ -66,17 +65,13 @@ def _onnx_row(row: dict[str, Any], nodes: dict[str, onnx.NodeProto], constants: 
     if first is not None:
         channels, size = constants[first.input[1]].dims[1] * groups, dims[1]
         shape = {"in_channels": channels, "out_channels": dims[0], "kernel": dims[2:]}
-        return row | shape | {"dictionary_size": size, "lookups_per_position": float(size)}
+        return {**row, **shape, "dictionary_size": size, "lookups_per_position": float(size)}
     kernel = next((list(a.ints) for a in node.attribute if a.name == "kernel_shape"), [1, 1])
-    if row["kind"] == DENSE.name:
-        flipped = node.op_type == "MatMul"
-        return row | {
-            "in_channels": dims[0 if flipped else 1] * groups,
-            "out_channels": dims[1 if flipped else 0],
-            "kernel": kernel,
-        }
+    if node.op_type != OP_TYPE:
+        outputs, inputs = reversed(dims[:2]) if node.op_type == "MatMul" else dims[:2]
+        return {**row, "in_channels": inputs * groups, "out_channels": outputs, "kernel": kernel}
     filters, entries = constants[node.input[4]].dims[0], constants[node.input[2]].dims[0]
-    return row | {
-        "in_channels": dims[1] * groups, "out_channels": filters, "kernel": kernel, "dictionary_size": dims[0] // groups,
-        "lookups_per_position": entries / (filters * kernel[0] * kernel[1]),
+    return {
+        **row, "in_channels": dims[1] * groups, "out_channels": filters, "kernel": kernel,
+        "dictionary_size": dims[0] // groups, "lookups_per_position": entries / (filters * kernel[0] * kernel[1]),
     }  # fmt: skip

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from lcnn_compress.artefact.artefact import Artefact
+from lcnn_compress.artefact.report import Json
 from lcnn_compress.errors import LcnnError, SettingsError
 from lcnn_compress.net.capture import capture, from_program
 from lcnn_compress.net.edit import fold_batch_norms
@@ -141,7 +141,7 @@ def folded(net: fx.GraphModule) -> fx.GraphModule:
     return net
 
 
-def dense_rows(net: fx.GraphModule, input_shape: tuple[int, ...]) -> list[dict[str, Any]]:
+def dense_rows(net: fx.GraphModule, input_shape: tuple[int, ...]) -> list[Json]:
     """Return a row for each layer of a dense net: names, shapes, MACs and what stands against compressing it."""
     return [
         {
