@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
@@ -108,17 +107,3 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "half.onnx").write_bytes(dense.read_bytes()[:500])
     with pytest.raises(ArtefactError, match=r"^half.onnx: ONNX Runtime"):
         compare(dense, tmp_path / "half.onnx")
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"threads": (1, 0)}, r"threads is \(1, 0\); each must be at least 1"),
-        ({"batches": ()}, r"batches is \(\); each must be at least 1"),
-        ({"iterations": 0}, r"iterations is \(0,\); each must be at least 1"),
-        ({"warmup": -1}, r"warmup is -1; it must be at least 0"),
-    ],
-)
-def test_settings_are_checked(wrong: dict[str, Any], message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
-        BenchSettings(**wrong)

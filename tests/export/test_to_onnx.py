@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 from command_line import needs_library
-from exported import REUSED, Reused, compressed, outputs
+from exported import compressed, outputs
 from flattened import PLANE, flattened_artefact
 from torch import Tensor, nn
 
@@ -52,21 +52,6 @@ def test_every_batch_and_size_agrees_with_torch(exported, native, shape):
     x = torch.randn(shape)
     with torch.no_grad():
         np.testing.assert_allclose(outputs(path, x, native=native), net(x).numpy(), atol=2e-5)
-
-
-def test_a_file_tells_the_shapes_of_every_kind(tmp_path):
-    source = api.open_model(Reused(), (1, 3, 16, 16))
-    artefact = api.compress_source(source, CompressSettings(measure=False), plans=REUSED)
-    api.export_onnx(artefact, tmp_path / "model.onnx")
-    told = api.describe_onnx(tmp_path / "model.onnx")
-    shown = [[row.get(key) for key in ("in_channels", "out_channels", "kernel", "dictionary_size")] for row in told["layers"]]
-    assert shown == [[3, 16, [3, 3], None], [16, 16, [3, 3], 8], [16, 16, [3, 3], 4], [16, 4, [1, 1], None]]
-    model = onnx.load(tmp_path / "model.onnx")
-    next(n for n in model.graph.node if n.name == "stem").name = "other"
-    onnx.save(model, tmp_path / "model.onnx")
-    told = api.describe_onnx(tmp_path / "model.onnx")
-    assert told["facts"]["layers without a node of their name"] == "stem"
-    assert [row["name"] for row in told["layers"]] == ["head", "thin", "last"]
 
 
 def test_inliner_of_onnx_can_replace_the_operator(exported, tmp_path):
