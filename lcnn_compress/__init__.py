@@ -53,8 +53,8 @@ if TYPE_CHECKING:
         suite,
     )
     from lcnn_compress.artefact.artefact import Artefact
-    from lcnn_compress.bench.doctor import check as doctor
     from lcnn_compress.bench.settings import BenchSettings
+    from lcnn_compress.checkup import check as doctor
     from lcnn_compress.compress.configuration import Configuration
     from lcnn_compress.compress.settings import CompressSettings, LayerPlan, PlanSettings, TrainingData
     from lcnn_compress.data.evaluate import Evaluation

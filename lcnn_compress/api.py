@@ -22,10 +22,10 @@ from lcnn_compress import runtime
 from lcnn_compress.artefact.artefact import Artefact, load_artefact, save_artefact
 from lcnn_compress.artefact.artefact import check_place as check_artefact_place
 from lcnn_compress.bench.compare import compare
-from lcnn_compress.bench.doctor import check as doctor
 from lcnn_compress.bench.settings import BenchSettings
 from lcnn_compress.bench.suite import run_suite
 from lcnn_compress.bench.suite_cases import SUITES
+from lcnn_compress.checkup import check as doctor
 from lcnn_compress.compress.checkpoint_folder import CheckpointFolder
 from lcnn_compress.compress.configuration import Configuration, read_configuration
 from lcnn_compress.compress.pipeline import compress_net

@@ -247,7 +247,7 @@ def inspect(request: InspectRequest, given: frozenset[str]) -> None:  # noqa: AR
 @takes(DoctorRequest)
 def doctor(request: DoctorRequest, given: frozenset[str]) -> None:  # noqa: ARG001
     """Check this machine and the native library; run a self-test."""
-    from lcnn_compress.bench.doctor import check  # without the rest of the interface: it needs no torch
+    from lcnn_compress.checkup import check  # without the rest of the interface: it needs no torch
 
     result = asdict(check())
     if request.as_json:

@@ -9,7 +9,7 @@ import pytest
 from command_line import needs_library
 
 from lcnn_compress import runtime
-from lcnn_compress.bench.doctor import check, self_test, single_node_model
+from lcnn_compress.checkup import check, self_test, single_node_model
 from lcnn_compress.errors import MissingError
 from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.machine import machine
@@ -28,7 +28,7 @@ def test_the_checkup_has_the_keys_of_the_contract_in_order() -> None:
 
 def test_without_a_library_the_self_test_says_how_to_get_one() -> None:
     said = self_test(None)
-    assert said.startswith("not run: exported files run at dense speed without the native library; install a wheel")
+    assert said.startswith("not run: exported files run at dense speed without the native library; run 'pip install .'")
     assert runtime.LIBRARY_VARIABLE in said
 
 
