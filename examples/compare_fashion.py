@@ -115,7 +115,9 @@ def compare(name: str, train: Images, scored: Images, options: argparse.Namespac
             found["accuracy_percent"].append(accuracy)
             print(f"{name} {variant} seed {seed}: {accuracy:.2f} %, {found['seconds'][-1]:.0f} s", flush=True)
         variants[variant] = found | measure(open_net(), artefact, options.iterations)
-    layers = [{key: row.get(key) for key in ("name", "kind", "reason", "dictionary_size")} for row in artefact.report["layers"]]
+    layers = [
+        {key: getattr(row, key) for key in ("name", "kind", "reason", "dictionary_size")} for row in artefact.report.layers
+    ]
     return {"dictionary": SIZES[name].dictionary, "lookups": SIZES[name].lookups, "layers": layers, "variants": variants}
 
 

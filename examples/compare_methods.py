@@ -59,6 +59,7 @@ from lcnn_compress.errors import ModelError, SettingsError
 from lcnn_compress.files import write_atomically
 from lcnn_compress.machine import machine
 from lcnn_compress.net.layers import Captured, layers
+from lcnn_compress.search.budget_report import as_json
 from lcnn_compress.search.meet_target import fit
 from lcnn_compress.search.problem import Problem, prepare
 from lcnn_compress.search.target import Target
@@ -193,7 +194,7 @@ class Comparison:
         data = TrainingData(self.case.calibrate(task.seed), Part(self.case.train, self.images, task.seed))
         artefact = api.compress_source(self.case.source, settings, data, planned.plans)
         facts = {
-            "macs": sum(row["macs"] for row in artefact.report["layers"]), "images": self.images * self.options.epochs,
+            "macs": sum(row.macs for row in artefact.report.layers), "images": self.images * self.options.epochs,
             "cpu_seconds": time.process_time() - started,
         }  # fmt: skip
 
@@ -216,9 +217,9 @@ class Comparison:
             net, shape = self.case.source.net, self.case.source.input_shape
             self.problem = prepare(Captured.of(net, shape), settings, self.case.calibrate(0), cache=self.options.work.parent)
         recovery = dict(zip(CANDIDATES[OURS], RECOVERIES, strict=True))[candidate]
-        fitted = fit(replace(self.problem, recovery=recovery), Target("speedup", speed**SPEEDUP_POWER))
+        fitted = fit(replace(self.problem, recovery_exponent=recovery), Target("speedup", speed**SPEEDUP_POWER))
         plans = [plan.to_json() for plan in fitted.choice.plans]
-        return {"plans": plans, "macs": fitted.choice.macs, "rounds": fitted.rounds}
+        return {"plans": plans, "macs": fitted.choice.macs, "rounds": as_json(fitted.rounds)}
 
     def _narrowed(self, task: Task, choice: Choice) -> Made:
         """Train a narrower net for as long as "lookup (ours)" took at the same speed and seed."""

@@ -54,13 +54,13 @@ if TYPE_CHECKING:
     )
     from lcnn_compress.artefact.artefact import Artefact
     from lcnn_compress.bench.settings import BenchSettings
-    from lcnn_compress.checkup import check as doctor
     from lcnn_compress.compress.configuration import Configuration
     from lcnn_compress.compress.settings import CompressSettings, LayerPlan, PlanSettings, TrainingData
     from lcnn_compress.data.evaluate import Evaluation
     from lcnn_compress.data.examples import Examples, Preprocessing
     from lcnn_compress.data.score import Score
     from lcnn_compress.data.settings import DataSettings
+    from lcnn_compress.doctor import check as doctor
     from lcnn_compress.export.describe import Description
     from lcnn_compress.export.settings import ExportSettings
     from lcnn_compress.forms.lookup import LookupConv2d
@@ -98,10 +98,10 @@ def __getattr__(name: str) -> Any:
 
 
 class _Package(ModuleType):
-    """Keeps ``compress`` and ``bench`` functions: an import from a folder of that name would put the folder in their place."""
+    """Keeps the functions that share a name with a folder or module: importing that would put it in their place."""
 
     def __setattr__(self, name: str, value: object) -> None:
-        if not (isinstance(value, ModuleType) and name in ("compress", "bench")):
+        if not (isinstance(value, ModuleType) and name in ("bench", "compress", "doctor")):
             super().__setattr__(name, value)
 
 

@@ -21,11 +21,11 @@ from torch import nn
 from lcnn_compress import runtime
 from lcnn_compress.artefact.artefact import Artefact, load_artefact, save_artefact
 from lcnn_compress.artefact.artefact import check_place as check_artefact_place
+from lcnn_compress.artefact.report import Report
 from lcnn_compress.bench.compare import compare
 from lcnn_compress.bench.settings import BenchSettings
 from lcnn_compress.bench.suite import run_suite
 from lcnn_compress.bench.suite_cases import SUITES
-from lcnn_compress.checkup import check as doctor
 from lcnn_compress.compress.checkpoint_folder import CheckpointFolder
 from lcnn_compress.compress.configuration import Configuration, read_configuration
 from lcnn_compress.compress.pipeline import compress_net
@@ -36,6 +36,7 @@ from lcnn_compress.data.load_data import image_size, load_parts
 from lcnn_compress.data.load_examples import load_examples
 from lcnn_compress.data.score import Score
 from lcnn_compress.data.settings import DataSettings
+from lcnn_compress.doctor import check as doctor
 from lcnn_compress.errors import DataError, LcnnError, SettingsError
 from lcnn_compress.export.describe import Description, describe_artefact, describe_onnx
 from lcnn_compress.export.rewrite import dense_form
@@ -264,11 +265,11 @@ def save(artefact: Artefact, path: str | Path) -> None:
         FileError: it cannot be written.
     """
     path = Path(path)
-    kind, spec = artefact.config.get("model", {}).get("kind"), artefact.report.get("model")
+    kind, spec = artefact.config.get("model", {}).get("kind"), artefact.report.model
     if spec is not None and kind not in (None, "memory", "factory") and Path(spec).exists():
         # Relative to the artefact, so that both can be moved together.
         relative = os.path.relpath(Path(spec).resolve(), path.resolve().parent)
-        artefact = replace(artefact, report=artefact.report | {"model": relative})
+        artefact = replace(artefact, report=replace(artefact.report, model=relative))
     save_artefact(artefact, path)
 
 
@@ -297,9 +298,9 @@ def export_onnx(artefact: Artefact, path: str | Path, settings: ExportSettings |
     return export_net(artefact.net, Path(path), artefact.input_shape, settings, {"layers": layer_rows(artefact.report)})
 
 
-def layer_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+def layer_rows(report: Report) -> list[dict[str, Any]]:
     """Return what an exported file says about each layer."""
-    return [{key: row[key] for key in ("name", "kind", "reason", "macs_dense", "macs")} for row in report["layers"]]
+    return [{key: getattr(row, key) for key in ("name", "kind", "reason", "macs_dense", "macs")} for row in report.layers]
 
 
 def export_dense(source: Source, path: str | Path, rows: list[dict[str, Any]]) -> None:

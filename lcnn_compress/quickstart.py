@@ -65,5 +65,5 @@ def run(
     timing = compare(dense_file, lookup_file, BenchSettings(iterations=200, per_layer=False))
     return {
         "command": "quickstart", "artefact": str(output), "metric": "top1_percent", "n": len(test),
-        "dense": scores[0], "lookup": scores[1], "totals": artefact.report["totals"], "bench": asdict(timing),
+        "dense": scores[0], "lookup": scores[1], "totals": artefact.report.totals.to_json(), "bench": asdict(timing),
     }  # fmt: skip

@@ -71,12 +71,12 @@ def test_everything_is_public_and_says_what_it_does() -> None:
 
 def test_folders_do_not_take_the_place_of_functions_of_their_name() -> None:
     source = (
-        "import lcnn_compress as lcnn\nlcnn.PlanSettings\nimport lcnn_compress.bench.settings\n"
+        "import lcnn_compress as lcnn\nlcnn.PlanSettings\nimport lcnn_compress.bench.settings, lcnn_compress.doctor\n"
         "from lcnn_compress.compress import settings\n"
-        "print(lcnn.compress.__module__, lcnn.bench.__module__, lcnn.compress.__module__, lcnn.runtime.__name__)"
+        "print(lcnn.compress.__module__, lcnn.bench.__module__, lcnn.doctor.__name__, lcnn.runtime.__name__)"
     )
     run = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, cwd=HOME)
-    assert run.stdout == "lcnn_compress.api lcnn_compress.api lcnn_compress.api lcnn_compress.runtime\n"
+    assert run.stdout == "lcnn_compress.api lcnn_compress.api check lcnn_compress.runtime\n"
 
 
 def test_functions_take_at_most_seven_arguments_and_say_so_and_types_are_marked() -> None:
@@ -139,7 +139,7 @@ def test_a_net_of_any_size_is_compressed_at_the_size_of_the_data(folder: Path) -
     config = json.loads((folder / "model.lcnn" / "config.json").read_text())
     assert config["input_shape"] == [*SHAPE]
     assert config["data"] == {"calib": str(folder / "data.npz"), "samples": 512, "data": None, "mean": [0.5], "std": [0.25]}
-    (note,) = api.load(folder / "model.lcnn").report["notes"]
+    (note,) = api.load(folder / "model.lcnn").report.notes
     assert note == "the net takes images of several sizes; 1,3,16,16 is that of the data, `input_shape` changes it"
     data = api.DataSettings(data=str(folder / "data.npz"))
     assert api.open_model(folder / "model.pt", (1, 3, 20, 20), data=data).input_shape == (1, 3, 20, 20)

@@ -44,7 +44,7 @@ LEVELS = {
     "operators": 1, "forms": 2,
     "net": 3, "artefact": 3, "runtime": 3,
     "machine": 4, "sources": 4, "export": 4,
-    "bench": 5, "checkup": 5, "data": 5,
+    "bench": 5, "data": 5, "doctor": 5,
     "train": 6,
     "compress": 7,
     "search": 8,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,11 +21,11 @@ from lcnn_compress.cli.requests import (
     SensitivityRequest,
 )  # fmt: skip
 from lcnn_compress.cli.resolve import find_artefact, require
-from lcnn_compress.forms.kinds import KINDS
 from lcnn_compress.version import __version__
 
 if TYPE_CHECKING:
     from lcnn_compress.api import Configuration, Source
+    from lcnn_compress.artefact.report import Report
 
 app = typer.Typer(
     name="lcnn", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -100,27 +100,27 @@ def _opened(request: CompressRequest, configuration: Configuration) -> Source:
     return source
 
 
-def answer(report: dict[str, Any], request: CompressRequest) -> None:
+def answer(report: Report, request: CompressRequest) -> None:
     """Show the report of a compression and what it means; exit with 1 where the net did not get faster."""
     from lcnn_compress.compress.advice import advice
 
-    render.print_json(report) if request.as_json else render.compress_summary(report, str(request.place))
+    render.print_json(report.to_json()) if request.as_json else render.compress_summary(report, str(request.place))
     for line in advice(report):
         render.note(line, request.quiet)
     exit_unless_faster(report, request.quiet)
 
 
-def exit_unless_faster(report: dict[str, Any], quiet: bool) -> None:
+def exit_unless_faster(report: Report, quiet: bool) -> None:
     """Exit with 1 where no layer gained, or the whole net is not faster though not only a small file was asked for."""
-    if not any(KINDS[row["kind"]].is_coded for row in report["layers"]):
+    if not any(row.form.is_coded for row in report.layers):
         render.warn("no layer gains from lookup convolutions: every layer stays dense")
         raise typer.Exit(1)
-    speedup = report["totals"].get("speedup")
+    speedup = report.totals.speedup
     if speedup is None:
         render.note("no time was measured (--no-measure, or no native library: see 'lcnn doctor')", quiet)
     elif speedup <= 1:
         render.warn(f"the whole net is not faster than dense ({speedup:.2f}x)")
-        if "size_mb" not in report.get("budget", {}).get("target", {}):  # a small file was asked for, and made
+        if "size_mb" not in (report.budget or {}).get("target", {}):  # a small file was asked for, and made
             raise typer.Exit(1)
 
 
@@ -247,7 +247,7 @@ def inspect(request: InspectRequest, given: frozenset[str]) -> None:  # noqa: AR
 @takes(DoctorRequest)
 def doctor(request: DoctorRequest, given: frozenset[str]) -> None:  # noqa: ARG001
     """Check this machine and the native library; run a self-test."""
-    from lcnn_compress.checkup import check  # without the rest of the interface: it needs no torch
+    from lcnn_compress.doctor import check  # without the rest of the interface: it needs no torch
 
     result = asdict(check())
     if request.as_json:

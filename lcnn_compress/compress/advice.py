@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+
+from lcnn_compress.artefact.report import LayerReport, Report
 
 COARSE = 0.3  # the relative error of a layer's filters beyond which a net without calibration usually loses much
 MIN_OF_TARGET = 0.92  # two measurements of one net differ by less
@@ -11,15 +12,15 @@ MIN_OF_TARGET = 0.92  # two measurements of one net differ by less
 FIT_POSITIONS, FIT_IMAGES = 20, 5
 
 
-def advice(report: dict[str, Any]) -> list[str]:
+def advice(report: Report) -> list[str]:
     """Return what there is to say about a report, most important first."""
     return [line for line in (coarse_filters(report), few_images(report), missed_target(report)) if line is not None]
 
 
-def coarse_filters(report: dict[str, Any]) -> str | None:
+def coarse_filters(report: Report) -> str | None:
     """Say so where accuracy has probably fallen far: nothing has made up for coarse filters."""
-    far = [row["name"] for row in report["layers"] if row.get("relative_error", 0.0) > COARSE]
-    if not far or report["settings"]["data"] is not None:
+    far = [row.name for row in report.layers if (row.relative_error or 0.0) > COARSE]
+    if not far or (report.settings or {}).get("data") is not None:
         return None
     return (
         f"the filters of {len(far)} layers differ from the trained ones by more than {COARSE:.0%} ({', '.join(far[:3])}"
@@ -27,34 +28,35 @@ def coarse_filters(report: dict[str, Any]) -> str | None:
     )
 
 
-def few_images(report: dict[str, Any]) -> str | None:
+def few_images(report: Report) -> str | None:
     """Say so where least squares saw too few images: their error is then well below that of others."""
-    images, rows = report["calibration_images"], [row for row in report["layers"] if row.get("n_nonzeros")]
-    if not images or not rows or report["training"] is not None:
+    images, rows = report.calibration_images, [row for row in report.layers if row.n_nonzeros]
+    if not images or not rows or report.training is not None:
         return None
     seen, row = min(((_seen(row, images), row) for row in rows), key=lambda pair: pair[0])
     if seen >= 1:
         return None
     return (
-        f"{images} calibration images are few for the {row['n_nonzeros'] // row['out_channels']} coefficients of each filter "
-        f"of {row['name']}: the net suits these images better than others; about {math.ceil(images / seen)} are enough "
+        f"{images} calibration images are few for the {(row.n_nonzeros or 0) // row.out_channels} coefficients of each filter "
+        f"of {row.name}: the net suits these images better than others; about {math.ceil(images / seen)} are enough "
         "(`calib`, `samples`)"
     )
 
 
-def _seen(row: dict[str, Any], images: int) -> float:
+def _seen(row: LayerReport, images: int) -> float:
     """Return what a filter sees for each of its coefficients, as a fraction of what is enough."""
-    inputs = row["in_channels"] // row["groups"] * math.prod(row["kernel"])
-    positions = row["macs_dense"] / (row["out_channels"] * inputs)
-    return float(max(positions / FIT_POSITIONS, 1 / FIT_IMAGES) * images * row["out_channels"] / row["n_nonzeros"])
+    inputs = row.in_channels // row.groups * math.prod(row.kernel)
+    positions = row.macs_dense / (row.out_channels * inputs)
+    return max(positions / FIT_POSITIONS, 1 / FIT_IMAGES) * images * row.out_channels / (row.n_nonzeros or 1)
 
 
-def missed_target(report: dict[str, Any]) -> str | None:
+def missed_target(report: Report) -> str | None:
     """Say so where the finished net is slower than asked for by more than two measurements of one net differ."""
-    asked, sums = report.get("budget", {}).get("target", {}), report["totals"]
-    if "speedup" not in sums:
+    asked = (report.budget or {}).get("target", {})
+    speedup, lookup_ms = report.totals.speedup, report.totals.lookup_ms
+    if speedup is None or lookup_ms is None:
         return None
-    part = sums["speedup"] / asked["speedup"] if "speedup" in asked else asked.get("latency_ms", math.inf) / sums["lookup_ms"]
+    part = float(speedup / asked["speedup"] if "speedup" in asked else asked.get("latency_ms", math.inf) / lookup_ms)
     if part >= MIN_OF_TARGET:
         return None
     return f"the net reached {part:.0%} of the target when it was measured last; on a quiet machine try again"

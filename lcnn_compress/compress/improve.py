@@ -6,12 +6,13 @@ import copy
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 
+from lcnn_compress.artefact.report import TrainingReport
 from lcnn_compress.compress.batch_norms import batch_norms, reestimate_batch_norms
 from lcnn_compress.compress.output_error import Outputs, first_images
 from lcnn_compress.compress.plan import lookups_per_position
@@ -59,7 +60,7 @@ def improve(
     settings: CompressSettings,
     data: TrainingData,
     progress: Progress,
-) -> dict[str, Any] | None:
+) -> TrainingReport | None:
     """Refit coefficients, re-estimate batch norms and fine-tune, as far as there is data; return the training report."""
     dense = captured.net
     calibration = (data if settings.finetune is None else data.calibrated()).calibration
@@ -76,7 +77,7 @@ def improve(
         checkpoint=CheckpointFile(data.checkpoint, data.resume), progress=progress,
     )  # fmt: skip
     net.eval()
-    return asdict(report)
+    return TrainingReport(report.steps, report.losses, report.nonzeros)
 
 
 def _reestimate_where_no_worse(net: fx.GraphModule, dense: fx.GraphModule, calibration: Sequence[Tensor]) -> None:

@@ -12,8 +12,10 @@ import onnx
 from torch import fx
 
 from lcnn_compress.artefact.artefact import Artefact
-from lcnn_compress.bench.gain import Gain, TimingPlan, measure_gain, time_ratio
-from lcnn_compress.compress.report import add_times
+from lcnn_compress.artefact.report import Report
+from lcnn_compress.bench.gain import Gain, TimingPlan
+from lcnn_compress.bench.timers import Timers
+from lcnn_compress.compress.report import timed
 from lcnn_compress.compress.settings import CompressSettings, LayerPlan
 from lcnn_compress.export.rewrite import dense_form
 from lcnn_compress.export.template import with_factors
@@ -26,20 +28,30 @@ from lcnn_compress.progress import Progress, silent
 MIN_GAIN = 0.95  # of the dense time: the medians of one layer differ by a few per cent between two measurements
 
 
-def measured_totals(
-    artefact: Artefact, settings: CompressSettings, template: onnx.ModelProto | None, progress: Progress = silent
-) -> dict[str, float]:
-    """Measure a finished net against its dense form; note the times of layers, return those of the net."""
-    timing = Timing(artefact.input_shape, settings, template)
+def measured_report(
+    artefact: Artefact,
+    settings: CompressSettings,
+    template: onnx.ModelProto | None,
+    progress: Progress = silent,
+    timers: Timers = Timers(),
+) -> Report:
+    """Measure a finished net against its dense form; return its report with the times."""
+    timing = Timing(artefact.input_shape, settings, template, timers)
     timing.export(artefact.net, progress)
-    return add_times(artefact.report["layers"], timing.times)
+    return timed(artefact.report, timing.times)
 
 
 class Timing:
     """Measures a net layer by layer against its dense form, both in ONNX Runtime."""
 
-    def __init__(self, input_shape: tuple[int, ...], settings: CompressSettings, template: onnx.ModelProto | None) -> None:
-        self.input_shape, self.settings, self.template = input_shape, settings, template
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        settings: CompressSettings,
+        template: onnx.ModelProto | None,
+        timers: Timers = Timers(),
+    ) -> None:
+        self.input_shape, self.settings, self.template, self.timers = input_shape, settings, template, timers
         self.model: onnx.ModelProto
         self.times: Gain
 
@@ -57,15 +69,7 @@ class Timing:
 
     def measure(self, progress: Progress) -> None:
         with self._written(dense_form(self.model), self.model) as paths:
-            self.times = self.gain(*paths, progress)
-
-    def gain(self, dense: Path, lookup: Path, progress: Progress) -> Gain:
-        """Time two files layer by layer; whoever knows other times overrides it, and ``ratio``."""
-        return measure_gain(dense, lookup, plan=TimingPlan(threads=self.settings.threads), progress=progress)
-
-    def ratio(self, first: Path, second: Path) -> float:
-        """Return how many times as long the first file takes as the second, as wholes."""
-        return time_ratio(first, second, threads=self.settings.threads)
+            self.times = self.timers.measure_gain(*paths, plan=TimingPlan(threads=self.settings.threads), progress=progress)
 
     @contextmanager
     def _written(self, first: onnx.ModelProto, second: onnx.ModelProto) -> Iterator[tuple[Path, Path]]:
@@ -75,7 +79,7 @@ class Timing:
                 write_atomically(path, model.SerializeToString())
             yield paths
 
-    def keep_what_gains(self, plans: Sequence[LayerPlan], keep_slow: bool, progress: Progress) -> list[LayerPlan]:
+    def revert_slow_layers(self, plans: Sequence[LayerPlan], keep_slow: bool, progress: Progress) -> list[LayerPlan]:
         """Turn lookup layers back to dense where that makes the net faster.
 
         Candidates are those not measured faster than dense, by more than the noise. They go all at once or, if the net is
@@ -91,7 +95,7 @@ class Timing:
                 continue
             trial = dense_form(full, dropped | names)
             with self._written(self.model, trial) as paths:
-                faster = self.ratio(*paths) > 1
+                faster = self.timers.time_ratio(*paths, threads=self.settings.threads) > 1
             if faster:
                 self.model, dropped = trial, dropped | names
         if dropped:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 
 import onnx
 
 from lcnn_compress import runtime
 from lcnn_compress.artefact.artefact import Artefact
+from lcnn_compress.bench.timers import Timers
 from lcnn_compress.compress.improve import improve, prunes, twice_the_lookups
 from lcnn_compress.compress.keep_faster import Timing
 from lcnn_compress.compress.make import make_lookups
 from lcnn_compress.compress.plan import check_plan, plan_layers
-from lcnn_compress.compress.report import layer_rows, make_report
+from lcnn_compress.compress.report import layer_reports, make_report, timed
 from lcnn_compress.compress.settings import CompressSettings, LayerPlan, TrainingData
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.forms.lookup import LookupConv2d
@@ -27,7 +29,7 @@ class Reusable:
     """What several compressions of one net with the same settings share.
 
     Attributes:
-        built: lookup convolutions by plan; a compression adds its own.
+        built: lookup convolutions by plan; a compression adds its own. They are a memo: a plan always gives the same one.
         template: the net as ``with_factors`` wants it; what is measured is not exported anew then.
     """
 
@@ -42,6 +44,7 @@ def compress_net(
     plans: Sequence[LayerPlan] | None = None,
     progress: Progress = silent,
     reusable: Reusable | None = None,
+    timers: Timers = Timers(),
 ) -> Artefact:
     """Compress a captured net, which is not changed itself.
 
@@ -52,6 +55,7 @@ def compress_net(
         plans: decisions of an earlier run (its ``config["layers"]``); nothing is planned or measured then.
         progress: called as work goes on.
         reusable: of earlier calls with this net and these settings.
+        timers: what lookup layers are measured with.
 
     Raises:
         ModelError: the net cannot be compressed or does not run on its input shape.
@@ -64,10 +68,10 @@ def compress_net(
     decided = plan_layers(found, settings.plan) if plans is None else _check_plans(plans, found)
     lookups = make_lookups(found, decided, settings, reusable.built, progress)
     measures = settings.measure and runtime.library_path() is not None and lookups
-    timing = Timing(captured.input_shape, settings, reusable.template) if measures else None
+    timing = Timing(captured.input_shape, settings, reusable.template, timers) if measures else None
     if timing is not None and plans is None:
         timing.export(with_lookups(captured, lookups), progress)
-        decided = timing.keep_what_gains(decided, settings.plan.keep_slow, progress)
+        decided = timing.revert_slow_layers(decided, settings.plan.keep_slow, progress)
         lookups = {plan.name: lookups[plan.name] for plan in decided if plan.form.is_coded}
     if data.on_plan is not None:
         data.on_plan(decided)
@@ -76,7 +80,7 @@ def compress_net(
         lookups = make_lookups(found, twice_the_lookups(decided), settings, reusable.built, progress)
     improved = with_lookups(captured, lookups)
     training = improve(improved, captured, targets, settings, data, progress)
-    rows = layer_rows(improved, found, decided, settings.storage)
+    rows = layer_reports(improved, found, decided, settings.storage)
     net = finished(improved, settings.storage)
     if timing is not None and (training is not None or plans is not None):
         timing.export(net, progress)  # training chose other lookups than those measured before
@@ -85,8 +89,9 @@ def compress_net(
         "layers": [plan.to_json() for plan in decided],
         "finetune": None if settings.finetune is None else settings.finetune.recorded(), "data": data.recorded_origin(),
     }  # fmt: skip
-    times = timing.times if timing is not None and lookups else None
-    report = make_report(rows, captured.input_shape, sum(map(len, data.calibration)), training, times)
+    report = make_report(rows, captured.input_shape, sum(map(len, data.calibration)), training, datetime.now(timezone.utc))
+    if timing is not None and lookups:
+        report = timed(report, timing.times)
     return Artefact(net, captured.input_shape, config, report)
 
 

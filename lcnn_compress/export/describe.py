@@ -13,7 +13,9 @@ import onnx
 
 from lcnn_compress import runtime
 from lcnn_compress.artefact.artefact import Artefact
+from lcnn_compress.artefact.report import Json
 from lcnn_compress.export.nodes import constants_of
+from lcnn_compress.forms.kinds import DENSE
 from lcnn_compress.operators.common import FIRST_STAGE
 
 
@@ -22,15 +24,15 @@ class Description:
     """Facts by name, a row for each layer, and what the user should know about how it was read."""
 
     facts: dict[str, object]
-    layers: Sequence[dict[str, Any]]
+    layers: Sequence[Json]
     notes: tuple[str, ...] = ()
 
 
 def describe_artefact(artefact: Artefact, path: Path) -> Description:
     """Return what the report of an artefact, read from ``path``, says."""
     report = artefact.report
-    facts = {"artefact": str(path), "input": list(artefact.input_shape), "model": report.get("model"), **report["totals"]}
-    return Description(facts, report["layers"])
+    facts = {"artefact": str(path), "input": list(artefact.input_shape), "model": report.model, **report.totals.to_json()}
+    return Description(facts, [row.to_json() for row in report.layers])
 
 
 def describe_onnx(path: Path) -> Description:
@@ -66,7 +68,7 @@ def _onnx_row(row: dict[str, Any], nodes: dict[str, onnx.NodeProto], constants: 
         shape = {"in_channels": channels, "out_channels": dims[0], "kernel": dims[2:]}
         return row | shape | {"dictionary_size": size, "lookups_per_position": float(size)}
     kernel = next((list(a.ints) for a in node.attribute if a.name == "kernel_shape"), [1, 1])
-    if row["kind"] == "dense":
+    if row["kind"] == DENSE.name:
         flipped = node.op_type == "MatMul"
         return row | {
             "in_channels": dims[0 if flipped else 1] * groups,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,15 +28,15 @@ from lcnn_compress.progress import Progress, silent
 
 # Rows as shares of m, the channels of a group. Time is close to linear in the non-zeros, so three numbers of them tell it.
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
-RANKS = (1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4)  # likewise; what they leave out is cheap to know
+RANKS = (1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4)  # Ranks likewise: what they leave out is cheap to know.
 LOOKUPS = (1, 2, 3, 4, 6, 8, 12, 16)
 DRAFTED_LOOKUPS = (1, 2, 4, 8, 16)
 TIMED_LOOKUPS = (1, 4, 16)
 TIMED_DENSITIES = (0.02, 0.07, 0.2, 0.6)
 DENSITIES = tuple(float(d) for d in np.geomspace(TIMED_DENSITIES[0], TIMED_DENSITIES[-1], 24))
-PATTERNS = (1, 4)  # neighbouring filters with the same lookups: fewer loads for the runtime, coarser filters
-MAX_PACE = 3.0  # of a layer in the net against its convolution alone; beyond that something was disturbed
-NODE_BYTES = 400  # names and attributes of one node in a file
+PATTERNS = (1, 4)  # So many neighbouring filters have the same lookups: fewer loads for the runtime, coarser filters.
+MAX_PACE = 3.0  # A layer takes at most so many times as long in the net as alone; beyond that something was disturbed.
+NODE_BYTES = 400  # Names and attributes of one node take about so many bytes of a file.
 
 
 @dataclass(frozen=True)
@@ -159,17 +159,25 @@ def timed(
     threads: int,
     cache: Path | None = None,
     progress: Progress = silent,
+    time_forms: Callable[..., dict[Shape, dict[Form, float]]] = time_forms,
 ) -> list[list[Candidate]]:
     """Return the options of each layer with their times on this machine, at the speed it had when ``dense_ms`` was measured.
 
-    ``dense_ms`` are the times of the layers in the dense net.
+    Args:
+        layers: that may change.
+        options: of each layer.
+        dense_ms: times of the layers in the dense net.
+        threads: of one operator.
+        cache: folder of layer times; None is the user's.
+        progress: gets ("timing layers", shapes done, in total).
+        time_forms: times the forms of shapes, as ``bench.layer_cost.time_forms`` does.
 
     Raises:
         MissingError: the native library is not there.
     """
     points: dict[Shape, set[Form]] = {}
     for layer, listed in zip(layers, options, strict=True):
-        for shape in _shapes(layer):
+        for shape in layer_shapes(layer):
             points.setdefault(shape, set()).update(f for c in listed for f in _measured_forms(layer, c.plan))
             if listed:
                 points[shape].add(ORDINARY)
@@ -190,14 +198,14 @@ def _paces(layers: Sequence[Layer], dense_ms: Mapping[str, float], times: Mappin
     """
     found: list[float | None] = []
     for layer in layers:
-        alone = sum(count * times.get(shape, {}).get(ORDINARY, math.nan) for shape, count in _shapes(layer).items())
+        alone = sum(count * times.get(shape, {}).get(ORDINARY, math.nan) for shape, count in layer_shapes(layer).items())
         pace = dense_ms[layer.name] / alone if alone > 0 else math.nan
         found.append(pace if 1 / MAX_PACE <= pace <= MAX_PACE else None)
     usual = float(np.median([pace for pace in found if pace is not None] or [1.0]))
     return [usual if pace is None else pace for pace in found]
 
 
-def _shapes(layer: Layer) -> Counter[Shape]:
+def layer_shapes(layer: Layer) -> Counter[Shape]:
     """Return the shapes a layer runs on and how often; a Linear runs once on all its rows of features."""
     sizes = Counter(layer.sizes)
     channels = layer.in_channels, layer.out_channels
@@ -223,7 +231,7 @@ def _measured_forms(layer: Layer, plan: LayerPlan) -> list[LookupForm]:
 def _time(layer: Layer, candidate: Candidate, times: dict[Shape, dict[Form, float]]) -> float:
     forms = _measured_forms(layer, candidate.plan)
     total = 0.0
-    for shape, count in _shapes(layer).items():
+    for shape, count in layer_shapes(layer).items():
         # Fewer lookups never take longer: what says so was disturbed.
         ms = np.minimum.accumulate([times[shape][form] for form in forms][::-1])[::-1]
         total += count * float(np.interp(candidate.nonzeros, [form.nonzeros for form in forms], ms))

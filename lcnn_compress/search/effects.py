@@ -20,16 +20,16 @@ from lcnn_compress.forms.kinds import LOOKUP, LOW_RANK, SPARSE, Kind
 from lcnn_compress.net.layers import Layer
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.search.candidates import Candidate
-from lcnn_compress.search.layer_errors import coded, local_errors
+from lcnn_compress.search.layer_errors import MAX_FEATURES, coded, local_errors
 from lcnn_compress.search.layer_fit import gather
 
 PROBED_LOOKUPS, PROBED_SPARSE, PROBED_RANKS = (1, 4), 3, 4
-FEW_PROBES = {LOOKUP: 3, SPARSE: 2, LOW_RANK: 2}  # in nets as large as ResNet-50, which has 800 of the others
-MAX_MACS = 1e12  # of the dense net on all images and probes: about a minute of one core
-IMAGES = (16, 64)
-MAX_PROBE_MACS = 2e13  # of all probes on the fewest images
+FEW_PROBES = {LOOKUP: 3, SPARSE: 2, LOW_RANK: 2}  # Nets as large as ResNet-50, which has 800 of the others, get these.
+MAX_MACS = 1e12  # The dense net may take so many on all images and probes: about a minute of one core.
+IMAGES = (16, 64)  # At least and at most so many images are compared.
+MAX_PROBE_MACS = 2e13  # All probes on the fewest images may take so many.
 MIN_EFFECT = 1e-12
-SLOPES = (1.0, 4.0)  # of an effect over the error of the filters, on logarithmic scales, beyond what was tried
+SLOPES = (1.0, 4.0)  # An effect grows with the error of the outputs by such powers beyond what was tried.
 
 
 def estimate(
@@ -38,6 +38,9 @@ def estimate(
     options: Sequence[Sequence[Candidate]],
     batches: Sequence[Tensor],
     progress: Progress = silent,
+    *,
+    max_features: int = MAX_FEATURES,
+    max_probe_macs: float = MAX_PROBE_MACS,
 ) -> list[list[float]]:
     """Return the effect of each candidate of each layer on the outputs: mean squared error over variance.
 
@@ -47,10 +50,12 @@ def estimate(
         options: candidates of each layer, none of them dense.
         batches: calibration inputs, each (N, ...); some of them are used.
         progress: gets ("trying layers", forms tried, in total), and what ``gather`` says.
+        max_features: as for ``local_errors``.
+        max_probe_macs: of all probes on the fewest images; where they would be more, fewer forms are tried.
     """
     probes = [choose_probes(listed) for listed in options]
     macs = _macs_of(dense, layers, batches)
-    if macs * sum(map(len, probes)) * min(IMAGES[0], sum(map(len, batches))) > MAX_PROBE_MACS:
+    if macs * sum(map(len, probes)) * min(IMAGES[0], sum(map(len, batches))) > max_probe_macs:
         probes = [choose_probes(listed, few=True) for listed in options]
     images = first_images(batches, int(np.clip(MAX_MACS / max(1.0, macs * sum(map(len, probes))), *IMAGES)))
     net: fx.GraphModule = copy.deepcopy(dense)
@@ -62,7 +67,7 @@ def estimate(
     done, total = 0, sum(map(len, probes)) + len(probes)
     for layer, listed, tried, moments in zip(layers, options, probes, gather(net, layers, batches, progress), strict=True):
         progress("trying layers", done, total)
-        errors = local_errors(layer, listed, moments)
+        errors = local_errors(layer, listed, moments, max_features=max_features)
         done += 1
         known: list[tuple[Candidate, float, float]] = []
         error_now = judge.error_behind(net, layer.name)

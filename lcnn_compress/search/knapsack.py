@@ -2,7 +2,7 @@
 
 Dynamic programming over the layers (Kellerer, Pferschy, Pisinger, "Knapsack Problems", 2004, chapter 11), on lists of states
 that no other state beats in cost and error. Costs stay what they are, so a solution never exceeds the budget by rounding; it is
-exact until a list holds ``MOST_STATES`` states, beyond that near-equal costs share a state.
+exact until a list holds ``max_states`` states, beyond that near-equal costs share a state.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ MAX_STATES = 4000
 Array = NDArray[np.float64]
 
 
-def choose_options(costs: Sequence[Sequence[float]], errors: Sequence[Sequence[float]], budget: float) -> list[int] | None:
+def choose_options(
+    costs: Sequence[Sequence[float]], errors: Sequence[Sequence[float]], budget: float, max_states: int = MAX_STATES
+) -> list[int] | None:
     """Return the option of each layer whose errors have the least sum while their costs add up to at most ``budget``.
 
     Args:
         costs: for each layer, of each of its options.
         errors: likewise.
+        budget: in the unit of the costs.
+        max_states: that a list may hold.
 
     Returns:
         Indices, one for each layer; None where even the cheapest options exceed the budget.
@@ -36,8 +40,8 @@ def choose_options(costs: Sequence[Sequence[float]], errors: Sequence[Sequence[f
         misses = (error[:, None] + np.asarray(errors[i], float)[chosen]).ravel()
         fits = np.flatnonzero(total <= room)
         kept = fits[_worth_having(total[fits], misses[fits])]
-        if len(kept) > MAX_STATES:
-            kept = kept[_thinned(total[kept])]
+        if len(kept) > max_states:
+            kept = kept[_thinned(total[kept], max_states)]
         if len(kept) == 0:
             return None
         steps.append((kept // len(chosen), chosen[kept % len(chosen)]))
@@ -58,7 +62,7 @@ def _worth_having(cost: Array, error: Array) -> NDArray[np.int64]:
     return order[sorted_error < best_before]
 
 
-def _thinned(cost: Array) -> NDArray[np.int64]:
-    """Return the last index of each of ``MOST_STATES`` equal intervals of rising costs: the one with the least error."""
-    interval = ((cost - cost[0]) * (MAX_STATES / max(cost[-1] - cost[0], 1e-300))).astype(np.int64)
+def _thinned(cost: Array, max_states: int) -> NDArray[np.int64]:
+    """Return the last index of each of ``max_states`` equal intervals of rising costs: the one with the least error."""
+    interval = ((cost - cost[0]) * (max_states / max(cost[-1] - cost[0], 1e-300))).astype(np.int64)
     return np.flatnonzero(np.diff(interval, append=interval[-1] + 1))

@@ -21,22 +21,37 @@ from lcnn_compress.net.layers import Layer
 from lcnn_compress.search.candidates import Candidate
 from lcnn_compress.search.layer_fit import InputMoments
 
-FILTERS = 16, 64  # that are solved, of all groups together, in whole blocks that may share a pattern
-MAX_FEATURES = 5000  # channels times taps of a layer; seconds for each form
-FILTER_MACS = 1e8  # filters times the square of the features: wider layers have fewer filters solved
-SOLVED = 5  # forms of a kind, dictionary and sharing
+FILTERS = 16, 64  # At least and at most so many filters of a layer are solved.
+MAX_FEATURES = 5000  # A layer with more channels times taps would take seconds for each form.
+FILTER_MACS = 1e8  # Filters times the square of the features are at most so many: wider layers have fewer filters solved.
+SOLVED = 5  # So many forms of a kind, dictionary and sharing are solved.
 MIN_ERROR = 1e-9
 
 
-def local_errors(layer: Layer, options: Sequence[Candidate], moments: InputMoments) -> list[float] | None:
+def local_errors(
+    layer: Layer,
+    options: Sequence[Candidate],
+    moments: InputMoments,
+    *,
+    filters: tuple[int, int] = FILTERS,
+    max_features: int = MAX_FEATURES,
+) -> list[float] | None:
     """Return the squared error of the outputs for each option, relative to their variance.
 
-    None for a layer too wide to choose patterns from data while its forms are tried.
+    Args:
+        layer: of the dense net.
+        options: none of them dense.
+        moments: of the inputs of the layer.
+        filters: at least and at most so many are solved, of all groups together, in whole blocks that may share a pattern.
+        max_features: channels of a group times taps up to which forms are solved.
+
+    Returns:
+        None for a layer too wide to choose patterns from data while its forms are tried.
     """
     features = layer.in_channels // layer.geometry.groups * layer.geometry.taps
-    if features > MAX_FEATURES:
+    if features > max_features:
         return None
-    weight = _sampled(layer, features)  # (groups, O, F)
+    weight = _sampled(layer, features, filters)  # (groups, O, F)
     variance = float(((weight @ moments.covariance) * weight).sum())
     part = weight.shape[0] * weight.shape[1] / layer.out_channels
     alike: dict[tuple[str, int], dict[int, list[Candidate]]] = {}
@@ -66,9 +81,9 @@ def _spread(listed: Sequence[Candidate]) -> list[Candidate]:
     return [listed[i] for i in sorted(set(np.linspace(0, len(listed) - 1, SOLVED).round().astype(int)))]
 
 
-def _sampled(layer: Layer, features: int) -> Tensor:
+def _sampled(layer: Layer, features: int, bounds: tuple[int, int]) -> Tensor:
     """Return the weights of some filters of each group, (groups, O, F)."""
-    most = int(np.clip(FILTER_MACS / features**2, *FILTERS))
+    most = int(np.clip(FILTER_MACS / features**2, *bounds))
     weight = layer.weight().detach().flatten(1).unflatten(0, (layer.geometry.groups, -1))
     filters, block = weight.shape[1], FILTERS_PER_PATTERN[-1]
     wanted = max(1, most // block // layer.geometry.groups)

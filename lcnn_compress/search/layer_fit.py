@@ -1,6 +1,6 @@
 """Least squares of one layer's coefficients for its own inputs, from second moments that serve every form of the layer.
 
-``calibrate.refit`` solves the layers of a net one after the other, each with the net before it; trying dozens of forms of a
+``compress.refit`` solves the layers of a net one after the other, each with the net before it; trying dozens of forms of a
 layer alone needs less: what the dense layer gives is linear in its inputs, so their covariance tells everything.
 """
 
@@ -20,11 +20,11 @@ from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.net.layers import Layer
 from lcnn_compress.progress import Progress, silent
 
-SAMPLES = 8192  # input patches of a layer
-MAX_MOMENT_MACS = 2e11  # wide layers see fewer patches
-MAX_SOLVE_MACS = 3e10  # of one form; beyond that its coefficients stay as coded
-MAX_RESPONSES = 1200  # rows times taps of a form whose pattern is chosen by its inputs: within a second
-BLOCK_NUMBERS = 1 << 24  # of the systems solved at a time
+SAMPLES = 8192  # So many input patches of a layer are read,
+MAX_MOMENT_MACS = 2e11  # but fewer of wide layers, whose moments would take more MACs.
+MAX_SOLVE_MACS = 3e10  # A form that would take more keeps its coefficients as coded.
+MAX_RESPONSES = 1200  # With so many rows times taps a pattern is chosen within a second; larger forms keep theirs.
+BLOCK_NUMBERS = 1 << 24  # The systems solved at a time hold so many numbers.
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,27 @@ class InputMoments:
     covariance: Tensor
     taps: int
 
-    def solve(self, dictionary: Tensor, kernel: Tensor, weight: Tensor, filters_per_pattern: int = 1) -> tuple[Tensor, Tensor]:
+    def solve(
+        self,
+        dictionary: Tensor,
+        kernel: Tensor,
+        weight: Tensor,
+        filters_per_pattern: int = 1,
+        *,
+        ridge: float = RIDGE,
+        max_responses: int = MAX_RESPONSES,
+    ) -> tuple[Tensor, Tensor]:
         """Return the weight (C_out, m, taps) of a coding with solved coefficients, and what its bias must add (C_out).
 
-        As in ``calibrate``, a sparse kernel gets the pattern that suits the inputs best, with as many entries, if it is small.
+        As in ``compress.refit``, a small sparse kernel gets the pattern that suits the inputs best, with as many entries.
 
         Args:
             dictionary: (groups * k, m).
             kernel: (C_out, k, kH, kW).
             weight: (C_out, m, kH, kW), of the dense layer.
             filters_per_pattern: so many neighbouring filters get the same pattern.
+            ridge: pull toward the coefficients as coded, relative to the mean square of a response.
+            max_responses: rows times taps up to which a pattern is chosen.
         """
         groups = len(self.mean)
         blocks = dictionary.unflatten(0, (groups, -1))  # (groups, k, m)
@@ -52,7 +63,7 @@ class InputMoments:
         weights = weight.flatten(2).unflatten(0, (groups, -1)).flatten(2)  # (groups, O, F)
         rebuilt, shift = [], []
         for g in range(groups):
-            coded = self._solve_group(g, blocks[g], kernels[g], weights[g], filters_per_pattern)
+            coded = self._solve_group(g, blocks[g], kernels[g], weights[g], filters_per_pattern, ridge, max_responses)
             new = torch.einsum("okt,km->omt", coded, blocks[g])
             rebuilt.append(new)
             shift.append((weights[g] - new.flatten(1)) @ self.mean[g])
@@ -70,13 +81,22 @@ class InputMoments:
         half = torch.einsum("km,mtns->ktns", rows, covariance).flatten(0, 1)  # (k * taps, m, taps)
         return half.flatten(1), torch.einsum("fns,ln->fls", half, rows).flatten(1)
 
-    def _solve_group(self, group: int, rows: Tensor, kernel: Tensor, weight: Tensor, filters_per_pattern: int) -> Tensor:
+    def _solve_group(
+        self,
+        group: int,
+        rows: Tensor,
+        kernel: Tensor,
+        weight: Tensor,
+        filters_per_pattern: int,
+        relative_ridge: float,
+        max_responses: int,
+    ) -> Tensor:
         count = int((kernel != 0).sum())
-        chosen = count < kernel.numel() and kernel[0].numel() <= MAX_RESPONSES
+        chosen = count < kernel.numel() and kernel[0].numel() <= max_responses
         if not chosen and not _is_solvable(kernel):
             return kernel
         half, responses = self.responses(group, rows)
-        ridge = RIDGE * float(responses.diagonal().mean())
+        ridge = relative_ridge * float(responses.diagonal().mean())
         if ridge <= 0:
             return kernel
         if chosen:

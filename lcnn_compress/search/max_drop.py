@@ -6,11 +6,10 @@ interval is that of this mean (1.96 standard errors). With few images the interv
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import cast
 
 from torch import Tensor, fx, nn
 
@@ -19,26 +18,16 @@ from lcnn_compress.compress.pipeline import compress_net
 from lcnn_compress.compress.settings import TrainingData
 from lcnn_compress.data.examples import Examples
 from lcnn_compress.data.score import image_scores, torch_runner
+from lcnn_compress.data.tasks import Task
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.progress import Progress, silent
+from lcnn_compress.search.budget_report import Drop, TriedNet
 from lcnn_compress.search.problem import Choice, Problem
 
-log = logging.getLogger(__name__)
-TRIALS = 6  # nets built and scored in the bisection
-RECOVERED = 4.0  # a drop this many times as large before fine-tuning is worth a try: it usually wins back three quarters
-TRAININGS = 3
-
-
-@dataclass(frozen=True)
-class Drop:
-    """What a net loses against the dense one on ``n`` images, in points or dB, with its 95 % interval."""
-
-    metric: str
-    dense: float
-    value: float
-    low: float
-    high: float
-    n: int
+TRIALS = 6  # The bisection builds and scores at most so many nets,
+TRAININGS = 3  # and at most so many are trained.
+RECOVERED = 4.0  # A drop so many times as large before fine-tuning is worth a try: it usually wins back three quarters.
+Judge = Callable[[fx.GraphModule], Drop]
 
 
 @dataclass(frozen=True)
@@ -48,23 +37,13 @@ class Found:
     artefact: Artefact
     choice: Choice
     drop: Drop
-    tried: list[dict[str, Any]]
+    tried: tuple[TriedNet, ...]
 
 
-class _Judge:
-    def __init__(self, problem: Problem, held_out: Examples, progress: Progress) -> None:
-        self.held_out, self.progress = held_out, progress
-        tuning = problem.settings.finetune
-        self.task = None if tuning is None else tuning.task
-        self.metric, self.dense = image_scores(torch_runner(problem.captured.net), held_out, progress, self.task)
-
-    def drop(self, net: fx.GraphModule) -> Drop:
-        _, scores = image_scores(torch_runner(net), self.held_out, self.progress, self.task)
-        return drop_of(self.metric, self.dense, scores)
-
-    def within(self, limit: float) -> Callable[[nn.Module], bool]:
-        """Return what tells whether a net in training may stop: even the upper end of its interval is within the limit."""
-        return lambda net: self.drop(cast(fx.GraphModule, net)).high <= limit
+def judge_by(dense: fx.GraphModule, held_out: Examples, task: Task | None = None, progress: Progress = silent) -> Judge:
+    """Return what tells the drop of a net against the dense one on held-out examples; their labels tell a task that is None."""
+    metric, scores = image_scores(torch_runner(dense), held_out, progress, task)
+    return lambda net: drop_of(metric, scores, image_scores(torch_runner(net), held_out, progress, task)[1])
 
 
 def drop_of(metric: str, dense: Tensor, scores: Tensor) -> Drop:
@@ -75,7 +54,7 @@ def drop_of(metric: str, dense: Tensor, scores: Tensor) -> Drop:
     return Drop(metric, float(dense.mean()), value, value - half, value + half, len(lost))
 
 
-def fastest_within(problem: Problem, limit: float, data: TrainingData, progress: Progress = silent) -> Found:
+def fastest_within(problem: Problem, limit: float, data: TrainingData, judge: Judge, progress: Progress = silent) -> Found:
     """Return the fastest net that loses at most ``limit``: a bisection over the budget of time.
 
     With fine-tuning, the fastest net that loses up to ``RECOVERED`` times as much is trained, then slower ones until one stays
@@ -84,15 +63,14 @@ def fastest_within(problem: Problem, limit: float, data: TrainingData, progress:
     Args:
         problem: with times; its settings say how to fine-tune.
         limit: largest drop, in points or dB.
-        data: with ``held_out`` examples, calibration inputs, and examples if there is fine-tuning.
+        data: calibration inputs, and examples if there is fine-tuning.
+        judge: tells the drop of a net, on examples that are no part of ``data``.
         progress: called as work goes on.
 
     Raises:
         SettingsError: even the mildest net tried loses more.
     """
-    assert data.held_out is not None
     assert problem.dense_ms is not None
-    judge = _Judge(problem, data.held_out, progress)
     settings = replace(problem.settings, measure=False)
     untrained = replace(data, examples=None, checkpoint=None, on_plan=None)
     tolerated = limit * (RECOVERED if settings.finetune is not None else 1.0)
@@ -105,7 +83,7 @@ def fastest_within(problem: Problem, limit: float, data: TrainingData, progress:
             break
         plain = replace(settings, finetune=None)
         net = compress_net(problem.captured, plain, untrained, choice.plans, progress, problem.reusable)
-        trials.append((choice, judge.drop(net.net), net))
+        trials.append((choice, judge(net.net), net))
         assert choice.ms is not None
         if trials[-1][1].value <= tolerated:
             high = choice.ms
@@ -115,7 +93,7 @@ def fastest_within(problem: Problem, limit: float, data: TrainingData, progress:
             low = choice.ms if step else low
     progress("searching", TRIALS, TRIALS)
     trials.sort(key=lambda trial: trial[0].ms or 0.0)
-    tried = [{"predicted_ms": choice.ms, "trained": False, **asdict(drop)} for choice, drop, _ in trials]
+    tried = tuple(_tried(choice, drop, trained=False) for choice, drop, _ in trials)
     worth = [choice for choice, drop, _ in trials if drop.value <= tolerated]
     if settings.finetune is not None and worth:
         found = _trained_within(problem, limit, worth[0], judge, replace(data, checkpoint=None, on_plan=None), progress)
@@ -134,18 +112,26 @@ def fastest_within(problem: Problem, limit: float, data: TrainingData, progress:
 
 
 def _trained_within(
-    problem: Problem, limit: float, choice: Choice, judge: _Judge, data: TrainingData, progress: Progress
+    problem: Problem, limit: float, choice: Choice, judge: Judge, data: TrainingData, progress: Progress
 ) -> Found:
     """Train a choice and, while it loses too much, others half the way to the dense net's time; return the last one."""
     assert problem.dense_ms is not None
     settings = replace(problem.settings, measure=False)
-    tried: list[dict[str, Any]] = []
+    tried: list[TriedNet] = []
+
+    def may_stop(net: nn.Module) -> bool:
+        return judge(cast(fx.GraphModule, net)).high <= limit  # Even the upper end of its interval is within the limit.
+
     while True:
-        judged = replace(data, enough=judge.within(limit))
+        judged = replace(data, enough=may_stop)
         net = compress_net(problem.captured, settings, judged, choice.plans, progress, problem.reusable)
-        drop = judge.drop(net.net)
-        tried.append({"predicted_ms": choice.ms, "trained": True, **asdict(drop)})
+        drop = judge(net.net)
+        tried.append(_tried(choice, drop, trained=True))
         milder = problem.within_ms(math.sqrt((choice.ms or problem.dense_ms) * problem.dense_ms)) or choice
         if drop.value <= limit or len(tried) == TRAININGS or milder.plans == choice.plans:
-            return Found(net, choice, drop, tried)
+            return Found(net, choice, drop, tuple(tried))
         choice = milder
+
+
+def _tried(choice: Choice, drop: Drop, *, trained: bool) -> TriedNet:
+    return TriedNet(**vars(drop), predicted_ms=choice.ms, trained=trained)

@@ -8,36 +8,37 @@ from __future__ import annotations
 
 import math
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from lcnn_compress.bench.gain import Gain, TimingPlan, measure_gain
+from lcnn_compress.bench.gain import Gain, TimingPlan
 from lcnn_compress.bench.profile import OTHER, runs_for
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.files import write_atomically
 from lcnn_compress.progress import Progress, silent
+from lcnn_compress.search.budget_report import SizeRound, TimeRound
 from lcnn_compress.search.problem import Choice, Problem
 from lcnn_compress.search.target import Target
 
-CLOSE = 0.04  # relative; two measurements of one net differ by as much
-MOST_ROUNDS = 4
-SCALES = (0.3, 3.0)  # of a layer in the net against the layer alone; beyond that something was disturbed
-SIZE_SLACK = 0.97  # of a target size that is used well enough
+CLOSE = 0.04  # Two measurements of one net differ by so much of it.
+MAX_ROUNDS = 4
+TIME_CORRECTIONS = (0.3, 3.0)  # A layer in the net takes so much of its time alone; beyond that something was disturbed.
+SIZE_SLACK = 0.97  # A file that uses so much of a target size is good enough.
 MB = 1e6
 
 
-@dataclass
+@dataclass(frozen=True)
 class Fit:
-    """The choice for a target, and what was foreseen and measured on the way to it, round by round."""
+    """The choice for a target, what was foreseen and measured on the way to it, and the problem with what that has taught."""
 
+    problem: Problem
     choice: Choice
-    rounds: list[dict[str, Any]] = field(default_factory=list)
+    rounds: tuple[TimeRound | SizeRound, ...] = ()
 
 
-def foresee(problem: Problem, target: Target) -> Choice:
+def initial_choice(problem: Problem, target: Target) -> Choice:
     """Return the choice for a target before anything is built.
 
     Raises:
@@ -56,14 +57,16 @@ def foresee(problem: Problem, target: Target) -> Choice:
         assert fastest.ms is not None
         assert problem.dense_ms is not None
         faster = problem.dense_ms / fastest.ms
-        raise _too_slow(target, f"is expected to take {fastest.ms / problem.pace:.3g} ms, {faster:.2f}x")
+        raise _too_slow(target, f"is expected to take {fastest.ms / problem.corrections.quiet_over_busy:.3g} ms, {faster:.2f}x")
     return choice
 
 
 def wanted_ms(problem: Problem, target: Target) -> float:
     """Return the time of the net, as a quiet machine would measure it, that a target of time asks for."""
     assert problem.dense_ms is not None
-    return target.value * problem.pace if target.kind == "latency_ms" else problem.dense_ms / target.value
+    if target.kind == "latency_ms":
+        return target.value * problem.corrections.quiet_over_busy
+    return problem.dense_ms / target.value
 
 
 def fit(problem: Problem, target: Target, progress: Progress = silent) -> Fit:
@@ -77,36 +80,36 @@ def fit(problem: Problem, target: Target, progress: Progress = silent) -> Fit:
 
 def _fit_time(problem: Problem, target: Target, progress: Progress) -> Fit:
     rounds: list[tuple[float, Choice]] = []  # measured over wanted
-    notes: list[dict[str, Any]] = []
+    notes: list[TimeRound] = []
+    dense_ms = problem.dense_ms
+    assert dense_ms is not None
     with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
         dense = Path(folder) / "dense.onnx"
         write_atomically(dense, problem.model(problem.stay_dense()).SerializeToString())
-        for _ in range(MOST_ROUNDS):
+        for _ in range(MAX_ROUNDS):
             choice = problem.within_ms(wanted_ms(problem, target)) or problem.fastest()  # measured before it is given up
             if any(choice.plans == known.plans for _, known in rounds):
                 break
             gain = _measure(problem, choice, dense, progress)
             assert choice.ms is not None
-            assert problem.dense_ms is not None
             # A busier machine slows the dense net too: a ratio stays what it is, a latency does not.
-            problem.pace = problem.dense_ms / gain.dense_ms
+            slowed = replace(problem.corrections, quiet_over_busy=dense_ms / gain.dense_ms)
+            problem = replace(problem, corrections=slowed)
             # Runs in turn are disturbed alike; the least times of two profiles are of two moments of the machine.
             faster = gain.dense_ms / gain.lookup_ms
-            taken = problem.dense_ms / faster
+            taken = dense_ms / faster
             ratio = taken / wanted_ms(problem, target)
             rounds.append((ratio, choice))
-            notes.append({
-                "predicted_ms": choice.ms, "predicted_speedup": problem.dense_ms / choice.ms,
-                "measured_ms": taken / problem.pace, "measured_dense_ms": gain.dense_ms, "measured_speedup": faster,
-            })  # fmt: skip
+            foreseen = choice.ms, dense_ms / choice.ms
+            notes.append(TimeRound(*foreseen, taken / slowed.quiet_over_busy, gain.dense_ms, faster))
             if abs(ratio - 1) <= CLOSE:
                 break
-            learn(problem, choice, gain, taken)
+            problem = correct_times(problem, choice, gain, taken)
     ratio, choice = min(rounds, key=lambda pair: abs(math.log(pair[0])))
     if ratio > 1 + CLOSE and problem.within_ms(wanted_ms(problem, target)) is None:
-        best = max(notes, key=lambda note: float(note["measured_speedup"]))
-        raise _too_slow(target, f"measured {best['measured_ms']:.3g} ms, {best['measured_speedup']:.2f}x")
-    return Fit(choice, notes)
+        best = max(notes, key=lambda note: note.measured_speedup)
+        raise _too_slow(target, f"measured {best.measured_ms:.3g} ms, {best.measured_speedup:.2f}x")
+    return Fit(problem, choice, tuple(notes))
 
 
 def _measure(problem: Problem, choice: Choice, dense: Path, progress: Progress) -> Gain:
@@ -114,40 +117,47 @@ def _measure(problem: Problem, choice: Choice, dense: Path, progress: Progress) 
     lookup = dense.with_name("lookup.onnx")
     write_atomically(lookup, problem.model(choice, progress).SerializeToString())
     plan = TimingPlan(threads=problem.settings.threads, runs=runs_for(2 * problem.dense_ms))
-    return measure_gain(dense, lookup, plan=plan, progress=progress)
+    return problem.timers.measure_gain(dense, lookup, plan=plan, progress=progress)
 
 
-def learn(problem: Problem, choice: Choice, gain: Gain, taken: float) -> None:
-    """Let what was measured of a built net, ``taken`` ms in all, correct the times of its layers and of the rest.
+def correct_times(problem: Problem, choice: Choice, gain: Gain, taken: float) -> Problem:
+    """Return the problem with the times of layers and of the rest corrected by what was measured of a built net.
 
     Half of each difference is believed (the geometric mean): measurements scatter, and the next choice must not follow that.
+
+    Args:
+        problem: as the choice was made.
+        choice: what was built.
+        gain: its measured times.
+        taken: ms of the whole built net, as a quiet machine would measure it.
     """
-    expected = choice.ms or 0.0
-    known = 0.0
+    corrections, known = problem.corrections, 0.0
     # A profile shares the time of the net out among its layers; how long the net takes is known from runs in turn.
     pace = taken / max(sum(ms for _, ms in gain.layers.values()), 1e-9) if OTHER in gain.layers else 1.0
+    in_net, correction = dict(corrections.dense_ms_in_net), dict(corrections.time_correction)
     for candidate in choice.picked:
         name = candidate.plan.name
         before = problem.ms(candidate)
         measured = pace * gain.layers[name][1] if name in gain.layers else before
         believed = math.sqrt(max(before, 1e-9) * max(measured, 1e-9))
         known += believed
-        if not candidate.plan.form.is_coded:
-            problem.dense_again[name] = believed
+        if candidate.plan.form.is_coded:
+            correction[name] = float(np.clip(believed / max(candidate.ms, 1e-9), *TIME_CORRECTIONS))
         else:
-            problem.scale[name] = float(np.clip(believed / max(candidate.ms, 1e-9), *SCALES))
-    problem.other_ms = math.sqrt(expected * taken) - known
+            in_net[name] = believed
+    other_ms = math.sqrt((choice.ms or 0.0) * taken) - known
+    corrected = replace(corrections, time_correction=correction, dense_ms_in_net=in_net, other_ms=other_ms)
+    return replace(problem, corrections=corrected)
 
 
-def part_of_target(problem: Problem, target: Target, report: dict[str, Any]) -> float:
-    """Return the speed of a finished net over the one asked for; 1 where it was not measured."""
-    faster = report["totals"].get("speedup")
-    if faster is None or problem.dense_ms is None:
+def speed_over_target(problem: Problem, target: Target, speedup: float | None) -> float:
+    """Return the speed of a finished net, ``speedup`` times the dense one's, over the one asked for; 1 if it is unknown."""
+    if speedup is None or problem.dense_ms is None:
         return 1.0
-    return float(faster * wanted_ms(problem, target) / problem.dense_ms)
+    return speedup * wanted_ms(problem, target) / problem.dense_ms
 
 
-def corrected(problem: Problem, target: Target, part: float) -> Choice | None:
+def second_choice(problem: Problem, target: Target, part: float) -> Choice | None:
     """Return the choice for a target when finished nets run at ``part`` of the speed foreseen; None where nothing changes.
 
     Calibration chooses entries anew, and nets come out a tenth faster or slower than the ones fitted to the target.
@@ -159,16 +169,16 @@ def corrected(problem: Problem, target: Target, part: float) -> Choice | None:
 
 def _fit_size(problem: Problem, target: Target) -> Fit:
     rest = float(_rest_bytes(problem))
-    notes: list[dict[str, Any]] = []
+    notes: list[SizeRound] = []
     best: Choice | None = None
     wanted = target.value * MB
     actual = wanted
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         choice = problem.within_bytes(wanted - rest)
         if choice is None:
             break
         actual = len(problem.model(choice).SerializeToString())
-        notes.append({"predicted_bytes": choice.weight_bytes + rest, "measured_bytes": actual})
+        notes.append(SizeRound(choice.weight_bytes + rest, actual))
         if actual <= wanted:
             best = choice
             if actual >= SIZE_SLACK * wanted:
@@ -180,7 +190,7 @@ def _fit_size(problem: Problem, target: Target) -> Fit:
         if n_bytes > wanted:
             raise _too_small(target, n_bytes)
         best = smallest
-    return Fit(best, notes)
+    return Fit(problem, best, tuple(notes))
 
 
 def _rest_bytes(problem: Problem) -> int:

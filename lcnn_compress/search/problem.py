@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from torch import Tensor
 
-from lcnn_compress.bench.profile import net_times
+from lcnn_compress.bench.profile import NetTimes
+from lcnn_compress.bench.timers import Timers
 from lcnn_compress.compress.make import make_lookups
 from lcnn_compress.compress.pipeline import Reusable
 from lcnn_compress.compress.plan import reasons_against
@@ -32,6 +32,7 @@ from lcnn_compress.net.edit import finished, fold_batch_norms, with_lookups
 from lcnn_compress.net.layers import Captured, Layer
 from lcnn_compress.parallel import in_parallel
 from lcnn_compress.progress import Progress, silent
+from lcnn_compress.search.budget_report import PlannedLayer
 from lcnn_compress.search.candidates import Candidate, candidates, dense_candidate, timed
 from lcnn_compress.search.effects import estimate
 from lcnn_compress.search.knapsack import choose_options
@@ -57,41 +58,65 @@ class Choice:
         return sum(candidate.macs for candidate in self.picked)
 
 
-@dataclass
+@dataclass(frozen=True)
+class Corrections:
+    """What measured nets have told about the times that were foreseen; every correction is a new value.
+
+    Attributes:
+        time_correction: by layer, the time of its lookups in a built net over the time foreseen; 1 where it is missing.
+        dense_ms_in_net: by layer, the ms of a layer that stayed dense between lookups, where a built net had one.
+        other_ms: ms of one image that no option changes.
+        quiet_over_busy: ms of the dense net on a quiet machine over its ms on one as busy as this machine is.
+    """
+
+    time_correction: Mapping[str, float] = field(default_factory=dict)
+    dense_ms_in_net: Mapping[str, float] = field(default_factory=dict)
+    other_ms: float = 0.0
+    quiet_over_busy: float = 1.0
+
+
+@dataclass(frozen=True)
 class Problem:
     """A net and the options of each of its layers; the first option of a layer is to stay dense.
 
-    ``effects`` are as ``options``; ``measured_effects`` says whether they are of outputs or only of the filters. Times are in
-    ms of one image on a machine that does nothing else, the least of several medians: ``dense_ms`` of the whole net,
-    ``other_ms`` of what no option changes. ``pace`` is that time of the dense net over the one it takes as busy as the machine
-    is. ``scale`` holds what the built net has taught: the time of a layer's lookups against the time foreseen. ``recovery``
-    is the power of the share of its parameters that an option keeps which its effect is divided by where choices are compared:
-    above 0 where training follows, which makes up for more where there is more to train.
+    Times are in ms of one image on a machine that does nothing else, the least of several medians.
+
+    Attributes:
+        captured: the net and its layers.
+        settings: which layers may change, threads, stored type, training.
+        options: of each layer.
+        effects: of each option, the squared error it adds to the outputs relative to their variance.
+        measured_effects: whether effects are of outputs; else they are the errors of the filters.
+        dense_ms: of the whole net; None where nothing was timed.
+        corrections: of the times; ``meet_target`` returns problems with others.
+        recovery_exponent: when choices are compared, an effect is divided by (fraction of parameters kept) to this power: 0
+            without training; above 0 because options with more parameters recover more.
+        reusable: what was built and exported. Problems made from one another share its lookup convolutions by plan: they are a
+            memo, since a plan always gives the same one.
+        timers: what built nets are measured with.
     """
 
     captured: Captured
     settings: CompressSettings
-    options: list[list[Candidate]]
-    effects: list[list[float]]
+    options: Sequence[Sequence[Candidate]]
+    effects: Sequence[Sequence[float]]
     measured_effects: bool
     dense_ms: float | None = None
-    other_ms: float = 0.0
-    pace: float = 1.0
-    recovery: float = 0.0
-    scale: dict[str, float] = field(default_factory=dict)
-    dense_again: dict[str, float] = field(default_factory=dict)  # ms of layers that stayed dense between lookups
+    corrections: Corrections = field(default_factory=Corrections)
+    recovery_exponent: float = 0.0
     reusable: Reusable = field(default_factory=Reusable)
+    timers: Timers = field(default_factory=Timers)
 
     def ms(self, candidate: Candidate) -> float:
         """Return the expected time of an option."""
         name = candidate.plan.name
         if not candidate.plan.form.is_coded:
-            return self.dense_again.get(name, candidate.ms)
-        return candidate.ms * self.scale.get(name, 1.0)
+            return self.corrections.dense_ms_in_net.get(name, candidate.ms)
+        return candidate.ms * self.corrections.time_correction.get(name, 1.0)
 
     def within_ms(self, budget: float) -> Choice | None:
         """Return the choice of least error that takes at most ``budget``; None where there is none."""
-        return self._best(self.ms, budget - self.other_ms)
+        return self._best(self.ms, budget - self.corrections.other_ms)
 
     def within_bytes(self, budget: float) -> Choice | None:
         """Return the choice of least error whose layers take at most ``budget`` in a file; None where there is none."""
@@ -120,14 +145,17 @@ class Problem:
     def _weighed(self) -> list[list[float]]:
         rows = zip(self.captured.layers, self.options, self.effects, strict=True)
         return [
-            [effect * _kept(candidate, layer) ** -self.recovery for candidate, effect in zip(listed, effects, strict=True)]
+            [
+                effect * _kept(candidate, layer) ** -self.recovery_exponent
+                for candidate, effect in zip(listed, effects, strict=True)
+            ]
             for layer, listed, effects in rows
         ]
 
     def _chosen(self, answer: Sequence[int]) -> Choice:
         picked = tuple(listed[i] for listed, i in zip(self.options, answer, strict=True))
         error = sum(effects[i] for effects, i in zip(self.effects, answer, strict=True))
-        ms = None if self.dense_ms is None else self.other_ms + sum(map(self.ms, picked))
+        ms = None if self.dense_ms is None else self.corrections.other_ms + sum(map(self.ms, picked))
         return Choice(picked, ms, sum(c.weight_bytes for c in picked), error**0.5)
 
     def model(self, choice: Choice, progress: Progress = silent) -> onnx.ModelProto:
@@ -137,24 +165,21 @@ class Problem:
         assert self.reusable.template is not None
         return with_factors(self.reusable.template, finished(with_lookups(self.captured, lookups), storage), storage)
 
-    def table(self, choice: Choice) -> list[dict[str, Any]]:
+    def table(self, choice: Choice) -> tuple[PlannedLayer, ...]:
         """Return one row for each layer: what it becomes and what that is expected to cost."""
-        rows = []
-        for layer, candidate, effects, listed in zip(
-            self.captured.layers, choice.picked, self.effects, self.options, strict=True
-        ):
-            plan = candidate.plan
-            slots = layer.out_channels * layer.geometry.taps * max(1, plan.dictionary_size)
-            rows.append({
-                "name": plan.name, "kind": plan.kind, "reason": plan.reason, "in_channels": layer.in_channels,
-                "out_channels": layer.out_channels, "kernel": list(layer.geometry.kernel),
-                "dictionary_size": plan.dictionary_size, "density": candidate.nonzeros / slots,
-                "macs": candidate.macs, "macs_dense": layer.dense_macs,
-                "predicted_ms": None if self.dense_ms is None else self.ms(candidate),
-                "dense_ms": None if self.dense_ms is None else listed[0].ms,
-                "error": effects[listed.index(candidate)] ** 0.5,
-            })  # fmt: skip
-        return rows
+        parts = zip(self.captured.layers, choice.picked, self.effects, self.options, strict=True)
+        return tuple(self._row(*part) for part in parts)
+
+    def _row(self, layer: Layer, candidate: Candidate, effects: Sequence[float], listed: Sequence[Candidate]) -> PlannedLayer:
+        plan, is_timed = candidate.plan, self.dense_ms is not None
+        slots = layer.out_channels * layer.geometry.taps * max(1, plan.dictionary_size)
+        return PlannedLayer(
+            name=plan.name, kind=plan.kind, reason=plan.reason, in_channels=layer.in_channels,
+            out_channels=layer.out_channels, kernel=layer.geometry.kernel, dictionary_size=plan.dictionary_size,
+            density=candidate.nonzeros / slots, macs=candidate.macs, macs_dense=layer.dense_macs,
+            predicted_ms=self.ms(candidate) if is_timed else None, dense_ms=listed[0].ms if is_timed else None,
+            error=effects[listed.index(candidate)] ** 0.5,
+        )  # fmt: skip
 
 
 def prepare(
@@ -165,6 +190,7 @@ def prepare(
     with_times: bool = True,
     cache: Path | None = None,
     progress: Progress = silent,
+    timers: Timers = Timers(),
 ) -> Problem:
     """Find out what each layer of a net can become and what that costs.
 
@@ -175,6 +201,7 @@ def prepare(
         with_times: False leaves times out.
         cache: folder of layer times; None is the user's.
         progress: called as work goes on.
+        timers: what nets and layers are measured with, here and later.
 
     Raises:
         SettingsError: no layer can be compressed.
@@ -183,10 +210,11 @@ def prepare(
     found = captured.layers
     reasons = reasons_against(found, settings.plan)
     template = _template(captured, reasons, settings.storage, progress)
-    problem = Problem(captured, settings, [], [], bool(calibration), reusable=Reusable(template=template))
-    times: Mapping[str, float] = {}
+    measured: NetTimes | None = None
+    times: dict[str, float] = {}
     if with_times:
-        times = _dense_times(problem, progress)
+        measured = _dense_times(captured, template, settings.threads, timers, progress)
+        times = {layer.name: measured.layers[layer.name] for layer in found if layer.name in measured.layers}
         reasons = [
             reason or (None if layer.name in times else "its time was not found in the profile")
             for layer, reason in zip(found, reasons, strict=True)
@@ -197,7 +225,9 @@ def prepare(
         raise SettingsError(f"no layer can be compressed: {listed}; name layers with `only`")
     options = in_parallel(lambda layer: candidates(layer, settings.storage, settings.seed), free, "listing options", progress)
     if with_times:
-        options = timed(free, options, times, threads=settings.threads, cache=cache, progress=progress)
+        options = timed(
+            free, options, times, threads=settings.threads, cache=cache, progress=progress, time_forms=timers.time_forms
+        )
         # What takes longer than dense is never worth an error.
         options = [[c for c in o if c.ms < times[layer.name]] for layer, o in zip(free, options, strict=True)]
     if calibration:
@@ -205,12 +235,23 @@ def prepare(
     else:
         effects = [[candidate.weight_error for candidate in listed] for listed in options]
     by_name = {layer.name: (o, e) for layer, o, e in zip(free, options, effects, strict=True)}
-    for layer, reason in zip(found, reasons, strict=True):
-        first = dense_candidate(layer, reason or "chosen: dense is worth its time here", times.get(layer.name, 0.0))
-        more, harm = by_name.get(layer.name, ([], []))
-        problem.options.append([first, *more])
-        problem.effects.append([0.0, *harm])
-    return problem
+    more = [by_name.get(layer.name, ([], [])) for layer in found]
+    dense = [
+        dense_candidate(layer, reason or "chosen: dense is worth its time here", times.get(layer.name, 0.0))
+        for layer, reason in zip(found, reasons, strict=True)
+    ]
+    all_options = [[first, *listed] for first, (listed, _) in zip(dense, more, strict=True)]
+    all_effects = [[0.0, *harm] for _, harm in more]
+    reusable = Reusable(template=template)
+    problem = Problem(captured, settings, all_options, all_effects, bool(calibration), reusable=reusable, timers=timers)
+    return problem if measured is None else _with_times(problem, measured, times)
+
+
+def _with_times(problem: Problem, measured: NetTimes, times: Mapping[str, float]) -> Problem:
+    """Return a problem with the times of its dense net, of which ``times`` are those of layers."""
+    dense_ms = sum(measured.layers.values())
+    known = Corrections(other_ms=dense_ms - sum(times.values()), quiet_over_busy=dense_ms / measured.whole_ms)
+    return replace(problem, dense_ms=dense_ms, corrections=known)
 
 
 def _template(captured: Captured, reasons: Sequence[str | None], storage: str, progress: Progress) -> onnx.ModelProto:
@@ -237,21 +278,16 @@ def _template(captured: Captured, reasons: Sequence[str | None], storage: str, p
     return model
 
 
-def _dense_times(problem: Problem, progress: Progress) -> dict[str, float]:
-    """Time the dense net and its layers; return the latter."""
+def _dense_times(captured: Captured, template: onnx.ModelProto, threads: int, timers: Timers, progress: Progress) -> NetTimes:
+    """Time the dense net and its layers."""
     progress("measuring", 0, 1)
-    assert problem.reusable.template is not None
-    model = with_factors(problem.reusable.template, finished(problem.captured.net, "float32"), "float32")
+    model = with_factors(template, finished(captured.net, "float32"), "float32")
     with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
         path = Path(folder) / "dense.onnx"
         write_atomically(path, model.SerializeToString())
-        measured = net_times(path, threads=problem.settings.threads)
-    times = {layer.name: measured.layers[layer.name] for layer in problem.captured.layers if layer.name in measured.layers}
-    problem.dense_ms = sum(measured.layers.values())
-    problem.other_ms = problem.dense_ms - sum(times.values())
-    problem.pace = problem.dense_ms / measured.whole_ms
+        measured = timers.net_times(path, threads=threads)
     progress("measuring", 1, 1)
-    return times
+    return measured
 
 
 def _kept(candidate: Candidate, layer: Layer) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
@@ -19,13 +21,58 @@ from lcnn_compress.forms.kinds import LOOKUP
 from lcnn_compress.forms.size_rules import DEFAULT_LOOKUPS
 from lcnn_compress.net.layers import Captured, Layer
 from lcnn_compress.progress import Progress, silent
+from lcnn_compress.search.budget_report import OPTIONAL, as_json
 from lcnn_compress.search.effects import replaced
 from lcnn_compress.search.layer_fit import gather
 from lcnn_compress.search.target import SensitivitySettings
 
-IMAGES = 128  # the outputs are compared on
+IMAGES = 128  # Outputs are compared on at most so many.
 CELL_WIDTH, CELL_HEIGHT, NAME_WIDTH = 90, 24, 260  # pixels
 LIGHT, DARK = (236, 241, 247), (23, 79, 134)
+
+
+@dataclass(frozen=True)
+class LayerForm:
+    """One layer in one form: MACs of one image, the error of the outputs and, with labels, the drop in points or dB.
+
+    ``share`` is the dictionary as a share of the channels. ``error`` is the root mean square difference of the outputs,
+    relative to their standard deviation.
+    """
+
+    share: float
+    dictionary_size: int
+    macs: int
+    error: float
+    drop: float | None = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True)
+class SensitiveLayer:
+    """What one layer alone does to the net in each of its forms."""
+
+    name: str
+    macs_dense: int
+    forms: tuple[LayerForm, ...]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What ``lcnn sensitivity --json`` prints.
+
+    ``metric`` and ``dense``, the score of the dense net, are None without labels; ``n`` counts the images. ``dense_layers``
+    says why layers were not tried.
+    """
+
+    command: str
+    input_shape: tuple[int, ...]
+    sizes: tuple[float, ...]
+    lookups: float
+    init: str
+    metric: str | None
+    dense: float | None
+    n: int
+    layers: tuple[SensitiveLayer, ...]
+    dense_layers: Mapping[str, str]
 
 
 def sensitivity(
@@ -34,10 +81,9 @@ def sensitivity(
     data: TrainingData,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Compress one layer at a time and measure what that does; the object of ``lcnn sensitivity --json``.
+    """Compress one layer at a time and measure what that does; the answer is ``Sensitivity`` as JSON.
 
-    Coefficients are solved for the layer's own inputs on the calibration data. With labelled ``examples`` the score drops, in
-    points or dB; ``error`` is the root mean square difference of the outputs as a part of their standard deviation.
+    Coefficients are solved for the layer's own inputs on the calibration data.
 
     Args:
         captured: the net, which is not changed, and its layers.
@@ -59,29 +105,31 @@ def sensitivity(
     judge = Outputs(net, first_images(data.calibration, IMAGES))
     labelled = data.examples if data.examples is not None and _labelled(data.examples) else None
     base = None if labelled is None else score(torch_runner(net), labelled)
-    rows: list[dict[str, Any]] = []
+    rows: list[SensitiveLayer] = []
+    total = len(free) * len(settings.sizes)
     for layer, moments in zip(free, gather(net, free, data.calibration, progress), strict=True):
-        forms: list[dict[str, Any]] = []
+        forms: list[LayerForm] = []
         error_now = judge.error_behind(net, layer.name)
         for share in settings.sizes:
-            progress("trying layers", len(rows) * len(settings.sizes) + len(forms), len(free) * len(settings.sizes))
+            progress("trying layers", len(rows) * len(settings.sizes) + len(forms), total)
             plan = _plan(layer, share)
             lookup = make_lookup(layer, plan, settings.init, settings.seed)
             factors = lookup.dictionary.detach(), lookup.sparse_kernel.detach()
+            drop = None
             with replaced(net, layer, *moments.solve(*factors, layer.weight().detach())):
-                values: dict[str, Any] = {"error": error_now() ** 0.5}
+                error = error_now() ** 0.5
                 if base is not None and labelled is not None:
-                    values["drop"] = base.value - score(torch_runner(net), labelled).value
-            forms.append({"share": share, "dictionary_size": plan.dictionary_size, "macs": planned_macs(layer, plan), **values})
-        rows.append({"name": layer.name, "macs_dense": layer.dense_macs, "forms": forms})
-    progress("trying layers", len(free) * len(settings.sizes), len(free) * len(settings.sizes))
-    return {
-        "command": "sensitivity", "input_shape": list(captured.input_shape), "sizes": list(settings.sizes),
-        "lookups": DEFAULT_LOOKUPS,
-        "init": settings.init, "metric": None if base is None else base.metric, "dense": None if base is None else base.value,
-        "n": sum(map(len, judge.batches)) if base is None else base.n, "layers": rows,
-        "dense_layers": {layer.name: reason for layer, reason in zip(found, reasons, strict=True) if reason is not None},
-    }  # fmt: skip
+                    drop = base.value - score(torch_runner(net), labelled).value
+            forms.append(LayerForm(share, plan.dictionary_size, planned_macs(layer, plan), error, drop))
+        rows.append(SensitiveLayer(layer.name, layer.dense_macs, tuple(forms)))
+    progress("trying layers", total, total)
+    answer: dict[str, Any] = as_json(Sensitivity(
+        "sensitivity", captured.input_shape, settings.sizes, DEFAULT_LOOKUPS, settings.init,
+        metric=None if base is None else base.metric, dense=None if base is None else base.value,
+        n=sum(map(len, judge.batches)) if base is None else base.n, layers=tuple(rows),
+        dense_layers={layer.name: reason for layer, reason in zip(found, reasons, strict=True) if reason is not None},
+    ))  # fmt: skip
+    return answer
 
 
 def _labelled(examples: Examples) -> bool:

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -109,17 +109,17 @@ def _float32_on_cpu(model: nn.Module) -> tuple[nn.Module, str | None]:
 
 
 def identified(artefact: Artefact, source: Source) -> Artefact:
-    """Write into an artefact which net it was made from."""
+    """Return an artefact that says which net it was made from."""
     # Where the model lies decides nothing, so it is in the report only: the configuration has the same bytes anywhere.
     identity = {key: value for key, value in asdict(source.origin).items() if key != "spec"}
-    artefact.config |= {"model": identity, "input_shape": list(source.input_shape)}
-    artefact.report |= {"model": source.origin.spec, "settings": artefact.config, "notes": list(source.notes)}
-    return artefact
+    config = {**artefact.config, "model": identity, "input_shape": list(source.input_shape)}
+    report = replace(artefact.report, model=source.origin.spec, settings=config, notes=source.notes)
+    return replace(artefact, config=config, report=report)
 
 
 def find_dense(artefact: Artefact, path: Path, trust_pickle: bool = False) -> Source | str:
     """Return the dense net that an artefact at ``path`` was made from, or why it cannot be had."""
-    origin, spec = artefact.config.get("model", {}), artefact.report.get("model")
+    origin, spec = artefact.config.get("model", {}), artefact.report.model
     if spec is None or origin.get("kind") in (None, "memory"):
         return "the net was compressed from memory"
     beside = path.resolve().parent / spec

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +28,9 @@ def test_a_linear_layer_on_planes_is_saved_and_reported(tmp_path: Path) -> None:
     artefact = flattened_artefact()
     save_artefact(artefact, tmp_path / "net.lcnn")
     assert torch.equal(load_artefact(tmp_path / "net.lcnn").net(planes()), artefact.net(planes()))
-    row = next(row for row in artefact.report["layers"] if row["name"] == "fc1")
-    assert (row["type"], row["kernel"], row["in_channels"], row["input_sizes"]) == ("Linear", [4, 5], 8, [[4, 5]])
-    assert (row["macs_stage1"], row["macs_stage2"]) == (4 * 8 * 20, 2 * 12 * 20)
+    row = next(row for row in artefact.report.layers if row.name == "fc1")
+    assert (row.type, row.kernel, row.in_channels, row.input_sizes) == ("Linear", (4, 5), 8, ((4, 5),))
+    assert (row.macs_stage1, row.macs_stage2) == (4 * 8 * 20, 2 * 12 * 20)
 
 
 STABLE = ("manifest.json", "lcnn.json", "model.safetensors", "config.json")
@@ -129,6 +131,30 @@ def test_a_missing_or_truncated_file_is_found(copied, name):
     (copied / name).unlink()
     with pytest.raises(ArtefactError, match=f"{name}: the file is missing"):
         load_artefact(copied)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda report: report["layers"][0].pop("macs"), "number 1, lacks macs"),
+        (lambda report: report.update(totals=3), "'totals' of the report is 3, not an object"),
+    ],
+)
+def test_a_damaged_report_is_found(copied, change, message):
+    values = json.loads((copied / "report.json").read_text())
+    change(values)
+    (copied / "report.json").write_text(json.dumps(values))
+    with pytest.raises(ArtefactError, match=rf"report\.json: .*{message}; .* make the artefact again"):
+        load_artefact(copied)
+
+
+def test_the_report_says_when_it_was_made(made):
+    artefact, path = made
+    date = datetime.fromisoformat(artefact.report.date)
+    assert date.utcoffset() == timedelta(0)
+    assert date.isoformat(timespec="seconds") == artefact.report.date == json.loads((path / "report.json").read_text())["date"]
+    assert load_artefact(path).report == replace(artefact.report, settings=json.loads(json.dumps(artefact.report.settings)))
+    assert artefact.report.date in (path / "report.html").read_text()
 
 
 def test_a_newer_version_is_refused(copied):

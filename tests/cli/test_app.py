@@ -219,7 +219,7 @@ def test_quiet_hides_notes_but_not_results(here: Path) -> None:
 def test_a_net_in_which_no_layer_gains_ends_with_1(here: Path) -> None:
     result = lcnn("compress", "model.pt", *SHAPE, "--skip", "*", "-o", "none.lcnn", code=1)
     assert "warning: no layer gains from lookup convolutions: every layer stays dense" in result.stderr
-    assert {row["kind"] for row in api.load("none.lcnn").report["layers"]} == {"dense"}
+    assert {row.kind for row in api.load("none.lcnn").report.layers} == {"dense"}
 
 
 # Repeating a run

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from report_cases import CONV, REPORT, STEM, TOTALS
 
+from lcnn_compress.artefact.report import Report, TrainingReport
 from lcnn_compress.compress.advice import advice, coarse_filters, few_images, missed_target
 
+TRAINED = TrainingReport(1, (1.0,), {})
 
-def report(**changes: Any) -> dict[str, Any]:
+
+def report(row: dict[str, Any] | None = None, totals: dict[str, float] | None = None, **changes: Any) -> Report:
     """One layer, 3x3, 8>4 channels on 5x5 outputs: 4 * 8 * 9 * 25 MACs, and 40 coefficients in 4 filters."""
-    row = {
-        "name": "conv", "in_channels": 8, "out_channels": 4, "groups": 1, "kernel": [3, 3], "macs_dense": 4 * 8 * 9 * 25,
-        "n_nonzeros": 40, "relative_error": 0.1,
-    }  # fmt: skip
-    values = {
-        "layers": [row | changes.pop("row", {})], "settings": {"data": None}, "calibration_images": 0, "training": None,
-        "totals": {},
-    }  # fmt: skip
-    return values | changes
+    conv = replace(
+        CONV, name="conv", in_channels=8, out_channels=4, kernel=(3, 3), macs_dense=4 * 8 * 9 * 25, n_nonzeros=40,
+        relative_error=0.1,
+    )  # fmt: skip
+    times = {"dense_ms": None, "lookup_ms": None, "speedup": None} | (totals or {})
+    sums, settings = replace(TOTALS, **times), {"data": None}
+    return replace(REPORT, **({"layers": (replace(conv, **(row or {})),), "totals": sums, "settings": settings} | changes))
 
 
 def test_nothing_to_say() -> None:
@@ -50,7 +53,7 @@ def test_few_images() -> None:
     one = {"macs_dense": 4 * 8 * 9}
     assert few_images(report(calibration_images=49, row=one)) is not None
     assert few_images(report(calibration_images=50, row=one)) is None
-    assert few_images(report(calibration_images=7, training={"loss": 1.0})) is None
+    assert few_images(report(calibration_images=7, training=TRAINED)) is None
 
 
 def test_a_missed_target() -> None:
@@ -77,7 +80,7 @@ def test_a_missed_target() -> None:
     ],
 )
 def test_a_missed_target_is_said(target: dict[str, float], totals: dict[str, float], said: str) -> None:
-    found = missed_target({"budget": {"target": target}, "totals": totals})
+    found = missed_target(report(totals=totals, budget={"target": target}))
     assert (said in str(found)) if said else found is None
 
 
@@ -88,17 +91,17 @@ def test_a_missed_target_is_said(target: dict[str, float], totals: dict[str, flo
         (16, 7, None, "16 calibration images are few for the 57 coefficients of each filter of conv"),
         (16, 7, None, "about 24 are enough"),
         (24, 7, None, ""),
-        (16, 7, {"epochs": 1}, ""),
+        (16, 7, TRAINED, ""),
         (0, 7, None, ""),
         (284, 1, None, "about 285 are enough"),  # 5 images for each, where an image is one position
         (285, 1, None, ""),
     ],
 )
 def test_few_calibration_images_are_said(images: int, size: int, training: Any, said: str) -> None:
-    conv = {
-        "name": "conv", "kind": "sparse", "in_channels": 64, "out_channels": 32, "groups": 1, "kernel": [3, 3],
-        "macs_dense": size**2 * 32 * 64 * 9, "n_nonzeros": 32 * 57,
-    }  # fmt: skip
-    easy, dense = conv | {"name": "easy", "n_nonzeros": 32}, {"name": "fc", "kind": "dense"}
-    found = few_images({"calibration_images": images, "layers": [dense, easy, conv], "training": training})
+    conv = replace(
+        CONV, name="conv", kind="sparse", in_channels=64, out_channels=32, kernel=(3, 3), macs_dense=size**2 * 32 * 64 * 9,
+        n_nonzeros=32 * 57,
+    )  # fmt: skip
+    layers = (STEM, replace(conv, name="easy", n_nonzeros=32), conv)
+    found = few_images(report(calibration_images=images, layers=layers, training=training))
     assert (said in str(found)) if said else found is None

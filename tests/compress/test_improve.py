@@ -149,7 +149,7 @@ def test_a_net_keeps_common_patterns_through_calibration_and_training(sparsity: 
         net, Captured.of(dense, shape), targets, settings, TrainingData([torch.randn(8, 3, 16, 16)], Labelled()), silent
     )
     assert report is not None
-    assert report["nonzeros"] == targets or sparsity == "threshold"
+    assert report.nonzeros == targets or sparsity == "threshold"
     round_factors(net, settings.coefficients)
     lookups = [lookup for _, lookup in calls(net, LookupConv2d)]
     assert lookups

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -12,6 +13,7 @@ from command_line import needs_library
 
 from lcnn_compress import api
 from lcnn_compress.bench.gain import Gain
+from lcnn_compress.bench.timers import Timers
 from lcnn_compress.compress.keep_faster import Timing
 from lcnn_compress.compress.make import make_lookups
 from lcnn_compress.compress.plan import PlanSettings, plan_layers
@@ -29,7 +31,7 @@ def test_rounding_that_many_layers_add_up_is_no_failed_export() -> None:
     source = api.open_model(torch.nn.Sequential(*(module for block in blocks for module in block)), (1, 16, 24, 24))
     settings = CompressSettings(PlanSettings("4", 2, keep_slow=True))
     artefact = api.compress(source, settings=settings)
-    assert {row["kind"] for row in artefact.report["layers"]} == {"lookup"}
+    assert {row.kind for row in artefact.report.layers} == {"lookup"}
 
 
 @needs_library
@@ -47,24 +49,21 @@ def test_layers_not_faster_alone_stay_where_the_net_is_faster_with_them(
     def lookup_layers(path: Path) -> tuple[str, ...]:
         return tuple(sorted(node.name for node in onnx.load(path).graph.node if node.op_type == OP_TYPE))
 
-    class Given(Timing):
-        """Takes its times from the table."""
+    def gain(dense: Path, lookup: Path, *, progress: Progress, **_: Any) -> Gain:
+        assert lookup_layers(dense) == ()
+        progress("timing layers", 1, 1)
+        return Gain({"conv1": (0.1, 0.2), "conv2": (0.1, 0.11)}, 1.0, net_ms[lookup_layers(lookup)])
 
-        def gain(self, dense: Path, lookup: Path, progress: Progress) -> Gain:
-            assert lookup_layers(dense) == ()
-            progress("timing layers", 1, 1)
-            return Gain({"conv1": (0.1, 0.2), "conv2": (0.1, 0.11)}, 1.0, net_ms[lookup_layers(lookup)])
-
-        def ratio(self, first: Path, second: Path) -> float:
-            return net_ms[lookup_layers(first)] / net_ms[lookup_layers(second)]
+    def ratio(first: Path, second: Path, **_: Any) -> float:
+        return net_ms[lookup_layers(first)] / net_ms[lookup_layers(second)]
 
     shape = (1, 3, 16, 16)
     dense, settings = api.open_model(small_net(), shape).net, CompressSettings(PlanSettings("8", 2))
     found = layers(dense, torch.zeros(shape))
     plans = plan_layers(found, settings.plan)
-    timing = Given(shape, settings, None)
+    timing = Timing(shape, settings, None, Timers(measure_gain=gain, time_ratio=ratio))
     timing.export(with_lookups(Captured.of(dense, shape), make_lookups(found, plans, settings, {})), silent)
-    decided = timing.keep_what_gains(plans, False, silent)
+    decided = timing.revert_slow_layers(plans, False, silent)
     assert tuple(plan.name for plan in decided if plan.kind == "lookup") == kept
     assert timing.times.lookup_ms == net_ms[kept]
     for plan in decided:

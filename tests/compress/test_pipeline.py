@@ -41,7 +41,7 @@ def test_what_an_earlier_call_built_is_not_built_again() -> None:
     settings = CompressSettings(PlanSettings("6"), measure=False)
     built: dict[LayerPlan, LookupConv2d] = {}
     first = compress_net(Captured.of(dense, shape), settings, reusable=Reusable(built))
-    assert {plan.name for plan in built} == {row["name"] for row in first.report["layers"] if row["kind"] != "dense"} != set()
+    assert {plan.name for plan in built} == {row.name for row in first.report.layers if row.form.is_coded} != set()
     made = list(built.items())
     second = compress_net(Captured.of(dense, shape), settings, reusable=Reusable(built))
     assert all(built[plan] is lookup for plan, lookup in made)

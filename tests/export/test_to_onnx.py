@@ -169,7 +169,7 @@ def test_a_net_that_magnifies_rounding_is_timed_like_any_other():
     compress_net(Captured.of(dense, shape), replace(settings, measure=False), reusable=Reusable(built))
     (layer,) = built.values()
     off_in_torch(layer, lambda y: 1.005 * y)
-    assert compress_net(Captured.of(dense, shape), settings, reusable=Reusable(built)).report["totals"]["speedup"] > 0
+    assert compress_net(Captured.of(dense, shape), settings, reusable=Reusable(built)).report.totals.speedup > 0
     for wrong, change in (("nan", lambda y: y * torch.nan), ("inf", lambda y: y[..., 1:])):  # inf is another shape
         off_in_torch(layer, change)
         with pytest.raises(ModelError, match=f"differ from torch's by {wrong}"):

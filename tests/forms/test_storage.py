@@ -102,9 +102,9 @@ def test_artefact_and_files_hold_the_same_net(tmp_path: Path) -> None:
     api.export_onnx(half, tmp_path / "half.onnx")
     saved = (tmp_path / "half.onnx").stat().st_size - path.stat().st_size
     assert abs(saved - MIN_BYTE_ENTRIES) < 200
-    row, wide = (next(r for r in a.report["layers"] if r["name"] == "fc") for a in (artefact, half))
+    row, wide = (next(r for r in a.report.layers if r.name == "fc") for a in (artefact, half))
     assert (
-        wide["weight_bytes"] - row["weight_bytes"]
+        wide.weight_bytes - row.weight_bytes
         == MIN_BYTE_ENTRIES
         == dictionary_bytes("float16", MIN_BYTE_ENTRIES) - dictionary_bytes("int8", MIN_BYTE_ENTRIES)
     )

@@ -211,20 +211,20 @@ def test_a_drop_and_its_interval_by_hand() -> None:
 
 @pytest.mark.usefixtures("fake_times")
 def test_the_fastest_net_within_a_drop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "measured_totals", lambda *_: {"dense_ms": 2.0, "lookup_ms": 1.0, "speedup": 2.0})
+    monkeypatch.setattr(search, "measured_report", lambda artefact, *_: artefact.report)
     net = small_net()
     data = TrainingData([torch.randn(16, 3, 16, 16)], held_out=Noise(40))
     source = api.open_model(net, SHAPE)
     generous = search.compress_to_target(source.net, SHAPE, SETTINGS, Target("max_drop", 100), data)
     made = problem(data)
     assert [p["kind"] for p in generous.config["layers"]] == [p.kind for p in made.fastest().plans]
-    assert generous.report["budget"]["drop"]["value"] <= 100
+    assert generous.report.budget["drop"]["value"] <= 100
     tight = search.compress_to_target(source.net, SHAPE, SETTINGS, Target("max_drop", 5), data)
-    drops = tight.report["budget"]["tried"]
-    assert tight.report["budget"]["drop"]["value"] <= 5
+    drops = tight.report.budget["tried"]
+    assert tight.report.budget["drop"]["value"] <= 5
     assert drops == sorted(drops, key=lambda trial: trial["predicted_ms"])
     within = [trial["predicted_ms"] for trial in drops if trial["value"] <= 5]
-    assert tight.report["budget"]["predicted_ms"] == min(within)
+    assert tight.report.budget["predicted_ms"] == min(within)
 
 
 @pytest.mark.usefixtures("fake_times")
@@ -247,13 +247,13 @@ def test_training_is_judged_before_it_counts(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(improve, "finetune", training)
 
     monkeypatch.setattr(max_drop._Judge, "drop", drop)
-    monkeypatch.setattr(search, "measured_totals", lambda *_: {"dense_ms": 2.0, "lookup_ms": 1.0, "speedup": 2.0})
+    monkeypatch.setattr(search, "measured_report", lambda artefact, *_: artefact.report)
     source = api.open_model(small_net(), SHAPE)
     weights = sum(layer.weight().numel() for layer in layers(source.net, torch.zeros(SHAPE)))
     data = TrainingData([torch.randn(16, 3, 16, 16)], Noise(40), held_out=Noise(40))
     settings = replace(SETTINGS, finetune=FinetuneSettings(epochs=1, batch_size=8))
     made = search.compress_to_target(source.net, SHAPE, settings, Target("max_drop", 8), data)
-    budget = made.report["budget"]
+    budget = made.report.budget
     # The fastest that lost at most four times as much before was trained, then slower ones until one was within the limit.
     worth = [trial["predicted_ms"] for trial in budget["tried"] if not trial["trained"] and trial["value"] <= 32]
     trials = [trial for trial in budget["tried"] if trial["trained"]]
@@ -327,9 +327,9 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(model: Path) -> None:
 def test_a_size_is_met_and_the_run_can_be_repeated(model: Path) -> None:
     lcnn(*MODEL, "--target-size-mb", 0.05, "--calib", "data.npz", "-o", "one.lcnn", code=None)
     report = api.load(model / "one.lcnn").report
-    assert report["budget"]["target"] == {"size_mb": 0.05}
-    assert report["budget"]["effects"] == "outputs"
-    assert report["budget"]["measured_error"] > 0
+    assert report.budget["target"] == {"size_mb": 0.05}
+    assert report.budget["effects"] == "outputs"
+    assert report.budget["measured_error"] > 0
     lcnn("export", "--onnx", "one.lcnn")
     assert (model / "one.lcnn" / "model.onnx").stat().st_size <= 1.02 * 0.05e6  # rows of the metadata come on top
     lcnn(*MODEL[:4], "-c", "one.lcnn/config.json", "-o", "two.lcnn", code=None)
@@ -355,7 +355,7 @@ def test_the_net_that_is_measured_is_not_exported_anew(kind: str, value: float, 
     monkeypatch.setattr(keep_faster, "to_onnx", refused)
     monkeypatch.setattr(keep_faster, "measure_gain", gain)
     made = search.compress_to_target(source.net, SHAPE, replace(SETTINGS, measure=True), Target(kind, value), data)
-    assert made.report["totals"]["speedup"] == 2.0
+    assert made.report.totals.speedup == 2.0
     lookups = [name for name, module in made.net.named_modules() if isinstance(module, LookupConv2d)]
     assert lookups
     assert measured[-1] == sorted(lookups)
@@ -364,5 +364,5 @@ def test_the_net_that_is_measured_is_not_exported_anew(kind: str, value: float, 
 @needs_library
 def test_a_report_tells_the_calibration_images(model: Path) -> None:
     shown = lcnn(*MODEL, "--dict", 0.5, "--calib", "data.npz", "--samples", 8, "-o", "few.lcnn", code=None)
-    assert api.load(model / "few.lcnn").report["calibration_images"] == 8
+    assert api.load(model / "few.lcnn").report.calibration_images == 8
     assert "8 calibration images are few" in " ".join(shown.stderr.split())

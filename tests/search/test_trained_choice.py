@@ -109,9 +109,9 @@ def test_a_target_with_training_tries_both(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(search, "prepare", lambda *_, **__: given)
     monkeypatch.setattr(trained_choice, "fit", lambda p, *_: Fit(p.within_ms(7.5), []))
     made = search.compress_to_target(given.dense, SHAPE, given.settings, Target("speedup", 2), TrainingData(examples=Noise(64)))
-    tried = made.report["budget"]["trials"]
+    tried = made.report.budget["trials"]
     assert [trial["recovery"] for trial in tried] == list(RECOVERIES)
     best = min(tried, key=lambda trial: trial["loss"])["recovery"]
     assert any(f"losses {tried[0]['loss']:.4g} and {tried[1]['loss']:.4g}" in line for line in _budget_lines(made.report))
-    kept = {row["name"]: row["n_nonzeros"] for row in made.report["layers"] if row["kind"] == "sparse"}
+    kept = {row.name: row.n_nonzeros for row in made.report.layers if row.kind == "sparse"}
     assert (kept["conv2"] > 2000) == (best == 1.0)
