@@ -71,12 +71,12 @@ def test_everything_is_public_and_says_what_it_does() -> None:
 
 def test_folders_do_not_take_the_place_of_functions_of_their_name() -> None:
     source = (
-        "import lcnn_compress as lcnn\nlcnn.PlanSettings\nimport lcnn_compress.benchmark.bench_settings\n"
+        "import lcnn_compress as lcnn\nlcnn.PlanSettings\nimport lcnn_compress.benchmark.bench_settings, lcnn_compress.self_test\n"
         "from lcnn_compress.compression import settings\n"
-        "print(lcnn.compress.__module__, lcnn.bench.__module__, lcnn.compress.__module__, lcnn.runtime.__name__)"
+        "print(lcnn.compress.__module__, lcnn.bench.__module__, lcnn.doctor.__name__, lcnn.runtime.__name__)"
     )
     run = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, cwd=HOME)
-    assert run.stdout == "lcnn_compress.api lcnn_compress.api lcnn_compress.api lcnn_compress.runtime\n"
+    assert run.stdout == "lcnn_compress.api lcnn_compress.api check lcnn_compress.runtime\n"
 
 
 def test_functions_take_at_most_seven_arguments_and_say_so_and_types_are_marked() -> None:
@@ -97,30 +97,6 @@ def test_settings_are_made_without_torch() -> None:
 
 
 # What is given stays as it was
-
-
-def test_a_module_keeps_its_weights_and_each_part_its_mode() -> None:
-    net = small_net().train()
-    net.bn1.eval()
-    modes = {name: module.training for name, module in net.named_modules()}
-    weights = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    api.compress(net, input_shape=SHAPE, settings=SETTINGS)
-    assert {name: module.training for name, module in net.named_modules()} == modes
-    torch.testing.assert_close(net.state_dict(), weights, rtol=0, atol=0)
-
-
-def test_modes_come_back_when_a_net_cannot_be_captured() -> None:
-    class Refuses(nn.Sequential):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            if float(x.sum()) > 1:
-                raise ValueError("too bright")
-            return super().forward(x)
-
-    net = Refuses(nn.Conv2d(3, 8, 3), nn.Dropout()).train()
-    net[1].eval()
-    with pytest.raises(api.LcnnError, match="cannot be captured"):
-        api.open_model(net, SHAPE)
-    assert [module.training for module in net.modules()] == [True, True, False]
 
 
 def test_exporting_and_inspecting_leave_batch_norms_in_the_net(tmp_path: Path) -> None:
@@ -177,21 +153,6 @@ def test_data_that_does_not_fit_the_net_is_refused() -> None:
 
 
 # Scores and measurements
-
-
-def test_an_artefact_is_scored_beside_its_net_prepared_as_before(folder: Path, tmp_path: Path) -> None:
-    data = api.DataSettings(data=str(folder / "data.npz"))
-    found = api.evaluate_file(folder / "model.lcnn", data)
-    assert found.notes == ("mean [0.5] and std [0.25] as in compression",)
-    assert (found.metric, found.n) == ("top1_percent", 12)
-    prepared = api.DataSettings(data=data.data, mean=(0.5,), std=(0.25,))
-    dense = api.evaluate_file(folder / "model.pt", prepared, limit=12)
-    assert (dense.dense, dense.lookup) == (found.dense, None)
-    api.export_onnx(api.load(folder / "model.lcnn"), tmp_path / "model.onnx")
-    file = api.evaluate_file(tmp_path / "model.onnx", prepared)
-    assert (file.dense, file.lookup) == (None, found.lookup)
-    with pytest.raises(SettingsError, match="`data` is missing"):
-        api.evaluate_file(folder / "model.pt", api.DataSettings())
 
 
 def test_bench_measures_an_artefact_against_the_net_it_was_made_from(folder: Path, tmp_path: Path) -> None:

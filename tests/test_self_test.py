@@ -28,7 +28,7 @@ def test_the_checkup_has_the_keys_of_the_contract_in_order() -> None:
 
 def test_without_a_library_the_self_test_says_how_to_get_one() -> None:
     said = self_test(None)
-    assert said.startswith("not run: exported files run at dense speed without the native library; install a wheel")
+    assert said.startswith("not run: exported files run at dense speed without the native library; run 'pip install .'")
     assert runtime.LIBRARY_VARIABLE in said
 
 

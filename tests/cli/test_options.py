@@ -87,7 +87,7 @@ def test_a_command_gets_its_request_and_what_was_given() -> None:
         assert CliRunner().invoke(app, list(arguments)).exit_code == 0
 
     run("a.pt")
-    run("a.pt", "--filters_per_pattern=8", "--only", "x", "--only", "y", "-q")
+    run("a.pt", "--share=8", "--only", "x", "--only", "y", "-q")
     run("--share", "2", "a.pt")
     assert [request for request, _ in seen] == [
         Wanted(model="a.pt"),
