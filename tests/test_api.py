@@ -71,7 +71,8 @@ def test_everything_is_public_and_says_what_it_does() -> None:
 
 def test_folders_do_not_take_the_place_of_functions_of_their_name() -> None:
     source = (
-        "import lcnn_compress as lcnn\nlcnn.PlanSettings\nimport lcnn_compress.benchmark.bench_settings, lcnn_compress.self_test\n"
+        "import lcnn_compress as lcnn\nlcnn.PlanSettings\n"
+        "import lcnn_compress.benchmark.bench_settings, lcnn_compress.self_test\n"
         "from lcnn_compress.compression import settings\n"
         "print(lcnn.compress.__module__, lcnn.bench.__module__, lcnn.doctor.__name__, lcnn.runtime.__name__)"
     )
