@@ -14,8 +14,6 @@ from torch import Tensor
 
 from lcnn_compress import api
 from lcnn_compress.compress.settings import TrainingData
-from lcnn_compress.data.examples import split
-from lcnn_compress.data.load_examples import load_examples
 from lcnn_compress.data.score import score, torch_runner
 from lcnn_compress.errors import DataError
 from lcnn_compress.search.sensitivity import SensitivitySettings, picture, sensitivity
@@ -103,16 +101,3 @@ def test_names_are_escaped_in_the_picture() -> None:
     row = {"name": "<script>", "forms": [{"drop": 1.0, "error": 0.1}]}
     root = ElementTree.fromstring(picture({"metric": "top1_percent", "sizes": [0.5], "layers": [row]}))
     assert "<script>" in [element.text for element in root.iter()]
-
-
-def test_parts_of_examples_are_drawn_once_and_do_not_meet(tmp_path: Path) -> None:
-    np.savez(tmp_path / "data.npz", x=np.arange(10, dtype=np.float32).reshape(10, 1, 1, 1), y=np.arange(10))
-    examples = load_examples(str(tmp_path / "data.npz"), (1, 1, 1, 1))
-    rest, held_out = split(examples, 3, seed=1)
-    numbers = [part.batch(torch.arange(len(part)))[1].tolist() for part in (rest, held_out)]  # type: ignore[union-attr]
-    assert [len(n) for n in numbers] == [7, 3]
-    assert sorted(numbers[0] + numbers[1]) == list(range(10))
-    assert all(n == sorted(n) for n in numbers)
-    again = split(examples, 3, seed=1)[1]
-    assert torch.equal(again.indices, held_out.indices)
-    assert not torch.equal(split(examples, 3, seed=2)[1].indices, held_out.indices)
