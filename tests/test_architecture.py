@@ -31,8 +31,6 @@ WITHOUT_A_TEST_FILE = {
     "bench/child", "bench/doctor", "bench/engines", "bench/gain", "bench/node_layers", "bench/profile", "bench/statistics",
     "bench/timing",
     "cli/main", "cli/options", "cli/render", "cli/resolve",
-    "search/candidates", "search/layer_errors", "search/layer_fit", "search/max_drop", "search/meet_target", "search/problem",
-    "search/target",
     "train/checkpoint", "train/losses", "train/recipe",
 }  # fmt: skip
 # Test files that wait for their module.

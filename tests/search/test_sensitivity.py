@@ -52,6 +52,10 @@ def test_small_dictionaries_do_more_harm_and_the_net_stays_as_it_was() -> None:
     examples = Labelled(x, before.argmax(1))
     data = TrainingData([x[:32], x[32:]], examples)
     answer = sensitivity(source.captured, SensitivitySettings((1.0, 0.25, 1 / 16)), data)
+    assert set(answer) == {
+        "command", "input_shape", "sizes", "lookups", "init", "metric", "dense", "n", "layers", "dense_layers"
+    }  # fmt: skip
+    assert all(set(row) == {"name", "macs_dense", "forms"} for row in answer["layers"])
     assert answer["dense"] == 100.0
     assert [row["name"] for row in answer["layers"]] == ["conv1", "conv2"]
     assert set(answer["dense_layers"]) == {"stem", "fc"}
@@ -61,6 +65,9 @@ def test_small_dictionaries_do_more_harm_and_the_net_stays_as_it_was() -> None:
         assert errors[0] > 0
         assert [form["dictionary_size"] for form in row["forms"]] == ([16, 4, 1] if row["name"] == "conv1" else [32, 8, 2])
         assert all(0 <= form["drop"] <= 100 for form in row["forms"])
+    unlabelled = sensitivity(source.captured, SensitivitySettings((0.25,)), TrainingData([x]))
+    assert (unlabelled["metric"], unlabelled["dense"], unlabelled["n"]) == (None, None, 64)
+    assert set(unlabelled["layers"][0]["forms"][0]) == {"share", "dictionary_size", "macs", "error"}
     with torch.no_grad():
         assert torch.equal(source.net(x), before)
     assert score(torch_runner(source.net), examples).value == 100.0
