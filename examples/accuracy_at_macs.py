@@ -28,8 +28,8 @@ from method_tasks import Part
 from results_file import Results
 
 from lcnn_compress import api
-from lcnn_compress.compress.plan import PlanSettings
-from lcnn_compress.compress.settings import CompressSettings, TrainingData
+from lcnn_compress.compression.plan import PlanSettings
+from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.data.score import torch_runner
 from lcnn_compress.net.layers import Captured
 from lcnn_compress.search.problem import Choice, Problem, prepare
@@ -80,10 +80,10 @@ def make(case: Case, recipe: Recipe, choice: Choice, seed: int, *, trained: bool
         settings = replace(settings, finetune=replace(recipe.tuning, seed=seed))
         data = replace(data, examples=Part(case.train, recipe.images, seed))
     artefact = api.compress_source(case.source, settings, data, choice.plans)
-    total = sum(row["macs_dense"] for row in artefact.report["layers"])
+    total = sum(row.macs_dense for row in artefact.report.layers)
     return {
         "score": case.scores[score_on](torch_runner(artefact.net)), "seconds": time.perf_counter() - started,
-        "cut": total / sum(row["macs"] for row in artefact.report["layers"]),
+        "cut": total / sum(row.macs for row in artefact.report.layers),
     }  # fmt: skip
 
 

@@ -28,10 +28,10 @@ from torch import Tensor
 
 from lcnn_compress import api
 from lcnn_compress.artefact.artefact import Artefact
-from lcnn_compress.bench.compare import BenchSettings
-from lcnn_compress.bench.compare import compare as compare_files
-from lcnn_compress.compress.plan import LayerPlan, PlanSettings
-from lcnn_compress.compress.settings import CompressSettings, TrainingData
+from lcnn_compress.benchmark.compare import BenchSettings
+from lcnn_compress.benchmark.compare import compare as compare_files
+from lcnn_compress.compression.plan import LayerPlan, PlanSettings
+from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.machine import machine
 from lcnn_compress.quickstart import ARCH, EMBEDDED, INPUT_SHAPE
 from lcnn_compress.train.recipe import FinetuneSettings
@@ -115,7 +115,9 @@ def compare(name: str, train: Images, scored: Images, options: argparse.Namespac
             found["accuracy_percent"].append(accuracy)
             print(f"{name} {variant} seed {seed}: {accuracy:.2f} %, {found['seconds'][-1]:.0f} s", flush=True)
         variants[variant] = found | measure(open_net(), artefact, options.iterations)
-    layers = [{key: row.get(key) for key in ("name", "kind", "reason", "dictionary_size")} for row in artefact.report["layers"]]
+    layers = [
+        {key: getattr(row, key) for key in ("name", "kind", "reason", "dictionary_size")} for row in artefact.report.layers
+    ]
     return {"dictionary": SIZES[name].dictionary, "lookups": SIZES[name].lookups, "layers": layers, "variants": variants}
 
 

@@ -50,10 +50,10 @@ from results_file import Results
 from torch import fx
 
 from lcnn_compress import api, runtime
-from lcnn_compress.bench.statistics import ratio_interval
-from lcnn_compress.bench.timing import open_net, time_in_turn
-from lcnn_compress.compress.plan import LayerPlan, PlanSettings
-from lcnn_compress.compress.settings import CompressSettings, TrainingData
+from lcnn_compress.benchmark.statistics import ratio_interval
+from lcnn_compress.benchmark.timing import open_net, time_in_turn
+from lcnn_compress.compression.plan import LayerPlan, PlanSettings
+from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.data.score import onnx_runner, torch_runner
 from lcnn_compress.errors import ModelError, SettingsError
 from lcnn_compress.files import write_atomically
@@ -194,7 +194,7 @@ class Comparison:
         data = TrainingData(self.case.calibrate(task.seed), Part(self.case.train, self.images, task.seed))
         artefact = api.compress_source(self.case.source, settings, data, planned.plans)
         facts = {
-            "macs": sum(row["macs"] for row in artefact.report["layers"]), "images": self.images * self.options.epochs,
+            "macs": sum(row.macs for row in artefact.report.layers), "images": self.images * self.options.epochs,
             "cpu_seconds": time.process_time() - started,
         }  # fmt: skip
 

@@ -30,9 +30,9 @@ from torch import Tensor, nn
 
 from lcnn_compress import api
 from lcnn_compress.artefact.artefact import Artefact
-from lcnn_compress.bench.compare import BenchSettings, compare
-from lcnn_compress.compress.plan import LayerPlan, PlanSettings
-from lcnn_compress.compress.settings import CompressSettings, TrainingData
+from lcnn_compress.benchmark.compare import BenchSettings, compare
+from lcnn_compress.compression.plan import LayerPlan, PlanSettings
+from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.machine import machine
 from lcnn_compress.train.recipe import FinetuneSettings
 

@@ -22,8 +22,8 @@ import torch
 from compare_fashion import Images, calibration, load, measure, open_net
 
 from lcnn_compress import api, zoo
-from lcnn_compress.bench.compare import BenchSettings, compare
-from lcnn_compress.compress.settings import CompressSettings, TrainingData
+from lcnn_compress.benchmark.compare import BenchSettings, compare
+from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.machine import machine
 from lcnn_compress.search.target import Target
 
@@ -38,8 +38,8 @@ def made(source: api.Source, target: Target, data: TrainingData) -> tuple[Any, d
     """Return the net for a target, and what was foreseen on the way."""
     started = time.perf_counter()
     artefact = api.compress_to_target(source, SETTINGS, target, data)
-    budget = artefact.report["budget"]
-    kinds = [row["kind"] for row in artefact.report["layers"]]
+    budget = artefact.report.budget
+    kinds = [row.kind for row in artefact.report.layers]
     facts = {"asked": {target.kind: target.value}, "seconds": time.perf_counter() - started, "kinds": kinds}
     facts |= {key: budget[key] for key in ("predicted_speedup", "predicted_error", "measured_error", "drop") if key in budget}
     return artefact, facts

@@ -31,7 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lcnn_compress.compress.plan import LayerPlan, PlanSettings, plan_layers
+from lcnn_compress.compression.plan import LayerPlan, PlanSettings, plan_layers
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.forms.dictionary import factorise
 from lcnn_compress.geometry import lookup_macs

@@ -5,6 +5,8 @@
 >>> lcnn.save(artefact, "model.lcnn")                                 # doctest: +SKIP
 >>> lcnn.export_onnx(artefact, "model.onnx")                          # doctest: +SKIP
 >>> lcnn.runtime.session("model.onnx").run(None, {"input": x})        # doctest: +SKIP
+
+Everything here is imported when it is first used, so that ``import lcnn_compress`` and ``lcnn --help`` answer at once.
 """
 
 from __future__ import annotations
@@ -12,38 +14,84 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from lcnn_compress.errors import LcnnError
+from lcnn_compress.errors import (
+    ArtefactError,
+    ChildError,
+    DataError,
+    FileError,
+    LcnnError,
+    MissingError,
+    ModelError,
+    SettingsError,
+)  # fmt: skip
 from lcnn_compress.version import __version__
-
-__all__ = [
-    "Artefact",
-    "LcnnError",
-    "LookupConv2d",
-    "__version__",
-    "bench",
-    "compress",
-    "evaluate",
-    "export_onnx",
-    "load",
-    "runtime",
-    "save",
-]
 
 if TYPE_CHECKING:
     from lcnn_compress import runtime
-    from lcnn_compress.api import bench, compress, evaluate, export_onnx, load, save
+    from lcnn_compress.api import (
+        bench,
+        check_place,
+        compress,
+        compress_and_save,
+        compress_source,
+        compress_to_target,
+        evaluate,
+        evaluate_file,
+        export_dense,
+        export_onnx,
+        forecast,
+        inspect,
+        load,
+        load_data,
+        load_examples,
+        open_model,
+        read_configuration,
+        save,
+        sensitivity,
+        suite,
+    )
     from lcnn_compress.artefact.artefact import Artefact
+    from lcnn_compress.benchmark.bench_settings import BenchSettings
+    from lcnn_compress.compression.configuration import Configuration
+    from lcnn_compress.compression.settings import CompressSettings, LayerPlan, PlanSettings, TrainingData
+    from lcnn_compress.data.data_settings import DataSettings
+    from lcnn_compress.data.evaluate import Evaluation
+    from lcnn_compress.data.examples import Examples, Preprocessing
+    from lcnn_compress.data.score import Score
+    from lcnn_compress.export.describe import Description
+    from lcnn_compress.export.export_settings import ExportSettings
     from lcnn_compress.forms.lookup import LookupConv2d
+    from lcnn_compress.search.target import SensitivitySettings, Target
+    from lcnn_compress.self_test import check as doctor
+    from lcnn_compress.sources.source import Origin, Source
+    from lcnn_compress.train.recipe import FinetuneSettings
 
-_HOMES = {"Artefact": "artefact.artefact", "LookupConv2d": "forms.lookup"} | dict.fromkeys(
-    ("bench", "compress", "evaluate", "export_onnx", "load", "save"), "api"
-)
+__all__ = [
+    "Artefact", "ArtefactError", "BenchSettings", "ChildError", "CompressSettings", "Configuration", "DataError",
+    "DataSettings", "Description", "Evaluation", "Examples", "ExportSettings", "FileError", "FinetuneSettings", "LayerPlan",
+    "LcnnError", "LookupConv2d", "MissingError", "ModelError", "Origin", "PlanSettings", "Preprocessing", "Score",
+    "SensitivitySettings", "SettingsError", "Source", "Target", "TrainingData", "__version__", "bench", "check_place",
+    "compress", "compress_and_save", "compress_source", "compress_to_target", "doctor", "evaluate", "evaluate_file",
+    "export_dense", "export_onnx", "forecast", "inspect", "load", "load_data", "load_examples", "open_model",
+    "read_configuration", "runtime", "save", "sensitivity", "suite",
+]  # fmt: skip
+
+# Homes of what works without torch; everything else is in ``api``.
+_LIGHT = {
+    "BenchSettings": "benchmark.bench_settings", "CompressSettings": "compression.settings",
+    "DataSettings": "data.data_settings", "ExportSettings": "export.export_settings",
+    "FinetuneSettings": "train.recipe", "PlanSettings": "compression.settings",
+    "SensitivitySettings": "search.target", "Target": "search.target",
+    "TrainingData": "compression.settings",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch and ONNX only when something that needs them is first used (``lcnn --help`` stays fast)."""
+    """Import what is asked for, and what it needs, now."""
     if name == "runtime":
         return importlib.import_module("lcnn_compress.runtime")
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"lcnn_compress.{_HOMES[name]}"), name)
+    if name == "LookupConv2d":
+        return importlib.import_module("lcnn_compress.forms.lookup").LookupConv2d
+    if name in __all__:
+        return getattr(importlib.import_module(f"lcnn_compress.{_LIGHT.get(name, 'api')}"), name)
     raise AttributeError(f"module 'lcnn_compress' has no attribute '{name}'")

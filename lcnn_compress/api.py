@@ -1,64 +1,65 @@
-"""The Python interface: what the command line does, as functions."""
+"""The Python interface: everything the command line can do, as functions.
+
+A path of a model is what ``lcnn compress`` takes: model.pt, .pt2, a state_dict (with ``arch``), or a factory ``pkg.mod:fn``.
+Functions that take ``progress`` call it with the stage of the work, the steps done, and the steps in total.
+"""
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import json
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
-from torch import Tensor, fx, nn
+from torch import nn
 
 from lcnn_compress import runtime
 from lcnn_compress.artefact.artefact import Artefact, load_artefact, save_artefact
-from lcnn_compress.bench.compare import BenchSettings, compare
-from lcnn_compress.compress.pipeline import compress_net
-from lcnn_compress.compress.plan import LayerPlan
-from lcnn_compress.compress.settings import CompressSettings, TrainingData
-from lcnn_compress.data.examples import Examples
-from lcnn_compress.data.score import Score, onnx_runner, score, torch_runner
+from lcnn_compress.artefact.artefact import check_place as check_artefact_place
+from lcnn_compress.artefact.report import Report
+from lcnn_compress.benchmark.bench_settings import BenchSettings
+from lcnn_compress.benchmark.compare import compare
+from lcnn_compress.benchmark.suite import run_suite
+from lcnn_compress.benchmark.suite_cases import SUITES
+from lcnn_compress.compression.checkpoint_folder import CheckpointFolder
+from lcnn_compress.compression.configuration import Configuration, read_configuration
+from lcnn_compress.compression.pipeline import compress_net
+from lcnn_compress.compression.settings import CompressSettings, LayerPlan, PlanSettings, TrainingData
+from lcnn_compress.data.data_settings import DataSettings
+from lcnn_compress.data.evaluate import Evaluation, evaluate, evaluate_file
+from lcnn_compress.data.examples import Examples, Preprocessing
+from lcnn_compress.data.load_data import image_size, load_parts
+from lcnn_compress.data.load_examples import load_examples
+from lcnn_compress.data.score import Score
 from lcnn_compress.errors import DataError, LcnnError, SettingsError
-from lcnn_compress.export.nodes import constants_of
+from lcnn_compress.export.describe import Description, describe_artefact, describe_onnx
+from lcnn_compress.export.export_settings import ExportSettings
 from lcnn_compress.export.rewrite import dense_form
-from lcnn_compress.export.to_onnx import ExportSettings, to_onnx
 from lcnn_compress.export.to_onnx import export_onnx as export_net
+from lcnn_compress.export.to_onnx import to_onnx
 from lcnn_compress.files import write_atomically
-from lcnn_compress.net.capture import capture, from_program
-from lcnn_compress.net.edit import fold_batch_norms
-from lcnn_compress.net.layers import Captured, layers
-from lcnn_compress.operators.common import FIRST_STAGE
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.search import search
-from lcnn_compress.search.sensitivity import SensitivitySettings
+from lcnn_compress.search.sensitivity import picture as sensitivity_picture
 from lcnn_compress.search.sensitivity import sensitivity as layer_sensitivity
-from lcnn_compress.search.target import Target
-from lcnn_compress.sources.input_shape import infer_input_shape
-from lcnn_compress.sources.load_model import load_model
-from lcnn_compress.sources.model import LoadedModel, unwrapped
+from lcnn_compress.search.target import SensitivitySettings, Target
+from lcnn_compress.self_test import check as doctor
+from lcnn_compress.sources.source import Origin, Source, dense_rows, find_dense, folded, identified, open_source
+from lcnn_compress.train.recipe import FinetuneSettings
 
-
-@dataclass(frozen=True)
-class Source:
-    """A dense net as captured, its input shape (1, ...), and how to find it again."""
-
-    net: fx.GraphModule
-    input_shape: tuple[int, ...]
-    origin: dict[str, Any]
-    notes: tuple[str, ...] = ()
-
-    @cached_property
-    def captured(self) -> Captured:
-        """The net with its layers, listed once."""
-        return Captured.of(self.net, self.input_shape)
+__all__ = [
+    "Artefact", "BenchSettings", "CompressSettings", "Configuration", "DataSettings", "Description", "Evaluation", "Examples",
+    "ExportSettings", "FinetuneSettings", "LayerPlan", "LcnnError", "Origin", "PlanSettings", "Preprocessing", "Score",
+    "SensitivitySettings", "Source", "Target", "TrainingData", "bench", "check_place", "compress", "compress_and_save",
+    "compress_source", "compress_to_target", "dense_rows", "describe_onnx", "doctor", "evaluate", "evaluate_file",
+    "export_dense", "export_onnx", "find_dense", "forecast", "inspect", "layer_rows", "load", "load_data", "load_examples",
+    "open_model", "read_configuration", "save", "sensitivity", "sensitivity_picture", "suite", "write_dense_form",
+]  # fmt: skip
 
 
 def open_model(
@@ -67,49 +68,39 @@ def open_model(
     *,
     arch: str | None = None,
     trust_pickle: bool = False,
+    data: DataSettings | None = None,
 ) -> Source:
-    """Load and capture a dense net.
+    """Load and capture a dense net; a module that is given is not changed.
 
     Args:
-        model: a module, or whatever ``lcnn compress`` takes: a path or ``pkg.mod:factory``.
-        input_shape: (N, C, H, W); found out where that is possible.
+        model: a module, or a path or factory.
+        input_shape: (N, C, H, W) or (N, features); found out where that is possible.
         arch: factory for a state_dict, ``pkg.mod:fn`` or ``file.py:fn``.
         trust_pickle: let a pickled model run code.
+        data: where the net takes images of several sizes and those of this data have one, that is the input shape.
 
     Raises:
         ModelError, FileError, SettingsError: it cannot be read or captured, or its input shape cannot be known.
     """
-    if isinstance(model, nn.Module):
-        model = unwrapped(model)
-        loaded = LoadedModel(model, "memory", type(model).__name__, None, None, None, ())
-    else:
-        loaded = load_model(str(model), arch=arch, trust_pickle=trust_pickle)
-    notes = list(loaded.notes)
-    shape = input_shape or loaded.input_shape
-    if isinstance(loaded.model, nn.Module):
-        module, note = _float32_on_cpu(loaded.model)
-        notes += [note] if note else []
-        if shape is None:
-            shape, note = infer_input_shape(module)
-            notes += [note] if note else []
-        net = capture(module, torch.zeros(shape))
-    else:
-        net = from_program(loaded.model)
-    if shape is None:
-        raise SettingsError(f"{loaded.source}: the input shape is not known; give --input-shape, for example 1,3,224,224")
-    sha256 = loaded.sha256 or _weights_sha256(net)
-    origin = {"spec": loaded.source, "kind": loaded.kind, "arch": arch, "sha256": sha256}
-    return Source(net, (1, *shape[1:]), origin, tuple(notes))
+    size = None if data is None else lambda: image_size(data)
+    return open_source(model, input_shape, arch=arch, trust_pickle=trust_pickle, image_size=size)
 
 
-def _float32_on_cpu(model: nn.Module) -> tuple[nn.Module, str | None]:
-    """Return a model of other floating types, or on a GPU, as a copy in float32 on the CPU, with a note if types change."""
-    tensors = [*model.parameters(), *model.buffers()]
-    types = {t.dtype for t in tensors if t.is_floating_point()} - {torch.float32}
-    if not types and all(t.device.type == "cpu" for t in tensors):
-        return model, None
-    names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
-    return copy.deepcopy(model).float().cpu(), f"the net holds {names}; it is taken as float32" if types else None
+def load_data(data: DataSettings, input_shape: tuple[int, ...], *, seed: int = 0, limit: int | None = None) -> TrainingData:
+    """Load what may improve a compressed net; with training data alone, its first ``data.samples`` examples calibrate.
+
+    Args:
+        data: where it lies.
+        input_shape: (N, C, H, W) or (N, features) of the net, ``open_model(...).input_shape``.
+        seed: of what is drawn.
+        limit: use at most so many training examples.
+
+    Raises:
+        DataError, FileError, SettingsError: it cannot be used, or does not fit the net.
+    """
+    parts = load_parts(data, input_shape, seed=seed, limit=limit)
+    made = TrainingData(parts.calibration, parts.examples, parts.held_out, origin=data.recorded())
+    return made.calibrated(data.samples)
 
 
 def compress(
@@ -124,8 +115,12 @@ def compress(
 ) -> Artefact:
     """Compress a net: ``compress(model, 30)``. ``dictionary`` and ``lookups`` take precedence over ``settings.plan``.
 
+    Args:
+        input_shape: (N, C, H, W) or (N, features), where it cannot be found out.
+        data: from ``load_data``, or made from tensors.
+
     Raises:
-        LcnnError: the model, an option or the data cannot be used; the message says which and what to do.
+        LcnnError: the model, a setting or the data cannot be used; the message says which and what to do.
     """
     plan = settings.plan
     if dictionary is not None:
@@ -143,29 +138,105 @@ def compress_source(
     plans: Sequence[LayerPlan] | None = None,
     progress: Progress = silent,
 ) -> Artefact:
-    """Compress a loaded model; with the ``plans`` of an earlier run its decisions are repeated and nothing is measured."""
-    return _identified(compress_net(source.captured, settings, _fitting(data, source), plans, progress), source)
+    """Compress an opened model; with the ``plans`` of an earlier run its decisions are repeated and nothing is measured.
+
+    Raises:
+        LcnnError: a setting or the data does not fit the net.
+    """
+    made = compress_net(source.captured, settings, _fitting(data, source), plans, progress)
+    return identified(made, source)
 
 
 def compress_to_target(
     source: Source, settings: CompressSettings, target: Target, data: TrainingData = TrainingData(), progress: Progress = silent
 ) -> Artefact:
-    """Compress a loaded model to a speed-up, latency, file size or largest drop; see ``budget_run.compress_to_target``."""
+    """Compress an opened model to a speed-up, a latency (ms), a file size (MB of 10**6 bytes) or a largest drop.
+
+    ``settings.plan`` says which layers may be compressed; its dictionary plays no part. A largest drop is judged on
+    ``data.held_out``: ``load_data(DataSettings(data=..., held_out=0.3), ...)``.
+
+    Raises:
+        SettingsError: the target cannot be reached, or settings or data do not go with it.
+        MissingError: the native library is not there.
+    """
     artefact = search.compress_to_target(source.captured, settings, target, _fitting(data, source), progress=progress)
-    return _identified(artefact, source)
+    return identified(artefact, source)
+
+
+def check_place(path: str | Path, *, trains: bool = False, resume: bool = False) -> None:
+    """Refuse a place for an artefact, or for its checkpoint, before any work is done.
+
+    Args:
+        path: of the artefact.
+        trains: whether the compression fine-tunes and so keeps a checkpoint beside it.
+        resume: whether it continues an interrupted one.
+
+    Raises:
+        SettingsError: something else is there, or a checkpoint that does not go with ``resume``.
+        ArtefactError: the checkpoint is damaged.
+        FileError: its folder is not there or may not be written.
+    """
+    check_artefact_place(Path(path))
+    CheckpointFolder(Path(path)).earlier_plans(trains, resume)
+
+
+def compress_and_save(
+    source: Source,
+    path: str | Path,
+    configuration: Configuration,
+    data: TrainingData = TrainingData(),
+    *,
+    target: Target | None = None,
+    resume: bool = False,
+    progress: Progress = silent,
+) -> Artefact:
+    """Compress an opened model and write the artefact. A fine-tuning that is interrupted can be resumed.
+
+    Args:
+        path: of the artefact; ``path.checkpoint`` keeps the training until it is written.
+        configuration: its settings; its plans, if it has any (``read_configuration``), are repeated.
+        data: from ``load_data(configuration.data, source.input_shape, seed=configuration.settings.seed)``.
+        target: what is asked for instead of ``configuration.settings.plan.dictionary``.
+        resume: continue the fine-tuning that an interrupt left; everything else must be as in the first run.
+
+    Raises:
+        LcnnError: as ``check_place``, ``compress_source`` and ``compress_to_target``.
+        KeyboardInterrupt: on ctrl-C, with a message where the work was kept.
+    """
+    path, settings = Path(path), configuration.settings
+    trains = settings.finetune is not None
+    check_artefact_place(path)
+    checkpoint = CheckpointFolder(path)
+    plans = checkpoint.earlier_plans(trains, resume) or configuration.plans
+    with checkpoint.keeping(data, resume) if trains else nullcontext(data) as kept:
+        if target is None or plans is not None:
+            artefact = compress_source(source, settings, kept, plans, progress)
+        else:
+            artefact = compress_to_target(source, settings, target, kept, progress)
+        save(artefact, path)
+    return artefact
 
 
 def forecast(
     source: Source, settings: CompressSettings, target: Target, data: TrainingData = TrainingData(), progress: Progress = silent
 ) -> dict[str, Any]:
-    """Return the plan for a target and what it is expected to give; nothing is built."""
+    """Return the plan for a target and what it is expected to give, the object of ``--dry-run --json``; nothing is built.
+
+    Raises:
+        LcnnError: as ``compress_to_target``.
+    """
     return search.forecast(source.captured, settings, target, _fitting(data, source), progress=progress)
 
 
 def sensitivity(
     source: Source, settings: SensitivitySettings, data: TrainingData, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Return what compressing one layer alone costs; see ``sensitivity.sensitivity``."""
+    """Return what compressing one layer alone costs, the object of ``lcnn sensitivity --json``.
+
+    Raises:
+        DataError: there is nothing to calibrate with, or it does not fit the net.
+        SettingsError: no layer can be compressed.
+    """
     return layer_sensitivity(source.captured, settings, _fitting(data, source), progress)
 
 
@@ -187,22 +258,18 @@ def _fitting(data: TrainingData, source: Source) -> TrainingData:
     return data
 
 
-def _identified(artefact: Artefact, source: Source) -> Artefact:
-    # Where the model lies decides nothing, so it is in the report only: the configuration has the same bytes anywhere.
-    identity = {key: source.origin[key] for key in ("kind", "arch", "sha256")}
-    artefact.config |= {"model": identity, "input_shape": list(source.input_shape)}
-    artefact.report |= {"model": source.origin["spec"], "settings": artefact.config, "notes": list(source.notes)}
-    return artefact
-
-
 def save(artefact: Artefact, path: str | Path) -> None:
-    """Write an artefact directory; see ``artefact.save_artefact``."""
+    """Write an artefact directory; an artefact already there is replaced only once the new one is complete.
+
+    Raises:
+        FileError: it cannot be written.
+    """
     path = Path(path)
-    kind, spec = artefact.config.get("model", {}).get("kind"), artefact.report.get("model")
+    kind, spec = artefact.config.get("model", {}).get("kind"), artefact.report.model
     if spec is not None and kind not in (None, "memory", "factory") and Path(spec).exists():
         # Relative to the artefact, so that both can be moved together.
         relative = os.path.relpath(Path(spec).resolve(), path.resolve().parent)
-        artefact = replace(artefact, report=artefact.report | {"model": relative})
+        artefact = replace(artefact, report=replace(artefact.report, model=relative))
     save_artefact(artefact, path)
 
 
@@ -214,138 +281,109 @@ def load(path: str | Path) -> Artefact:
 def export_onnx(artefact: Artefact, path: str | Path, settings: ExportSettings | None = None) -> float:
     """Write an artefact as ONNX after checking it against torch; return the largest relative difference.
 
+    Without ``settings`` factors are stored in the type that the artefact was made with.
+
     Raises:
         ModelError: the check failed; nothing was written.
         SettingsError: 8 bits are asked for, and the artefact was not rounded to them.
+        FileError: the file cannot be written.
     """
     made = artefact.config["coefficients"]
     settings = settings or ExportSettings(storage=made)
     if settings.storage == "int8" != made:
         raise SettingsError(
-            f"--coefficients is 'int8', but the artefact was made with --coefficients {made}, and dictionaries are rounded to "
-            "8 bits when it is made: compress it with --coefficients int8"
+            f"`storage` is 'int8', but the artefact was made with `storage` {made}, and dictionaries are rounded to "
+            "8 bits when it is made: compress it with `storage` int8"
         )
     return export_net(artefact.net, Path(path), artefact.input_shape, settings, {"layers": layer_rows(artefact.report)})
 
 
-def bench(lookup: str | Path, dense: str | Path | None = None, settings: BenchSettings | None = None) -> dict[str, Any]:
-    """Compare an exported ONNX file with a dense one (by default its own dense form); the object of ``lcnn bench --json``."""
-    settings = settings or BenchSettings()
-    if dense is not None:
-        return asdict(compare(Path(dense), Path(lookup), settings))
-    with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
-        path = Path(folder) / "dense.onnx"
-        write_dense_form(Path(lookup), path)
-        return asdict(compare(path, Path(lookup), settings)) | {"dense_source": "dense form of the same file"}
+def layer_rows(report: Report) -> list[dict[str, Any]]:
+    """Return what an exported file says about each layer."""
+    return [{key: getattr(row, key) for key in ("name", "kind", "reason", "macs_dense", "macs")} for row in report.layers]
 
 
-def write_dense_form(lookup: Path, path: Path) -> None:
-    """Write the dense form of an exported ONNX file."""
+def export_dense(source: Source, path: str | Path, rows: list[dict[str, Any]]) -> None:
+    """Write an opened dense net as ONNX, batch norms folded; ``rows`` are the ``layer_rows`` of the net it is compared with.
+
+    Raises:
+        ModelError: torch's exporter fails on the net.
+        FileError: the file cannot be written.
+    """
+    model = to_onnx(folded(source.net), source.input_shape, ExportSettings(), {"layers": rows})
+    write_atomically(Path(path), model.SerializeToString())
+
+
+def write_dense_form(lookup: str | Path, path: str | Path) -> None:
+    """Write the dense form of an exported ONNX file. Raises ArtefactError or FileError."""
     runtime.session(lookup)  # a damaged file is refused here, with its name
     model = dense_form(onnx.load(lookup))
-    write_atomically(path, model.SerializeToString())
+    write_atomically(Path(path), model.SerializeToString())
 
 
-def export_dense(source: Source, path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the dense net a model file holds as ONNX, batch norms folded."""
-    net = source.net
-    fold_batch_norms(net)
-    model = to_onnx(net, source.input_shape, ExportSettings(), {"layers": rows})
-    write_atomically(path, model.SerializeToString())
+def bench(
+    lookup: str | Path, dense: str | Path | None = None, settings: BenchSettings | None = None, *, trust_pickle: bool = False
+) -> dict[str, Any]:
+    """Measure a compressed net against a dense one; return the object of ``lcnn bench --json``, and "notes".
+
+    Args:
+        lookup: an exported ONNX file, or an artefact.
+        dense: ONNX file; without it the net the artefact was made from, or else the dense form of the same file.
+        trust_pickle: let the file of the original net run code.
+
+    Raises:
+        ArtefactError, FileError: a file is damaged or missing.
+        SettingsError: the files are not forms of one net, or a batch does not fit.
+    """
+    lookup, settings = Path(lookup), settings or BenchSettings()
+    with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
+        file, against, named, notes = lookup, Path(folder) / "dense.onnx", "dense form of the same file", []
+        if lookup.suffix != ".onnx":
+            artefact, file = load(lookup), lookup / "model.onnx"
+            if not file.is_file():
+                file = Path(folder) / "lookup.onnx"
+                export_onnx(artefact, file)
+            source = find_dense(artefact, lookup, trust_pickle) if dense is None else None
+            if isinstance(source, Source):
+                export_dense(source, against, layer_rows(artefact.report))
+                named = f"original net {source.origin.spec}"
+            elif source is not None:
+                notes = [f"the original net cannot be used ({source})"]
+        if dense is not None:
+            against, named = Path(dense), str(dense)
+        elif not against.exists():
+            write_dense_form(file, against)
+        shown = lookup if file.parent == Path(folder) else file
+        return asdict(compare(against, file, settings)) | {"dense_source": named, "lookup_source": str(shown), "notes": notes}
 
 
-def find_dense(artefact: Artefact, path: Path, trust_pickle: bool = False) -> Source | str:
-    """Return the dense net an artefact was made from, or why it cannot be had."""
-    origin, spec = artefact.config.get("model", {}), artefact.report.get("model")
-    if spec is None or origin.get("kind") in (None, "memory"):
-        return "the net was compressed from memory"
-    beside = path.resolve().parent / spec
-    if origin["kind"] != "factory" and beside.exists():
-        spec = os.path.relpath(beside)
-    try:
-        source = open_model(spec, artefact.input_shape, arch=origin["arch"], trust_pickle=trust_pickle)
-    except LcnnError as error:
-        return str(error)
-    if source.origin["sha256"] != origin["sha256"]:
-        return f"{spec}: has changed since it was compressed"
-    return source
+def suite(name: str, settings: BenchSettings = BenchSettings(), progress: Progress = silent) -> dict[str, Any]:
+    """Measure known nets with synthetic patterns; return the object of ``lcnn bench --suite --json``.
+
+    Raises:
+        SettingsError: there is no suite of that name.
+    """
+    if name not in SUITES:
+        raise SettingsError(f"`suite` is '{name}'; it must be {' or '.join(SUITES)}")
+    return asdict(run_suite(settings, SUITES[name], progress))
 
 
-def describe_onnx(path: Path) -> dict[str, Any]:
-    """Return the facts and layers an ONNX file tells about itself."""
-    runtime.session(path)  # a damaged file is refused here, with its name
-    model = onnx.load(path)
-    kinds = Counter(f"{node.domain}::{node.op_type}".removeprefix("::") for node in model.graph.node)
-    stored = {entry.key: json.loads(entry.value) for entry in model.metadata_props if entry.key.startswith("lcnn.")}
+def inspect(
+    path: str | Path, *, arch: str | None = None, input_shape: tuple[int, ...] | None = None, trust_pickle: bool = False
+) -> Description:
+    """Describe a model, an artefact or an ONNX file: facts, and a row for each layer with shapes and MACs for one image.
+
+    Raises:
+        LcnnError: it cannot be read.
+    """
+    if Path(path).is_dir():
+        return describe_artefact(load(path), Path(path))
+    if Path(path).suffix == ".onnx":
+        return describe_onnx(Path(path))
+    source = open_model(path, input_shape, arch=arch, trust_pickle=trust_pickle)
+    rows = dense_rows(source.net, source.input_shape)
     facts = {
-        "file": str(path), "bytes": path.stat().st_size, "input": stored.get("lcnn.input_shape"),
-        "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
-        "operators": dict(kinds.most_common()), "body for other runtimes": bool(model.functions),
+        "model": str(path), "kind": source.origin.kind, "input": list(source.input_shape),
+        "parameters": sum(p.numel() for p in folded(source.net).parameters()), "macs": sum(row["macs"] for row in rows),
     }  # fmt: skip
-    nodes = {node.name: node for node in model.graph.node}
-    constants, rows = constants_of(model.graph), stored.get("lcnn.layers", [])
-    found = [row for row in rows if row["name"] in nodes and nodes[row["name"]].input[1] in constants]
-    if missing := [row["name"] for row in rows if row not in found]:
-        facts["layers without a node of their name"] = ", ".join(missing)
-    return {"facts": facts, "layers": [_onnx_row(row, nodes, constants) for row in found]}
-
-
-def _onnx_row(row: dict[str, Any], nodes: dict[str, onnx.NodeProto], constants: dict[str, onnx.TensorProto]) -> dict[str, Any]:
-    """Complete a stored row with the shapes found in the file."""
-    node, first = nodes[row["name"]], nodes.get(row["name"] + FIRST_STAGE)
-    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-    dims = list(constants[node.input[1]].dims)
-    if first is not None:
-        channels, size = constants[first.input[1]].dims[1] * groups, dims[1]
-        shape = {"in_channels": channels, "out_channels": dims[0], "kernel": dims[2:]}
-        return row | shape | {"dictionary_size": size, "lookups_per_position": float(size)}
-    kernel = next((list(a.ints) for a in node.attribute if a.name == "kernel_shape"), [1, 1])
-    if row["kind"] == "dense":
-        flipped = node.op_type == "MatMul"
-        return row | {
-            "in_channels": dims[0 if flipped else 1] * groups,
-            "out_channels": dims[1 if flipped else 0],
-            "kernel": kernel,
-        }
-    filters, entries = constants[node.input[4]].dims[0], constants[node.input[2]].dims[0]
-    return row | {
-        "in_channels": dims[1] * groups, "out_channels": filters, "kernel": kernel, "dictionary_size": dims[0] // groups,
-        "lookups_per_position": entries / (filters * kernel[0] * kernel[1]),
-    }  # fmt: skip
-
-
-def evaluate(model: fx.GraphModule | str | Path, examples: Examples, progress: Progress = silent) -> Score:
-    """Score a captured net, or an ONNX file by its path. Raises DataError where the examples do not fit."""
-    run = torch_runner(model) if isinstance(model, fx.GraphModule) else onnx_runner(runtime.session(Path(model)))
-    return score(run, examples, progress)
-
-
-def dense_rows(net: fx.GraphModule, input_shape: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Return the rows of ``lcnn inspect`` for a dense net: names, shapes, MACs and what stands against compressing it."""
-    return [
-        {
-            "name": layer.name, "type": type(layer.module).__name__, "kind": "dense", "reason": layer.obstacle or "",
-            "in_channels": layer.in_channels, "out_channels": layer.out_channels, "kernel": list(layer.geometry.kernel),
-            "macs_dense": layer.dense_macs, "macs": layer.dense_macs,
-        }
-        for layer in layers(net, torch.zeros(input_shape))
-    ]  # fmt: skip
-
-
-def layer_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what an exported file says about each layer."""
-    return [{key: row[key] for key in ("name", "kind", "reason", "macs_dense", "macs")} for row in report["layers"]]
-
-
-def _weights_sha256(net: fx.GraphModule) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(net.state_dict().items()):
-        digest.update(name.encode() + _bytes(tensor))
-    return digest.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    if not tensor.ndim:
-        return str(tensor.item()).encode()
-    # Flat first: an axis of length 1 may have any stride in a tensor that calls itself contiguous.
-    return tensor.detach().flatten().view(torch.uint8).numpy().tobytes()
+    return Description(facts, rows, source.notes)

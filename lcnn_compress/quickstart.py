@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcnn_compress import api, runtime
-from lcnn_compress.bench.compare import BenchSettings, compare
-from lcnn_compress.compress.plan import PlanSettings
-from lcnn_compress.compress.settings import CALIBRATION_BATCH, CALIBRATION_IMAGES, CompressSettings, TrainingData
+from lcnn_compress.benchmark.bench_settings import BenchSettings
+from lcnn_compress.benchmark.compare import compare
+from lcnn_compress.compression.settings import CompressSettings, PlanSettings, TrainingData
+from lcnn_compress.data.data_settings import CALIBRATION_BATCH, CALIBRATION_IMAGES
 from lcnn_compress.data.examples import batches
 from lcnn_compress.data.load_examples import load_examples
 from lcnn_compress.data.score import onnx_runner, score
-from lcnn_compress.progress import Progress
+from lcnn_compress.progress import Progress, silent
 from lcnn_compress.train.recipe import FinetuneSettings
 
 EMBEDDED = Path(__file__).parent / "embedded"
@@ -35,15 +36,25 @@ def training_images() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         return held["x"], held["y"]
 
 
-def run(output: Path, epochs: int, progress: Progress) -> dict[str, Any]:
-    """Compress, export, score and time the embedded net; return the figures of the table."""
+def run(
+    output: Path, epochs: int = 3, progress: Progress = silent, *, plan: PlanSettings = PLAN, images: int = CALIBRATION_IMAGES
+) -> dict[str, Any]:
+    """Compress, export, score and time the embedded net; return the figures of the table.
+
+    Args:
+        output: artefact to write.
+        epochs: passes over the 4,000 training images.
+        progress: called as work goes on.
+        plan: which layers, how far.
+        images: to calibrate with.
+    """
     training = load_examples(TRAINING, INPUT_SHAPE)
     test = load_examples(str(EMBEDDED / "fashion_mnist_test.npz"), INPUT_SHAPE)
-    few = load_examples(TRAINING, INPUT_SHAPE, limit=CALIBRATION_IMAGES)
+    few = load_examples(TRAINING, INPUT_SHAPE, limit=images)
     source = api.open_model(EMBEDDED / "fashion_resnet.safetensors", INPUT_SHAPE, arch=ARCH)
     finetune = FinetuneSettings(epochs=epochs) if epochs else None
-    settings = CompressSettings(plan=PLAN, init="ksvd", finetune=finetune)
-    origin = {"calib": TRAINING, "samples": CALIBRATION_IMAGES, "data": TRAINING if epochs else None, "mean": None, "std": None}
+    settings = CompressSettings(plan=plan, init="ksvd", finetune=finetune)
+    origin = {"calib": TRAINING, "samples": images, "data": TRAINING if epochs else None, "mean": None, "std": None}
     data = TrainingData([x for x, _ in batches(few, CALIBRATION_BATCH)], training if epochs else None, origin=origin)
     artefact = api.compress_source(source, settings, data, progress=progress)
     api.save(artefact, output)
@@ -54,5 +65,5 @@ def run(output: Path, epochs: int, progress: Progress) -> dict[str, Any]:
     timing = compare(dense_file, lookup_file, BenchSettings(iterations=200, per_layer=False))
     return {
         "command": "quickstart", "artefact": str(output), "metric": "top1_percent", "n": len(test),
-        "dense": scores[0], "lookup": scores[1], "totals": artefact.report["totals"], "bench": asdict(timing),
+        "dense": scores[0], "lookup": scores[1], "totals": artefact.report.totals.to_json(), "bench": asdict(timing),
     }  # fmt: skip

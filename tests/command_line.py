@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -37,12 +38,21 @@ def lcnn_json(*args: object, code: int = 0) -> dict[str, Any]:
     return answer
 
 
-def child(*args: object, cwd: Path, code: int | None = 0, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run ``lcnn ARGS``, or Python's own ``-c SOURCE``, in a child process with pipes for its output."""
+def child(
+    *args: object, cwd: Path, code: int | None = 0, ignores_interrupts: bool = False, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run ``lcnn ARGS``, or Python's own ``-c SOURCE``, in a child process with pipes for its output.
+
+    Whether it ignores interrupts (SIGINT) is said here: it would inherit that, and tests may run in a background job.
+    """
+    disposition = signal.SIG_IGN if ignores_interrupts else signal.SIG_DFL
     command = [sys.executable, *(() if args[0] == "-c" else ("-m", "lcnn_compress")), *map(str, args)]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     env |= {"PYTHONPATH": os.pathsep.join([str(PACKAGE_PARENT), str(HOME / "tests")]), **variables}
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, disposition),
+    )  # fmt: skip
     assert code is None or done.returncode == code, (args, done.returncode, done.stdout, done.stderr)
     return done
 

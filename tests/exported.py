@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from lcnn_compress import runtime
-from lcnn_compress.compress.pipeline import compress_net
-from lcnn_compress.compress.plan import LayerPlan, PlanSettings
-from lcnn_compress.compress.settings import CompressSettings
+from lcnn_compress.compression.pipeline import compress_net
+from lcnn_compress.compression.plan import LayerPlan, PlanSettings
+from lcnn_compress.compression.settings import CompressSettings
 from lcnn_compress.net.capture import capture
 from lcnn_compress.net.layers import Captured
 

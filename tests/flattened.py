@@ -10,8 +10,8 @@ from nets import exact_lookup
 from torch import Tensor, nn
 
 from lcnn_compress import api
-from lcnn_compress.compress.plan import PlanSettings
-from lcnn_compress.compress.settings import CompressSettings
+from lcnn_compress.compression.plan import PlanSettings
+from lcnn_compress.compression.settings import CompressSettings
 from lcnn_compress.net.capture import capture
 from lcnn_compress.net.edit import replace_layer
 from lcnn_compress.net.layers import layers

@@ -8,12 +8,11 @@ from typing import Any
 from cases import small_net
 
 from lcnn_compress import api
-from lcnn_compress.bench.gain import Gain
-from lcnn_compress.bench.layer_cost import ORDINARY, Form, Shape
-from lcnn_compress.bench.profile import OTHER, NetTimes
-from lcnn_compress.bench.timers import Timers
-from lcnn_compress.compress.plan import PlanSettings
-from lcnn_compress.compress.settings import CompressSettings, TrainingData
+from lcnn_compress.benchmark.gain import Gain
+from lcnn_compress.benchmark.layer_cost import ORDINARY, Form, Shape
+from lcnn_compress.benchmark.profile import OTHER, NetTimes
+from lcnn_compress.benchmark.timers import Timers
+from lcnn_compress.compression.settings import CompressSettings, PlanSettings, TrainingData
 from lcnn_compress.net.layers import Captured
 from lcnn_compress.search.problem import Problem, prepare
 

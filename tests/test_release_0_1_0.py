@@ -20,8 +20,8 @@ from torch import nn
 
 from lcnn_compress import api, runtime
 from lcnn_compress.artefact.artefact import load_artefact
-from lcnn_compress.compress.plan import LayerPlan
-from lcnn_compress.compress.settings import CompressSettings
+from lcnn_compress.compression.plan import LayerPlan
+from lcnn_compress.compression.settings import CompressSettings
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.train.loop import Goal, finetune
 from lcnn_compress.train.recipe import FinetuneSettings

@@ -11,8 +11,8 @@ from onnx import numpy_helper
 from torch import nn
 
 from lcnn_compress import api
-from lcnn_compress.compress.plan import PlanSettings
-from lcnn_compress.compress.settings import CompressSettings
+from lcnn_compress.compression.plan import PlanSettings
+from lcnn_compress.compression.settings import CompressSettings
 from lcnn_compress.operators.common import FIRST_STAGE
 from lcnn_compress.operators.lookup_conv import OP_TYPE
 

@@ -1,7 +1,7 @@
-// Times the layers of a ResNet-18 with random patterns, one lookup per position, on every
-// instruction set of the machine.
+// Times the layers of a ResNet-18 with random patterns, one lookup per position, with every row of
+// kernels that the machine has.
 //
-//   bench_kernels [repeats] [part of an instruction set's or layer's name]
+//   bench_kernels [repeats] [part of a row's or layer's name]
 //
 // Prints the minimum over the repeats. GMAC/s: "done" counts what the stage executes, "dense" the
 // convolution it replaces. "peak" is the share of the multiply-adds that registers allow, "bound"
@@ -11,6 +11,7 @@
 //           lists of one filter)
 //   memory  copying as many bytes as it reads and writes, again and again, so from the same cache
 #include <algorithm>
+#include <cctype>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -21,8 +22,22 @@
 #include <string>
 #include <vector>
 
+#include "base/dispatch.h"
+#include "f32_peak.h"
 #include "lcnn/lookup_conv.h"
-#include "peak.h"
+#include "lookup_conv/job.h"
+
+namespace lcnn {
+namespace {
+
+#define LCNN_KERNELS(needs, suffix) {needs, #suffix, &kPeak##suffix},
+const KernelRows<PeakKernels> kPeakRows = {
+#include "f32_peak.inc"
+};
+#undef LCNN_KERNELS
+
+}  // namespace
+}  // namespace lcnn
 
 namespace {
 
@@ -116,6 +131,24 @@ double LeastMs(int repeats, const Call& call) {
   return least;
 }
 
+// Rows of kernels that are used together.
+struct Set {
+  std::string name;
+  lcnn::CpuFeatures features;
+};
+
+// Adds the rows of a family that no set is named after yet.
+template <class Kernels>
+void AddSets(const lcnn::KernelRows<Kernels>& rows, std::vector<Set>* sets) {
+  for (const lcnn::KernelRow<Kernels>& row : rows) {
+    std::string name = row.suffix;
+    for (char& c : name) c = static_cast<char>(std::tolower(c));
+    const bool known =
+        std::any_of(sets->begin(), sets->end(), [&](const Set& set) { return set.name == name; });
+    if (!known) sets->push_back({name, row.needs});
+  }
+}
+
 // GMAC/s of one thread.
 struct Roofs {
   double registers;
@@ -123,26 +156,22 @@ struct Roofs {
   double crossed;  // loads across cache lines
 };
 
-Roofs MeasureRoofs(lcnn::Isa isa) {
-  const lcnn::PeakKernels* kernels = nullptr;
-#define LCNN_KERNELS(suffix, name) \
-  if (isa == lcnn::Isa::k##suffix) kernels = &lcnn::kPeak##suffix;
-#include "kernels/kernels.inc"
-#undef LCNN_KERNELS
+Roofs MeasureRoofs(lcnn::CpuFeatures features) {
+  const lcnn::PeakKernels& kernels = lcnn::LastWithin(features, lcnn::kPeakRows);
   constexpr int64_t kSteps = 100000;
   constexpr int kRepeats = 30;
   constexpr size_t kLine = 64;
-  const auto floats = static_cast<size_t>(8 * kernels->macs);
+  const auto floats = static_cast<size_t>(8 * kernels.macs);
   std::vector<float> buffer(floats + 2 * kLine);
   void* start = buffer.data();
   size_t room = buffer.size() * sizeof(float);
   const auto* const aligned =
       static_cast<const float*>(std::align(kLine, floats * sizeof(float), start, room));
   volatile float sink = 0;  // the sums are used
-  const double macs = 1e-6 * static_cast<double>(kSteps * kernels->macs);
-  return {macs / LeastMs(kRepeats, [&] { sink = kernels->registers(kSteps); }),
-          macs / LeastMs(kRepeats, [&] { sink = kernels->loads(aligned, kSteps); }),
-          macs / LeastMs(kRepeats, [&] { sink = kernels->loads(aligned + 1, kSteps); })};
+  const double macs = 1e-6 * static_cast<double>(kSteps * kernels.macs);
+  return {macs / LeastMs(kRepeats, [&] { sink = kernels.registers(kSteps); }),
+          macs / LeastMs(kRepeats, [&] { sink = kernels.loads(aligned, kSteps); }),
+          macs / LeastMs(kRepeats, [&] { sink = kernels.loads(aligned + 1, kSteps); })};
 }
 
 double CopyMs(int64_t floats) {
@@ -166,7 +195,7 @@ Bound Longest(const std::vector<Bound>& bounds) {
                            [](const Bound& a, const Bound& b) { return a.ms < b.ms; });
 }
 
-void Bench(const Layer& layer, lcnn::Isa isa, const Roofs& roofs, int repeats) {
+void Bench(const Layer& layer, const Set& set, const Roofs& roofs, int repeats) {
   std::mt19937 random(1);
   const lcnn::Axis axis = {layer.kernel, layer.stride, 1, layer.kernel / 2, layer.kernel / 2};
   lcnn::LookupConvShape shape;
@@ -181,25 +210,27 @@ void Bench(const Layer& layer, lcnn::Isa isa, const Roofs& roofs, int repeats) {
   const auto bias = RandomFloats(layer.filters, &random);
   constants.dictionary = dictionary.data();
   constants.bias = bias.data();
-  const lcnn::LookupConv conv(shape, constants, isa);
-  const auto plan = conv.PlanFor(layer.batch, layer.size, layer.size);
+  const lcnn::PackedWeights weights(shape, constants);
+  const lcnn::LookupConvKernels kernels = lcnn::LookupConvKernelsWithin(set.features);
+  const lcnn::Plan plan = lcnn::MakePlan(weights, kernels.project, kernels.lookup,
+                                         {layer.batch, layer.size, layer.size});
 
   const int64_t out = lcnn::OutputExtent(axis, layer.size, "size");
   const auto x = RandomFloats(layer.batch * layer.channels * layer.size * layer.size, &random);
   std::vector<float> y(static_cast<size_t>(layer.batch * layer.filters * out * out));
-  std::vector<char> scratch(lcnn::ScratchBytes(*plan));
+  std::vector<char> scratch(lcnn::ScratchBytes(plan));
   lcnn::StageTimes best = {1e9, 1e9};
   for (int i = 0; i < repeats; ++i) {
     lcnn::StageTimes times;
-    conv.Run(*plan, x.data(), {}, y.data(), scratch.data(), {}, &times);
+    lcnn::RunPlan(weights, plan, kernels, {x.data(), {}, y.data(), scratch.data()}, {}, &times);
     best.project_ms = std::min(best.project_ms, times.project_ms);
     best.lookup_ms = std::min(best.lookup_ms, times.lookup_ms);
   }
   const double total = best.project_ms + best.lookup_ms;
   const auto dense =
       static_cast<double>(layer.batch * layer.filters * out * out * layer.channels * taps);
-  const auto project = static_cast<double>(lcnn::ProjectMacs(*plan));
-  const auto lookup = static_cast<double>(lcnn::LookupMacs(*plan));
+  const auto project = static_cast<double>(lcnn::ProjectMacs(plan));
+  const auto lookup = static_cast<double>(lcnn::LookupMacs(plan));
   const auto x_floats = static_cast<int64_t>(x.size());
   const auto y_floats = static_cast<int64_t>(y.size());
   const auto s_floats = static_cast<int64_t>(scratch.size() / sizeof(float));
@@ -216,7 +247,7 @@ void Bench(const Layer& layer, lcnn::Isa isa, const Roofs& roofs, int repeats) {
   std::printf(
       "%-7s %-24s %8.4f %8.4f %8.4f  %6.1f %4.0f %% %-6s %3.0f %%  %6.1f %4.0f %% %-6s %3.0f %% "
       "%7.1f  %5.1fx\n",
-      lcnn::IsaName(isa), layer.name, best.project_ms, best.lookup_ms, total, done1,
+      set.name.c_str(), layer.name, best.project_ms, best.lookup_ms, total, done1,
       100 * done1 / roofs.registers, bound1.name, 100 * bound1.ms / best.project_ms, done2,
       100 * done2 / roofs.registers, bound2.name, 100 * bound2.ms / best.lookup_ms,
       dense * 1e-6 / total, dense / (project + lookup));
@@ -227,26 +258,29 @@ void Bench(const Layer& layer, lcnn::Isa isa, const Roofs& roofs, int repeats) {
 int main(int argc, char** argv) {
   const int repeats = argc > 1 ? std::atoi(argv[1]) : 50;
   const std::string wanted = argc > 2 ? argv[2] : "";
-  for (const lcnn::Isa isa : lcnn::BuiltIsas()) {
-    if (!lcnn::IsaSupported(isa)) {
-      std::printf("%-7s skipped: not supported by this machine\n", lcnn::IsaName(isa));
+  std::vector<Set> sets;
+  AddSets(lcnn::ProjectRows(), &sets);
+  AddSets(lcnn::LookupRows(), &sets);
+  for (const Set& set : sets) {
+    if (!lcnn::Contains(lcnn::DetectCpuFeatures(), set.features)) {
+      std::printf("%-7s skipped: not supported by this machine\n", set.name.c_str());
       continue;
     }
     std::vector<Layer> chosen;
     for (const Layer& layer : kLayers) {
-      const std::string name = std::string(lcnn::IsaName(isa)) + " " + layer.name;
+      const std::string name = set.name + " " + layer.name;
       if (name.find(wanted) != std::string::npos) chosen.push_back(layer);
     }
     if (chosen.empty()) continue;
-    const Roofs roofs = MeasureRoofs(isa);
+    const Roofs roofs = MeasureRoofs(set.features);
     std::printf(
         "%s, GMAC/s: %.1f in registers, %.1f with an aligned load each, %.1f with one across "
         "cache lines\n",
-        lcnn::IsaName(isa), roofs.registers, roofs.loads, roofs.crossed);
+        set.name.c_str(), roofs.registers, roofs.loads, roofs.crossed);
     std::printf("%-7s %-24s %8s %8s %8s  %6s %6s %-12s  %6s %6s %-12s %7s  %6s\n", "isa", "layer",
                 "project", "lookup", "ms", "done 1", "peak", "bound", "done 2", "peak", "bound",
                 "dense", "fewer");
-    for (const Layer& layer : chosen) Bench(layer, isa, roofs, repeats);
+    for (const Layer& layer : chosen) Bench(layer, set, roofs, repeats);
   }
   return 0;
 }

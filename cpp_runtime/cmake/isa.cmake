@@ -30,28 +30,27 @@ check_cxx_source_compiles("
 #endif
 int main() { return 0; }" LCNN_TARGET_AARCH64)
 
-set(LCNN_ISAS scalar)
+set(LCNN_SUFFIXES scalar)
 if(LCNN_TARGET_X86_64)
-  list(APPEND LCNN_ISAS avx2 avx512)
+  list(APPEND LCNN_SUFFIXES avx2 avx512)
 endif()
 if(LCNN_TARGET_AARCH64)
-  list(APPEND LCNN_ISAS neon)  # no flags: NEON is part of the baseline
+  list(APPEND LCNN_SUFFIXES neon)  # no flags: NEON is part of the baseline
 endif()
 
-# Adds one file per instruction set for each of the patterns given, in which ISA stands for it.
-function(lcnn_add_kernels target)
+# Adds the kernels of a family, <family>_<suffix>.cc for each of the suffixes given that this target has, with its flags.
+function(lcnn_add_kernels target family)
   if(LCNN_TARGET_X86_64)
     target_compile_definitions(${target} PRIVATE LCNN_HAVE_X86_KERNELS)
   endif()
   if(LCNN_TARGET_AARCH64)
     target_compile_definitions(${target} PRIVATE LCNN_HAVE_AARCH64_KERNELS)
   endif()
-  foreach(isa IN LISTS LCNN_ISAS)
-    string(TOUPPER ${isa} upper)
-    foreach(pattern IN LISTS ARGN)
-      string(REPLACE ISA ${isa} file ${pattern})
-      target_sources(${target} PRIVATE ${file})
-      set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS "${LCNN_${upper}_FLAGS}")
-    endforeach()
+  foreach(suffix IN LISTS ARGN)
+    if(suffix IN_LIST LCNN_SUFFIXES)
+      string(TOUPPER ${suffix} upper)
+      target_sources(${target} PRIVATE ${family}_${suffix}.cc)
+      set_source_files_properties(${family}_${suffix}.cc PROPERTIES COMPILE_OPTIONS "${LCNN_${upper}_FLAGS}")
+    endif()
   endforeach()
 endfunction()

@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/dispatch.h"
 #include "lcnn/lookup_conv.h"
 
 #if defined(__has_feature)
@@ -127,6 +128,20 @@ inline std::vector<lcnn::Isa> IsasToTest() {
     }
   }
   return isas;
+}
+
+// Rows of a family that this machine has; says aloud which are not tested.
+template <class Kernels>
+lcnn::KernelRows<Kernels> RowsToTest(const char* family, const lcnn::KernelRows<Kernels>& rows) {
+  lcnn::KernelRows<Kernels> supported;
+  for (const lcnn::KernelRow<Kernels>& row : rows) {
+    if (lcnn::Contains(lcnn::DetectCpuFeatures(), row.needs)) {
+      supported.push_back(row);
+    } else {
+      std::printf("SKIPPED: %s %s is not supported by this machine\n", family, row.suffix);
+    }
+  }
+  return supported;
 }
 
 #endif  // LCNN_TESTS_FIXTURES_H_

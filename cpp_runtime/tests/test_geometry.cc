@@ -1,6 +1,6 @@
 // Layouts worked out by hand.
+#include "base/geometry.h"
 #include "check.h"
-#include "geometry.h"
 
 namespace {
 

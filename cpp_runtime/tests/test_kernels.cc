@@ -1,9 +1,9 @@
-// The contracts of kernels/kernels.h that a whole operator does not isolate: each kernel against
-// the scalar one on the same task.
+// The contracts of kernels/f32_project.h and f32_lookup.h that a whole operator does not isolate,
+// for every row of kernels that the machine has.
 #include <algorithm>
 
+#include "base/dispatch.h"
 #include "check.h"
-#include "dispatch.h"
 #include "fixtures.h"
 #include "reference.h"
 
@@ -13,8 +13,8 @@ using lcnn::kPanelRows;
 using lcnn::LaneMap;
 
 // Every mask of the low lanes pattern as one vector: contiguous pixels with holes in the lanes.
-void TestPackMasks(const lcnn::KernelSet& kernels) {
-  const int lanes = kernels.project->lanes;
+void TestPackMasks(const lcnn::ProjectKernels& kernels) {
+  const int lanes = kernels.lanes;
   std::mt19937 random(3);
   Guarded x(static_cast<size_t>(2 * lanes));
   Fill(&x, &random);
@@ -25,7 +25,7 @@ void TestPackMasks(const lcnn::KernelSet& kernels) {
     const int base = 2 * lanes - count;
     const LaneMap map = {base, static_cast<uint16_t>(mask), static_cast<uint8_t>(count), 0};
     Guarded packed(static_cast<size_t>(lanes));
-    kernels.project->pack({x.data(), 0, 1, &map, nullptr, 1, packed.data(), lanes});
+    kernels.pack({x.data(), 0, 1, &map, nullptr, 1, packed.data(), lanes});
     int next = base;
     for (int l = 0; l < lanes; ++l) {
       const float want = (mask >> l & 1) != 0 ? x[static_cast<size_t>(next++)] : 0;
@@ -35,23 +35,23 @@ void TestPackMasks(const lcnn::KernelSet& kernels) {
   }
 }
 
-void TestPackIndices(const lcnn::KernelSet& kernels) {
-  const int lanes = kernels.project->lanes;
+void TestPackIndices(const lcnn::ProjectKernels& kernels) {
+  const int lanes = kernels.lanes;
   Guarded x(40), packed(static_cast<size_t>(2 * 3 * lanes));
   for (size_t i = 0; i < 40; ++i) x[i] = static_cast<float>(i);
   int32_t indices[lcnn::kMaxLanes] = {};
   for (int l = 0; l < lanes; ++l) indices[l] = 19 - l;
   const LaneMap map = {0, 5, 2, 1};  // lanes 0 and 2
   const LaneMap maps[3] = {{0, 0, 0, 0}, map, {0, 0, 0, 0}};
-  kernels.project->pack({x.data(), 20, 2, maps, indices, 3, packed.data(), 3 * lanes});
+  kernels.pack({x.data(), 20, 2, maps, indices, 3, packed.data(), 3 * lanes});
   const auto at = [&](int i) { return packed[static_cast<size_t>(i)]; };
   CHECK(at(lanes) == 19 && at(lanes + 1) == 0 && at(lanes + 2) == 17 && at(0) == 0);
   CHECK(at(4 * lanes) == 39 && at(4 * lanes + 2) == 37 && packed.WallsIntact());
 }
 
 // Two runs of every other pixel, the second up to the last pixel of X.
-void TestPackAlternate(const lcnn::KernelSet& kernels) {
-  const int lanes = kernels.project->lanes;
+void TestPackAlternate(const lcnn::ProjectKernels& kernels) {
+  const int lanes = kernels.lanes;
   std::mt19937 random(4);
   for (int first = 0; first <= lanes; ++first) {
     for (int second = first == 0 ? 1 : 0; first + second < lanes; ++second) {
@@ -75,15 +75,15 @@ void TestPackAlternate(const lcnn::KernelSet& kernels) {
       add(last - 2 * (second - 1), second, lanes - second);  // a gap before it
       const LaneMap map = {0, static_cast<uint16_t>(all), static_cast<uint8_t>(first + second),
                            lcnn::kAlternatePixels};
-      kernels.project->pack({x.data(), 0, 1, &map, triples.data(), 1, packed.data(), lanes});
+      kernels.pack({x.data(), 0, 1, &map, triples.data(), 1, packed.data(), lanes});
       CHECK(std::equal(want.begin(), want.end(), packed.data()));
       CHECK(packed.WallsIntact());
     }
   }
 }
 
-void TestProject(const lcnn::KernelSet& kernels, int rows, int vectors, int depth, bool add) {
-  const int lanes = kernels.project->lanes;
+void TestProject(const lcnn::ProjectKernels& kernels, int rows, int vectors, int depth, bool add) {
+  const int lanes = kernels.lanes;
   std::mt19937 random(static_cast<uint32_t>(rows * 100 + vectors));
   Guarded panel(static_cast<size_t>(depth * kPanelRows)),
       packed(static_cast<size_t>(depth * vectors * lanes));
@@ -93,8 +93,7 @@ void TestProject(const lcnn::KernelSet& kernels, int rows, int vectors, int dept
   Guarded s(static_cast<size_t>((rows - 1) * pitch + vectors * lanes));
   Fill(&s, &random);
   const Guarded before = s;
-  kernels.project->project(
-      {panel.data(), packed.data(), depth, rows, vectors, add, s.data(), pitch});
+  kernels.project({panel.data(), packed.data(), depth, rows, vectors, add, s.data(), pitch});
   for (int r = 0; r < rows; ++r) {
     for (int p = 0; p < pitch && r * pitch + p < static_cast<int>(s.size()); ++p) {
       const auto at = static_cast<size_t>(r * pitch + p);
@@ -115,7 +114,7 @@ void TestProject(const lcnn::KernelSet& kernels, int rows, int vectors, int dept
   CHECK(s.WallsIntact());
 }
 
-void TestProjectPixel(const lcnn::KernelSet& kernels, int depth, Stored stored) {
+void TestProjectPixel(const lcnn::ProjectKernels& kernels, int depth, Stored stored) {
   std::mt19937 random(static_cast<uint32_t>(depth));
   Guarded panel(static_cast<size_t>(depth * kPanelRows)), x(static_cast<size_t>(depth)),
       out(kPanelRows);
@@ -123,7 +122,7 @@ void TestProjectPixel(const lcnn::KernelSet& kernels, int depth, Stored stored) 
   Fill(&x, &random);
   std::vector<uint16_t> halves;
   std::vector<int8_t> bytes;
-  lcnn::PanelValues values = {panel.data(), nullptr, nullptr};
+  lcnn::PanelValues values = {lcnn::PanelType::kFloat32, panel.data()};
   std::uniform_int_distribution<int> number(stored == Stored::kHalf ? 0 : -128,
                                             stored == Stored::kHalf ? 0x3bff : 127);
   for (size_t i = 0; i < panel.size(); ++i) {
@@ -131,11 +130,11 @@ void TestProjectPixel(const lcnn::KernelSet& kernels, int depth, Stored stored) 
     bytes.push_back(static_cast<int8_t>(halves.back()));
   }
   if (stored != Stored::kFloat) {
-    values = {nullptr, halves.data(), nullptr};
-    if (stored == Stored::kByte) values = {nullptr, nullptr, bytes.data()};
-    kernels.project->widen(values, static_cast<int64_t>(panel.size()), panel.data());
+    values = {lcnn::PanelType::kFloat16, halves.data()};
+    if (stored == Stored::kByte) values = {lcnn::PanelType::kInt8, bytes.data()};
+    kernels.widen(values, static_cast<int64_t>(panel.size()), panel.data());
   }
-  kernels.project->project_pixel({values, x.data(), depth, out.data()});
+  kernels.project_pixel({values, x.data(), depth, out.data()});
   for (size_t r = 0; r < kPanelRows; ++r) {
     double want = 0, magnitude = 0;
     for (size_t i = 0; i < x.size(); ++i) {
@@ -149,19 +148,19 @@ void TestProjectPixel(const lcnn::KernelSet& kernels, int depth, Stored stored) 
 }
 
 // Infinity in any channel is infinity in every row whose value is positive.
-void TestProjectPixelInfinity(const lcnn::KernelSet& kernels, int depth) {
+void TestProjectPixelInfinity(const lcnn::ProjectKernels& kernels, int depth) {
   Guarded panel(static_cast<size_t>(depth * kPanelRows)), x(static_cast<size_t>(depth)),
       out(kPanelRows);
   std::fill(panel.data(), panel.data() + panel.size(), 0.5f);
   for (int channel = 0; channel < depth; ++channel) {
     std::fill(x.data(), x.data() + x.size(), 1.0f);
     x[static_cast<size_t>(channel)] = std::numeric_limits<float>::infinity();
-    kernels.project->project_pixel({{panel.data(), nullptr, nullptr}, x.data(), depth, out.data()});
+    kernels.project_pixel({{lcnn::PanelType::kFloat32, panel.data()}, x.data(), depth, out.data()});
     for (size_t r = 0; r < kPanelRows; ++r) CHECK(std::isinf(out[r]));
   }
 }
 
-void TestWiden(const lcnn::KernelSet& kernels, int count) {
+void TestWiden(const lcnn::ProjectKernels& kernels, int count) {
   std::mt19937 random(5);
   std::uniform_int_distribution<uint32_t> any(0, 0xffff);
   std::vector<uint16_t> halves;
@@ -170,18 +169,18 @@ void TestWiden(const lcnn::KernelSet& kernels, int count) {
     if ((bits >> 10 & 0x1f) != 31) halves.push_back(static_cast<uint16_t>(bits));  // finite
   }
   Guarded floats(static_cast<size_t>(count));
-  kernels.project->widen({nullptr, halves.data(), nullptr}, count, floats.data());
+  kernels.widen({lcnn::PanelType::kFloat16, halves.data()}, count, floats.data());
   const std::vector<float> want = lcnn::Widened(halves.data(), halves.size());
   CHECK(std::equal(want.begin(), want.end(), floats.data()));
   const std::vector<int8_t> bytes(halves.begin(), halves.end());  // their lower halves
-  kernels.project->widen({nullptr, nullptr, bytes.data()}, count, floats.data());
+  kernels.widen({lcnn::PanelType::kInt8, bytes.data()}, count, floats.data());
   CHECK(std::equal(bytes.begin(), bytes.end(), floats.data()));
   CHECK(floats.WallsIntact());
 }
 
-void TestLookup(const lcnn::KernelSet& kernels, int vectors, int entries, bool residual, int parts,
-                bool hard_swish, bool one_pixel = false) {
-  const int lanes = kernels.project->lanes;
+void TestLookup(const lcnn::LookupKernels& kernels, int vectors, int entries, bool residual,
+                int parts, bool hard_swish, bool one_pixel = false) {
+  const int lanes = kernels.lanes;
   const int positions = vectors * lanes;
   std::mt19937 random(static_cast<uint32_t>(vectors * 100 + entries));
   Guarded s(static_cast<size_t>(positions + entries)), added(static_cast<size_t>(2 * positions));
@@ -251,15 +250,15 @@ void TestLookup(const lcnn::KernelSet& kernels, int vectors, int entries, bool r
     task.sums = sums.data();
     task.last = false;
     task.entry_begin = half;
-    kernels.lookup->own.lookup(task);
+    kernels.own.lookup(task);
     for (size_t i = 0; i < y.size(); ++i) CHECK(std::isnan(y[i]));
     task.first = false;
     task.last = true;
     task.entry_begin = rest;
-    kernels.lookup->own.lookup(task);
+    kernels.own.lookup(task);
     CHECK(sums.WallsIntact());
   } else {
-    kernels.lookup->own.lookup(task);
+    kernels.own.lookup(task);
   }
   std::vector<bool> written(y.size());
   for (int o = 0; o < 2; ++o) {
@@ -339,55 +338,55 @@ void TestLookupShared(const lcnn::LookupKernel& kernel, int lanes, int shared, i
   CHECK(y.WallsIntact());
 }
 
+void TestProjectRow(const lcnn::ProjectKernels& kernels) {
+  TestPackMasks(kernels);
+  TestPackIndices(kernels);
+  TestPackAlternate(kernels);
+  for (int rows = 1; rows <= kPanelRows; ++rows) {
+    for (int vectors = 1; vectors <= 7; ++vectors) {
+      TestProject(kernels, rows, vectors, 5, false);
+      TestProject(kernels, rows, vectors, 1, true);
+    }
+  }
+  for (const int count : {0, 1, 3, 4, 7, 8, 15, 16, 17, 100}) TestWiden(kernels, count);
+  for (const int depth : {1, 2, 7, 15, 16, 17, 33}) {
+    for (const Stored stored : {Stored::kFloat, Stored::kHalf, Stored::kByte}) {
+      TestProjectPixel(kernels, depth, stored);
+    }
+    TestProjectPixelInfinity(kernels, depth);
+  }
+}
+
+void TestLookupRow(const lcnn::LookupKernels& kernels, bool residual, bool hard_swish) {
+  CHECK(kernels.own.max_vectors <= lcnn::kMaxTileVectors);
+  for (const int parts : {1, 2}) {
+    for (const int entries : {16, 17, 31, 32, 33, 64, 67}) {
+      TestLookup(kernels, 1, entries, residual, parts, hard_swish, true);
+    }
+    for (int vectors = 1; vectors <= kernels.own.max_vectors; ++vectors) {
+      for (int entries = 0; entries <= 9; ++entries) {
+        TestLookup(kernels, vectors, entries, residual, parts, hard_swish);
+      }
+    }
+  }
+  for (int i = 0; i < lcnn::kSharedKernels; ++i) {
+    const lcnn::LookupKernel& kernel = kernels.shared[i];
+    CHECK(kernel.max_vectors <= lcnn::kMaxTileVectors);
+    for (int vectors = 1; vectors <= kernel.max_vectors; ++vectors) {
+      TestLookupShared(kernel, kernels.lanes, lcnn::kSharedFilters[i], vectors, residual,
+                       hard_swish);
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
-  for (const lcnn::Isa isa : IsasToTest()) {
-    const lcnn::KernelSet& kernels = lcnn::KernelsFor(isa);
-    CHECK(kernels.lookup->own.max_vectors <= lcnn::kMaxTileVectors);
-    TestPackMasks(kernels);
-    TestPackIndices(kernels);
-    TestPackAlternate(kernels);
-    for (int rows = 1; rows <= kPanelRows; ++rows) {
-      for (int vectors = 1; vectors <= 7; ++vectors) {
-        TestProject(kernels, rows, vectors, 5, false);
-        TestProject(kernels, rows, vectors, 1, true);
-      }
-    }
-    for (const int count : {0, 1, 3, 4, 7, 8, 15, 16, 17, 100}) TestWiden(kernels, count);
-    for (const int depth : {1, 2, 7, 15, 16, 17, 33}) {
-      for (const Stored stored : {Stored::kFloat, Stored::kHalf, Stored::kByte}) {
-        TestProjectPixel(kernels, depth, stored);
-      }
-      TestProjectPixelInfinity(kernels, depth);
-    }
-    for (const int entries : {16, 17, 31, 32, 33, 64, 67}) {
-      for (const int parts : {1, 2}) {
-        for (const bool hard_swish : {false, true}) {
-          TestLookup(kernels, 1, entries, false, parts, hard_swish, true);
-          TestLookup(kernels, 1, entries, true, parts, hard_swish, true);
-        }
-      }
-    }
-    for (int i = 0; i < lcnn::kSharedKernels; ++i) {
-      const lcnn::LookupKernel& kernel = kernels.lookup->shared[i];
-      for (int vectors = 1; vectors <= kernel.max_vectors; ++vectors) {
-        for (const bool residual : {false, true}) {
-          for (const bool hard_swish : {false, true}) {
-            TestLookupShared(kernel, kernels.project->lanes, lcnn::kSharedFilters[i], vectors,
-                             residual, hard_swish);
-          }
-        }
-      }
-    }
-    for (int vectors = 1; vectors <= kernels.lookup->own.max_vectors; ++vectors) {
-      for (int entries = 0; entries <= 9; ++entries) {
-        for (const int parts : {1, 2}) {
-          for (const bool hard_swish : {false, true}) {
-            TestLookup(kernels, vectors, entries, false, parts, hard_swish);
-            TestLookup(kernels, vectors, entries, true, parts, hard_swish);
-          }
-        }
+  for (const auto& row : RowsToTest("project", lcnn::ProjectRows())) TestProjectRow(*row.kernels);
+  for (const auto& row : RowsToTest("lookup", lcnn::LookupRows())) {
+    for (const bool residual : {false, true}) {
+      for (const bool hard_swish : {false, true}) {
+        TestLookupRow(*row.kernels, residual, hard_swish);
       }
     }
   }

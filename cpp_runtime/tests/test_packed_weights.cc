@@ -3,7 +3,7 @@
 #include <limits>
 
 #include "check.h"
-#include "packed_weights.h"
+#include "lookup_conv/packed_weights.h"
 
 namespace {
 
@@ -102,10 +102,10 @@ void TestIdentity() {
 void TestPanels() {
   const lcnn::PackedWeights packed = Small().Pack();
   CHECK(packed.panels_per_group() == 1);
-  const float* const panel = packed.panel(1, 0, 0).floats;
+  const float* const panel = packed.panel(1, 0, 0).floats();
   CHECK(panel[0] == 5 && panel[1] == 7 && panel[2] == 0);   // channel 0 of the group
   CHECK(panel[8] == 6 && panel[9] == 8 && panel[15] == 0);  // channel 1
-  CHECK(reinterpret_cast<uintptr_t>(packed.panel(0, 0, 0).floats) % lcnn::kCacheLine == 0);
+  CHECK(reinterpret_cast<uintptr_t>(packed.panel(0, 0, 0).floats()) % lcnn::kCacheLine == 0);
 }
 
 // A large dictionary stays as narrow as it came, a small one does not.
@@ -126,11 +126,11 @@ void TestNarrowPanels() {
     constants.half_dictionary = halves.data();
     const lcnn::PackedWeights from_halves(shape, constants);
     if (channels == 512) {
-      CHECK(from_bytes.panel(0, 63, 5).bytes[7] == -3);
-      CHECK(from_halves.panel(0, 63, 5).halves[7] == 0xc200);
+      CHECK(from_bytes.panel(0, 63, 5).bytes()[7] == -3);
+      CHECK(from_halves.panel(0, 63, 5).halves()[7] == 0xc200);
     } else {
-      CHECK(from_bytes.panel(0, 63, 5).floats[7] == -3);
-      CHECK(from_halves.panel(0, 63, 5).floats[7] == -3);
+      CHECK(from_bytes.panel(0, 63, 5).floats()[7] == -3);
+      CHECK(from_halves.panel(0, 63, 5).floats()[7] == -3);
     }
   }
 }

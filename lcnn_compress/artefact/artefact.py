@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import fx
 
 from lcnn_compress.artefact.graph_json import from_json, to_json
+from lcnn_compress.artefact.report import Json, Report
 from lcnn_compress.artefact.report_html import html
-from lcnn_compress.errors import ArtefactError, FileError
+from lcnn_compress.errors import ArtefactError, FileError, SettingsError
 from lcnn_compress.files import directory_atomically
 from lcnn_compress.version import __version__
 
@@ -33,14 +34,14 @@ _HASHED = ("lcnn.json", "model.safetensors", "config.json")
 FILES = ("manifest.json", *_HASHED, "report.json", "report.html")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Artefact:
     """A compressed net with its input shape (1, ...), resolved configuration and report."""
 
     net: fx.GraphModule
     input_shape: tuple[int, ...]
-    config: dict[str, Any]
-    report: dict[str, Any]
+    config: Json
+    report: Report
 
 
 def save_artefact(artefact: Artefact, path: Path) -> None:
@@ -57,7 +58,7 @@ def save_artefact(artefact: Artefact, path: Path) -> None:
     }
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
     manifest = {"format": "lcnn", "format_version": FORMAT_VERSION, "written_by": __version__, "sha256": hashes}
-    content |= {"manifest.json": _json(manifest), "report.json": _json(artefact.report)}
+    content |= {"manifest.json": _json(manifest), "report.json": _json(artefact.report.to_json())}
     content["report.html"] = html(artefact.report).encode()
     with directory_atomically(path) as folder:
         for name, data in content.items():
@@ -86,13 +87,13 @@ def load_artefact(path: Path) -> Artefact:
         raise ArtefactError(f"{path / 'model.safetensors'}: {error}; make the artefact again") from error
     description = _parse(path / "lcnn.json", content["lcnn.json"])
     config = _parse(path / "config.json", content["config.json"])
-    report = _parse(path / "report.json", _read(path / "report.json"))
+    report = _read_report(path / "report.json")
     _complete(description["graph"]["modules"], config)
     net = from_json(description["graph"], tensors, str(path))
     return Artefact(net, tuple(description["input_shape"]), config, report)
 
 
-def _complete(modules: Any, config: Any) -> None:
+def _complete(modules: Json, config: Json) -> None:
     """Add the common patterns that 0.1.0 wrote into the configuration only, or else training would take them apart."""
     planned = {plan.get("name"): plan.get("share", 1) for plan in config.get("layers", ()) if isinstance(plan, dict)}
     for name, values in modules.items():
@@ -105,7 +106,27 @@ def is_artefact(path: Path) -> bool:
     return path.is_dir() and (path / "manifest.json").is_file()
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def check_place(path: Path) -> None:
+    """Refuse a place for an artefact before any work is done: nothing but an artefact is ever replaced.
+
+    Raises:
+        SettingsError: something else is at ``path``, or files that are not of an artefact are in it.
+        FileError: its folder is not there or may not be written.
+    """
+    parent = path.resolve().parent
+    if not parent.is_dir():
+        raise FileError(f"{path}: the folder {parent} is not there; create it first or choose another `output`")
+    if not os.access(parent, os.W_OK):
+        raise FileError(f"{path}: the folder {parent} may not be written; choose another `output`")
+    if not path.exists():
+        return
+    if not is_artefact(path):
+        raise SettingsError(f"{path}: exists and is not an artefact; it will not be replaced, choose another `output`")
+    if own := sorted(p.name for p in path.iterdir() if p.name not in FILES and p.suffix != ".onnx"):
+        raise SettingsError(f"{path}: holds files of yours ({', '.join(own[:3])}); move them away or choose another `output`")
+
+
+def _read_manifest(path: Path) -> Json:
     if not path.is_dir():
         raise FileError(f"{path}: no such artefact directory; 'lcnn compress MODEL' makes one")
     manifest = _parse(path / "manifest.json", _read(path / "manifest.json"))
@@ -120,6 +141,13 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def _read_report(path: Path) -> Report:
+    try:
+        return Report.from_json(_parse(path, _read(path)))
+    except ValueError as error:
+        raise ArtefactError(f"{path}: {error}; the file is damaged or was edited, make the artefact again") from error
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -129,7 +157,7 @@ def _read(path: Path) -> bytes:
         raise FileError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _parse(path: Path, data: bytes) -> dict[str, Any]:
+def _parse(path: Path, data: bytes) -> Json:
     try:
         values = json.loads(data)
     except ValueError as error:
@@ -139,5 +167,5 @@ def _parse(path: Path, data: bytes) -> dict[str, Any]:
     return values
 
 
-def _json(values: dict[str, Any]) -> bytes:
+def _json(values: Json) -> bytes:
     return (json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from lcnn_compress.artefact.report import Json
 from lcnn_compress.errors import ArtefactError, ModelError
 from lcnn_compress.forms.kinds import FILTERS_PER_PATTERN, KINDS
 from lcnn_compress.forms.lookup import LookupConv2d
@@ -37,13 +38,13 @@ _SIZE_ARITHMETIC = {
 _TORCH_CONSTANTS = (torch.dtype, torch.memory_format, torch.layout)
 
 
-def to_json(net: fx.GraphModule, storage: str = "float32") -> tuple[dict[str, Any], dict[str, Tensor]]:
+def to_json(net: fx.GraphModule, storage: str = "float32") -> tuple[Json, dict[str, Tensor]]:
     """Return the graph and its modules as JSON values, and every tensor by name.
 
     Raises:
         ModelError: the net calls something that cannot be written.
     """
-    modules: dict[str, Any] = {}
+    modules: dict[str, Json] = {}
     tensors: dict[str, Tensor] = {}
     for name in sorted({str(n.target) for n in net.graph.nodes if n.op == "call_module"}):
         modules[name] = _module_to_json(name, net.get_submodule(name), tensors, storage)
@@ -55,7 +56,7 @@ def to_json(net: fx.GraphModule, storage: str = "float32") -> tuple[dict[str, An
     return {"nodes": nodes, "modules": modules}, tensors
 
 
-def from_json(graph: dict[str, Any], tensors: dict[str, Tensor], source: str) -> fx.GraphModule:
+def from_json(graph: Json, tensors: dict[str, Tensor], source: str) -> fx.GraphModule:
     """Invert ``to_json``; ``source`` names the file in messages.
 
     Raises:
@@ -78,7 +79,7 @@ def from_json(graph: dict[str, Any], tensors: dict[str, Tensor], source: str) ->
     return net.eval()
 
 
-def _module_to_json(name: str, module: nn.Module, tensors: dict[str, Tensor], storage: str) -> dict[str, Any]:
+def _module_to_json(name: str, module: nn.Module, tensors: dict[str, Tensor], storage: str) -> Json:
     if isinstance(module, LookupConv2d):
         factors = StoredFactors.of(module, storage)
         tensors.update((f"{name}.{field.name}", getattr(factors, field.name)) for field in fields(factors))
@@ -96,7 +97,7 @@ def _module_to_json(name: str, module: nn.Module, tensors: dict[str, Tensor], st
     return {"type": kind, **{key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}}
 
 
-def _module_from_json(name: str, values: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
+def _module_from_json(name: str, values: Json, tensors: dict[str, Tensor]) -> nn.Module:
     values = dict(values)
     kind = values.pop("type")
     if kind == "LookupConv2d":
@@ -109,7 +110,7 @@ def _module_from_json(name: str, values: dict[str, Any], tensors: dict[str, Tens
     return module
 
 
-def _lookup_from_json(name: str, values: dict[str, Any], tensors: dict[str, Tensor]) -> LookupConv2d:
+def _lookup_from_json(name: str, values: Json, tensors: dict[str, Tensor]) -> LookupConv2d:
     geometry = ConvGeometry.from_json(values["geometry"])
     shape = (values["out_channels"], values["dictionary_size"], *geometry.kernel)
     gaps, coefficients = (_take(tensors, f"{name}.{key}") for key in ("gaps", "coefficients"))
@@ -135,7 +136,7 @@ def _take(tensors: dict[str, Tensor], name: str) -> Tensor:
     return tensors[name]
 
 
-def _node_to_json(node: fx.Node) -> dict[str, Any]:
+def _node_to_json(node: fx.Node) -> Json:
     target = str(node.target)
     if node.op == "call_function":
         target = f"operator.{node.target.__name__}" if getattr(node.target, "__module__", "") == "_operator" else target  # type: ignore[union-attr]
@@ -144,7 +145,7 @@ def _node_to_json(node: fx.Node) -> dict[str, Any]:
     return values | ({"kwargs": _encode(node.kwargs)} if node.kwargs else {})
 
 
-def _node_from_json(graph: fx.Graph, values: dict[str, Any], nodes: dict[str, fx.Node]) -> fx.Node:
+def _node_from_json(graph: fx.Graph, values: Json, nodes: dict[str, fx.Node]) -> fx.Node:
     operation, target = values["op"], values["target"]
     if operation not in ("placeholder", "get_attr", "call_module", "call_function", "output"):
         raise ValueError(f"node '{values['name']}' has the unknown kind '{operation}'")

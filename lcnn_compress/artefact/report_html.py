@@ -1,16 +1,16 @@
 """The report of a compression as one HTML page: no script, no request to anywhere, every text escaped.
 
-Fields that a report lacks (times without the native library, an accuracy without data) leave a dash or leave their chart out.
+Where a report lacks something (times without the native library, lookups of a dense layer) it has a dash, or lacks a chart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-Row = dict[str, Any]
+from lcnn_compress.artefact.report import Json, LayerReport, Report, Totals
 
 # Three levels of darkness, so that a print in grey still tells them apart.
 DENSE, LOOKUP, SECOND = "#b4bcc6", "#174f86", "#e39a33"
@@ -22,10 +22,11 @@ STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; color: #14181d; background: #fff; }
 body { max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .4rem; }
-p.note, .facts { color: #4a5561; margin: .2rem 0 .6rem; }
+p.note, .facts { color: #4a5561; margin: .2rem 0 .6rem; } h1, .facts { overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #d5dae0; text-align: right; white-space: nowrap; }
 th { background: #f1f3f6; } .text { text-align: left; } td.reason { white-space: normal; min-width: 9rem; }
+td.value { white-space: normal; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; } tr.dense td { color: #5d6873; } svg { max-width: 100%; height: auto; }
 svg text { font: 12px system-ui, sans-serif; fill: #14181d; }
 .key span { display: inline-block; width: .8rem; height: .8rem; margin: 0 .35rem 0 1rem; vertical-align: -1px; }
@@ -42,80 +43,65 @@ class _Bar:
     text: str
 
 
-def html(report: dict[str, Any]) -> str:
-    """Return the page for a report (``report.json``).
-
-    Args:
-        report: ``layers`` is a list of rows with at least ``name`` and ``kind``; everything else may be missing.
-    """
-    rows: list[Row] = report.get("layers") or []
-    totals: Row = report.get("totals") or {}
-    title = f"lcnn report: {report['model']}" if report.get("model") else "lcnn report"
+def html(report: Report) -> str:
+    """Return the page for a report."""
+    title = f"lcnn report: {report.model_name}" if report.model_name else "lcnn report"
+    rows = report.layers
     charts = [_macs_chart(rows), _time_chart(rows), _dictionary_chart(rows), _error_chart(rows)]
     body = [
-        f"<h1>{escape(title)}</h1>", _facts(report), "<h2>Totals</h2>", _totals_table(totals, report.get("evaluation")),
-        _budget(report.get("budget"), totals), *charts, "<h2>Layers</h2>", _layer_table(rows),
-        _settings(report.get("settings")),
+        f"<h1>{escape(title)}</h1>", _facts(report), "<h2>Totals</h2>", _totals_table(report.totals),
+        _budget(report.budget, report.totals), *charts, "<h2>Layers</h2>", _layer_table(rows), _settings(report.settings),
     ]  # fmt: skip
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
     page = "\n".join(part for part in body if part)
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>\n{page}\n</body></html>\n'
 
 
-def _facts(report: dict[str, Any]) -> str:
-    machine = report.get("machine") or {}
+def _facts(report: Report) -> str:
     facts = {
-        "command": report.get("command"), "date": report.get("date"), "input": _by(report.get("input_shape")),
-        **{key: machine[key] for key in machine},
+        "command": report.command, "model": report.model, "date": report.date, "input": _by(report.input_shape),
+        **report.machine,
     }  # fmt: skip
     shown = " \u00b7 ".join(
         f"{escape(str(key))}: {escape(str(value))}" for key, value in facts.items() if value not in (None, "")
     )
-    return f'<p class="facts">{shown}</p>' if shown else ""
+    return f'<p class="facts">{shown}</p>'
 
 
-def _totals_table(totals: Row, evaluation: Row | None) -> str:
+def _totals_table(totals: Totals) -> str:
     lines: list[tuple[str, float | None, float | None, Callable[[float | None], str]]] = [
-        ("MACs of one image", totals.get("macs_dense"), totals.get("macs"), _count),
-        ("weights", totals.get("weight_bytes_dense"), totals.get("weight_bytes"), _size),
-        ("median time of one image", totals.get("dense_ms"), totals.get("lookup_ms"), _ms),
+        ("MACs of one image", totals.macs_dense, totals.macs, _count),
+        ("weights", totals.weight_bytes_dense, totals.weight_bytes, _size),
+        ("median time of one image", totals.dense_ms, totals.lookup_ms, _ms),
     ]
     cells = [
         _cells((name, show(dense), show(now), f"{dense / now:.2f}\u00d7" if dense and now else DASH), texts=1)
         for name, dense, now, show in lines
-        if dense is not None or now is not None
+        if now is not None
     ]
-    if evaluation:
-        dense, now = evaluation.get("dense"), evaluation.get("lookup")
-        change = f"change {now - dense:+.2f}" if dense is not None and now is not None else DASH
-        name = str(evaluation.get("metric", "score")) + (f" on {evaluation['n']} examples" if evaluation.get("n") else "")
-        cells.append(_cells((name, _number(dense), _number(now), change), texts=1))
-    note = "" if totals.get("lookup_ms") is not None else '<p class="note">Times were not measured.</p>'
-    if not cells:
-        return note
+    note = "" if totals.lookup_ms is not None else '<p class="note">Times were not measured.</p>'
     return _table(("", "dense", "now", "dense \u00f7 now"), cells, texts=1) + note
 
 
-def _budget(budget: Row | None, totals: Row) -> str:
+def _budget(budget: Json | None, totals: Totals) -> str:
     """Return what was asked for, what was foreseen and what came of it; nothing where no target was given."""
     if not budget:
         return ""
     asked = ", ".join(f"{kind.replace('_', ' ')} {value:g}" for kind, value in (budget.get("target") or {}).items())
     lines = [
-        ("dense \u00f7 now, time", _number(budget.get("predicted_speedup")), _number(totals.get("speedup"))),
-        ("MACs of one image", _count(budget.get("predicted_macs")), _count(totals.get("macs"))),
+        ("dense \u00f7 now, time", _number(budget.get("predicted_speedup")), _number(totals.speedup)),
+        ("MACs of one image", _count(budget.get("predicted_macs")), _count(totals.macs)),
         (f"error of the {budget.get('effects', 'outputs')}", _number(budget.get("predicted_error"), 3),
          _number(budget.get("measured_error"), 3)),
     ]  # fmt: skip
-    drop: Row = budget.get("drop") or {}
-    if drop:
+    if drop := budget.get("drop"):
         interval = f"{_number(drop['value'])} ({_number(drop['low'])} to {_number(drop['high'])})"
         lines.append((f"drop on {drop['n']} held-out images, 95 %", DASH, interval))
     table = _table(("", "predicted", "measured"), [_cells(line, texts=1) for line in lines], texts=1)
     return f"<h2>Target: {escape(asked)}</h2>{table}"
 
 
-def _layer_table(rows: Sequence[Row]) -> str:
+def _layer_table(rows: Sequence[LayerReport]) -> str:
     titles = (
         "layer", "kind", "reason", "shape", "k", "lookups / position", "MACs dense", "MACs now", "ms dense", "ms now",
         "bytes dense", "bytes now", "relative error",
@@ -123,78 +109,63 @@ def _layer_table(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         cells = (
-            str(row.get("name", DASH)), str(row.get("kind", DASH)), str(row.get("reason") or row.get("note") or ""),
-            _shape(row), _number(row.get("dictionary_size"), 0), _number(row.get("lookups_per_position")),
-            _count(row.get("macs_dense")), _count(row.get("macs")), _number(row.get("dense_ms"), 3),
-            _number(row.get("lookup_ms"), 3), _size(row.get("weight_bytes_dense")), _size(row.get("weight_bytes")),
-            _number(row.get("relative_error"), 3),
+            row.name, row.kind, row.reason or row.note, _shape(row), _number(row.dictionary_size, 0),
+            _number(row.lookups_per_position), _count(row.macs_dense), _count(row.macs), _number(row.dense_ms, 3),
+            _number(row.lookup_ms, 3), _size(row.weight_bytes_dense), _size(row.weight_bytes), _number(row.relative_error, 3),
         )  # fmt: skip
-        lines.append(_cells(cells, texts=3, kind="dense" if row.get("kind", "dense") == "dense" else "lookup"))
+        lines.append(_cells(cells, texts=3, kind="lookup" if row.form.is_coded else "dense"))
     return f'<div class="scroll">{_table(titles, lines, texts=3)}</div>' if rows else '<p class="note">No layers.</p>'
 
 
-def _macs_chart(rows: Sequence[Row]) -> str:
-    shown = [row for row in rows if row.get("macs_dense") is not None]
-
-    def bars(row: Row) -> list[_Bar]:
-        before = _Bar([(DENSE, row["macs_dense"])], _count(row["macs_dense"]))
-        macs: int | None = row.get("macs")
-        if row.get("kind", "dense") == "dense" or macs is None:
+def _macs_chart(rows: Sequence[LayerReport]) -> str:
+    def bars(row: LayerReport) -> list[_Bar]:
+        before = _Bar([(DENSE, row.macs_dense)], _count(row.macs_dense))
+        if not row.form.is_coded:
             return [before]
-        stage2: int = row.get("macs_stage2") or 0
-        text = f"{_count(macs)} ({_count(macs - stage2)} + {_count(stage2)})" if stage2 else _count(macs)
-        return [before, _Bar([(LOOKUP, macs - stage2), (SECOND, stage2)], text)]
+        stage2 = row.macs_stage2 or 0
+        stage1 = row.macs - stage2
+        text = f"{_count(row.macs)} ({_count(stage1)} + {_count(stage2)})" if stage2 else _count(row.macs)
+        return [before, _Bar([(LOOKUP, stage1), (SECOND, stage2)], text)]
 
     keys = ((DENSE, "dense"), (LOOKUP, "stage 1: dictionary"), (SECOND, "stage 2: lookups"))
-    return _chart("Where the MACs went", "Multiply-adds for one image.", keys, shown, bars)
+    return _chart("Where the MACs went", "Multiply-adds for one image.", keys, [(row.name, bars(row)) for row in rows])
 
 
-def _time_chart(rows: Sequence[Row]) -> str:
-    shown = [row for row in rows if row.get("dense_ms") is not None and row.get("lookup_ms") is not None]
-
-    def bars(row: Row) -> list[_Bar]:
-        dense, now = row["dense_ms"], row["lookup_ms"]
+def _time_chart(rows: Sequence[LayerReport]) -> str:
+    def bars(dense: float, now: float) -> list[_Bar]:
         ratio = f" ({dense / now:.2f}\u00d7)" if now else ""
         return [_Bar([(DENSE, dense)], _ms(dense)), _Bar([(LOOKUP, now)], _ms(now) + ratio)]
 
+    groups = [
+        (row.name, bars(row.dense_ms, row.lookup_ms)) for row in rows if row.dense_ms is not None and row.lookup_ms is not None
+    ]
     note = "Time of each layer in ONNX Runtime, changes of layout around lookups included."
-    return _chart("Where the milliseconds went", note, ((DENSE, "dense net"), (LOOKUP, "compressed net")), shown, bars)
+    return _chart("Where the milliseconds went", note, ((DENSE, "dense net"), (LOOKUP, "compressed net")), groups)
 
 
-def _dictionary_chart(rows: Sequence[Row]) -> str:
-    shown = [row for row in rows if row.get("rows_used") is not None and row.get("dictionary_size")]
-
-    def bars(row: Row) -> list[_Bar]:
-        size = row["dictionary_size"] * row.get("groups", 1)
-        used = row["rows_used"]
+def _dictionary_chart(rows: Sequence[LayerReport]) -> str:
+    def bars(used: int, size: int) -> list[_Bar]:
         unused = max(0.0, 1 - used / size)
         return [_Bar([(LOOKUP, 1 - unused), (DENSE, unused)], f"{used} of {size} rows")]
 
-    return _chart(
-        "Dictionary use",
-        "Share of the dictionary rows any filter looks up.",
-        ((LOOKUP, "used"), (DENSE, "unused")),
-        shown,
-        bars,
-    )
+    groups = [
+        (row.name, bars(row.rows_used, row.dictionary_size * row.groups))
+        for row in rows
+        if row.rows_used is not None and row.dictionary_size
+    ]
+    note = "Share of the dictionary rows any filter looks up."
+    return _chart("Dictionary use", note, ((LOOKUP, "used"), (DENSE, "unused")), groups)
 
 
-def _error_chart(rows: Sequence[Row]) -> str:
-    shown = [row for row in rows if row.get("relative_error") is not None]
-
-    def bars(row: Row) -> list[_Bar]:
-        return [_Bar([(LOOKUP, row["relative_error"])], _number(row["relative_error"], 3))]
-
-    return _chart(
-        "Relative error", "Distance of the new weight from the dense one, over the norm of the dense one.", (), shown, bars
-    )
+def _error_chart(rows: Sequence[LayerReport]) -> str:
+    errors = [(row.name, row.relative_error) for row in rows if row.relative_error is not None]
+    groups = [(name, [_Bar([(LOOKUP, error)], _number(error, 3))]) for name, error in errors]
+    note = "Distance of the new weight from the dense one, over the norm of the dense one."
+    return _chart("Relative error", note, (), groups)
 
 
-def _chart(
-    title: str, note: str, keys: Sequence[tuple[str, str]], rows: Sequence[Row], bars: Callable[[Row], list[_Bar]]
-) -> str:
-    """Return horizontal bars, one group for each row, all to one scale; nothing where there are no rows."""
-    groups = [(str(row.get("name", DASH)), bars(row)) for row in rows]
+def _chart(title: str, note: str, keys: Sequence[tuple[str, str]], groups: Sequence[tuple[str, Sequence[_Bar]]]) -> str:
+    """Return horizontal bars, one group for each name, all to one scale; nothing where there are none."""
     if not groups:
         return ""
     longest = max(sum(length for _, length in bar.parts) for _, group in groups for bar in group) or 1
@@ -225,11 +196,37 @@ def _chart(
     return f'{heading}<svg role="img" aria-label="{escape(title)}" {size}>{"".join(shapes)}</svg>'
 
 
-def _settings(settings: Row | None) -> str:
+def _settings(settings: Json | None) -> str:
+    """Return a row for each setting, nested ones by their path; what was decided for layers stands in the table of layers."""
     if not settings:
         return ""
-    lines = [_cells((str(key), str(value)), texts=2) for key, value in settings.items()]
-    return "<h2>Settings</h2>" + _table(("setting", "value"), lines, texts=2)
+    lines = [
+        f'<tr><td class="text">{escape(name)}</td><td class="text value">{escape(_said(value))}</td></tr>'
+        for name, value in _flat(settings)
+        if name != "layers"
+    ]
+    note = '<p class="note">As in config.json, which also holds what was decided for each layer.</p>'
+    return f"<h2>Settings</h2>{note}{_table(('setting', 'value'), lines, texts=2)}"
+
+
+def _flat(settings: Json, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (path, value): ``{"finetune": {"epochs": 3}}`` gives ``("finetune.epochs", 3)``."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _said(value: Any) -> str:
+    match value:
+        case None:
+            return DASH
+        case bool():
+            return "yes" if value else "no"
+        case list() | tuple():
+            return ", ".join(map(_said, value))
+    return str(value)
 
 
 def _table(titles: Sequence[str], lines: Sequence[str], *, texts: int) -> str:
@@ -249,15 +246,13 @@ def _cells(values: Sequence[str], *, texts: int, kind: str = "") -> str:
     return f"<tr{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{cells}</tr>"
 
 
-def _shape(row: Row) -> str:
-    """Return "64 \u2192 128, 3x3"."""
-    channels = [row.get("in_channels"), row.get("out_channels")]
-    text = " \u2192 ".join(DASH if c is None else str(c) for c in channels)
-    return text + (f", {_by(row['kernel'])}" if row.get("kernel") else "")
+def _shape(row: LayerReport) -> str:
+    """Return "64 \u2192 128, 3\u00d73"."""
+    return f"{row.in_channels} \u2192 {row.out_channels}, {_by(row.kernel)}"
 
 
-def _by(sizes: Sequence[int] | None) -> str:
-    return "\u00d7".join(str(size) for size in sizes or ())
+def _by(sizes: Sequence[int]) -> str:
+    return "\u00d7".join(map(str, sizes))
 
 
 def _number(value: float | None, digits: int = 2) -> str:

@@ -1,30 +1,31 @@
-"""The commands. Heavy packages are imported inside them, so that ``lcnn --help`` answers at once."""
+"""The commands: read the options, call the library, show the answer. ``lcnn --help`` answers at once: torch comes later."""
 
 from __future__ import annotations
 
-import json
-import math
-from contextlib import nullcontext
 from dataclasses import asdict
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lcnn_compress.cli import options, render
-from lcnn_compress.cli.errors import guarded
+from lcnn_compress.cli import render
+from lcnn_compress.cli.error_boundary import guarded
+from lcnn_compress.cli.options import Command, takes
+from lcnn_compress.cli.requests import (
+    BenchRequest,
+    CompressRequest,
+    DoctorRequest,
+    EvalRequest,
+    ExportRequest,
+    InspectRequest,
+    QuickstartRequest,
+    SensitivityRequest,
+)  # fmt: skip
+from lcnn_compress.cli.resolve import find_artefact, require
 from lcnn_compress.version import __version__
 
 if TYPE_CHECKING:
-    from lcnn_compress.api import Source
-    from lcnn_compress.cli.resolve import Run
-
-COARSE = 0.3  # relative error of a layer's filters beyond which a net without calibration usually loses much
-
-LEAST_OF_TARGET = 0.92
-# Enough for each coefficient of a filter, one of the two: positions of one image are alike.
-FIT_POSITIONS, FIT_IMAGES = 20, 5
+    from lcnn_compress.api import Configuration, Source
+    from lcnn_compress.artefact.report import Report
 
 app = typer.Typer(
     name="lcnn", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -54,365 +55,202 @@ def lcnn(
 ) -> None: ...
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
-def compress(
-    context: typer.Context,
-    model: options.Model,
-    dict_: options.Dictionary = "0.25",
-    target_speedup: options.TargetSpeedup = None,
-    target_latency_ms: options.TargetLatency = None,
-    target_size_mb: options.TargetSize = None,
-    max_drop: options.MaxDrop = None,
-    dry_run: options.DryRun = False,
-    lookups: options.Lookups = None,
-    share: options.Share = 1,
-    init: options.Init = "kmeans",
-    only: options.Only = None,
-    skip: options.Skip = None,
-    keep_slow: options.KeepSlow = False,
-    measure: options.Measure = True,
-    threads: options.MeasureThreads = 1,
-    calib: options.Calib = None,
-    samples: options.Samples = 512,
-    data: options.TrainingSet = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    epochs: options.Epochs = 0,
-    lr: options.LearningRate = 1e-3,
-    batch_size: options.BatchSize = 64,
-    sparsity: options.Sparsity = "gradual",
-    l1: options.L1 = 0.1,
-    threshold_c: options.ThresholdC = 0.01,
-    distill: options.Distill = True,
-    precision: options.Precision = "float32",
-    device: options.Device = "cpu",
-    resume: options.Resume = False,
-    coefficients: options.Coefficients = "float16",
-    seed: options.Seed = 0,
-    arch: options.Arch = None,
-    input_shape: options.InputShape = None,
-    trust_pickle: options.TrustPickle = False,
-    config: options.Config = None,
-    output: options.NewArtefact = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> None:
+@takes(CompressRequest)
+def compress(request: CompressRequest, given: frozenset[str]) -> None:
     """Compress a pretrained net into an artefact NAME.lcnn."""
-    from lcnn_compress.cli import resolve
-    from lcnn_compress.compress.plan import PlanSettings
-    from lcnn_compress.compress.settings import CompressSettings
-    from lcnn_compress.train.recipe import FinetuneSettings
+    target = request.target(given)
+    configuration = request.configuration(given, target)
 
-    target, given = output or options.default_output(model), options.given(context)
-    wanted = options.target(given, {
-        "target_speedup": target_speedup, "target_latency_ms": target_latency_ms, "target_size_mb": target_size_mb,
-        "max_drop": max_drop,
-    })  # fmt: skip
-    if not dry_run:
-        resolve.check_output(target)
-    tune = partial(FinetuneSettings, seed=seed, precision=precision, device=device)
-    tuning = tune(epochs, batch_size, lr, sparsity, threshold_c, l1, distill) if epochs else None
-    plan = PlanSettings(dict_, resolve.lookups(lookups), tuple(only or ()), tuple(skip or ()), keep_slow, share)
-    settings = CompressSettings(plan, init, seed, coefficients, measure, threads, tuning)
-    feed = resolve.Feed(calib, samples, data, options.numbers("--mean", mean), options.numbers("--std", std))
-    if wanted is not None:
-        settings, feed = resolve.for_target(settings, feed, wanted[0], given, resume)
-    run = resolve.Run(settings, feed, arch, options.input_shape(input_shape), target=wanted)
-    if config is None:
-        options.check_together(given, sparsity)
-    else:
-        run = resolve.repeat(config, given, run)
-    if run.settings.finetune is not None:
-        resolve.require(run.feed.data is not None, "--epochs asks for fine-tuning, but there is no training data; add --data")
-    bars = not (quiet or as_json)
-    if dry_run:
-        report = _forecast(model, run, trust_pickle=trust_pickle, quiet=quiet, bars=bars)
-        render.print_json(report) if as_json else render.forecast(report)
+    from lcnn_compress import api
+
+    if not request.dry_run:
+        trains = configuration.settings.finetune is not None
+        api.check_place(request.place, trains=trains, resume=request.resume)
+    source = _opened(request, configuration)
+    data = api.load_data(configuration.data, source.input_shape, seed=configuration.settings.seed)
+    if request.dry_run:
+        assert target is not None
+        with render.progress(request.shows_progress) as progress:
+            plan = api.forecast(source, configuration.settings, target, data, progress)
+        render.print_json(plan) if request.as_json else render.forecast(plan)
         return
-    report = _compress(model, run, target, trust_pickle=trust_pickle, resume=resume, quiet=quiet, bars=bars)
-    render.print_json(report) if as_json else render.compress_summary(report, str(target))
-    _note_error(report, quiet)
-    _note_few(report, quiet)
-    _note_missed(report, quiet)
-    _exit_unless_faster(report, quiet)
+    with render.progress(request.shows_progress) as progress:
+        artefact = api.compress_and_save(
+            source, request.place, configuration, data, target=target, resume=request.resume, progress=progress
+        )
+    answer(artefact.report, request)
 
 
-def _compress(
-    model: str, run: Run, target: Path, *, trust_pickle: bool, resume: bool, quiet: bool, bars: bool
-) -> dict[str, Any]:
-    """Compress, write the artefact and return its report."""
+def _opened(request: CompressRequest, configuration: Configuration) -> Source:
+    """Open the model and say what is to be known about it."""
     from lcnn_compress import api
-    from lcnn_compress.cli import resolve
-    from lcnn_compress.search.target import Target
 
-    checkpoint = resolve.Checkpoint(target)
-    plans = checkpoint.earlier_plans(run.settings.finetune, resume) or run.plans
-    source = api.open_model(model, run.input_shape, arch=run.arch, trust_pickle=trust_pickle)
-    _notes(source, run, trust_pickle, quiet)
-    feed = resolve.data(run.feed, run.settings.seed, source.input_shape)
-    keeping = nullcontext(feed) if run.settings.finetune is None else checkpoint.keeping(feed, resume)
-    with render.progress(bars) as progress, keeping as kept:
-        if run.target is None or plans is not None:
-            artefact = api.compress_source(source, run.settings, kept, plans, progress)
-        else:
-            artefact = api.compress_to_target(source, run.settings, Target(*run.target), kept, progress)
-        api.save(artefact, target)
-    return artefact.report
-
-
-def _forecast(model: str, run: Run, *, trust_pickle: bool, quiet: bool, bars: bool) -> dict[str, Any]:
-    """Return the plan for a target."""
-    from lcnn_compress import api
-    from lcnn_compress.cli import resolve
-    from lcnn_compress.search.target import Target
-
-    assert run.target is not None
-    source = api.open_model(model, run.input_shape, arch=run.arch, trust_pickle=trust_pickle)
-    _notes(source, run, trust_pickle, quiet)
-    feed = resolve.data(run.feed, run.settings.seed, source.input_shape)
-    with render.progress(bars) as progress:
-        return api.forecast(source, run.settings, Target(*run.target), feed, progress)
-
-
-def _notes(source: Source, run: Run, trust_pickle: bool, quiet: bool) -> None:
-    if trust_pickle:
+    source = api.open_model(
+        request.model, configuration.input_shape, arch=configuration.arch, trust_pickle=request.trust_pickle,
+        data=configuration.data,
+    )  # fmt: skip
+    if request.trust_pickle:
         render.warn("--trust-pickle: the model file may have run code")
     for line in source.notes:
-        render.note(line, quiet)
-    if run.model is not None and run.model["sha256"] != source.origin["sha256"]:
-        render.note("this is not the net of the configuration: its decisions are repeated on other weights", quiet)
+        render.note(line, request.quiet)
+    if configuration.sha256 not in (None, source.origin.sha256):
+        render.note("this is not the net of the configuration: its decisions are repeated on other weights", request.quiet)
+    return source
 
 
-def _note_error(report: dict[str, Any], quiet: bool) -> None:
-    """Say so where accuracy has probably fallen far: nothing has made up for coarse filters."""
-    far = [row["name"] for row in report["layers"] if row.get("relative_error", 0.0) > COARSE]
-    if far and report["settings"]["data"] is None:
-        render.note(
-            f"the filters of {len(far)} layers differ from the trained ones by more than {COARSE:.0%} ({', '.join(far[:3])}"
-            f"{', ...' if len(far) > 3 else ''}) and no data was given: check the result with 'lcnn eval'; --calib or --data "
-            "helps",
-            quiet,
-        )
+def answer(report: Report, request: CompressRequest) -> None:
+    """Show the report of a compression and what it means; exit with 1 where the net did not get faster."""
+    from lcnn_compress.compression.advice import advice
+
+    render.print_json(report.to_json()) if request.as_json else render.compress_summary(report, str(request.place))
+    for line in advice(report):
+        render.note(line, request.quiet)
+    exit_unless_faster(report, request.quiet)
 
 
-def _note_few(report: dict[str, Any], quiet: bool) -> None:
-    """Say so where least squares saw too few images: their error is then well below that of others."""
-    images, rows = report["calibration_images"], [row for row in report["layers"] if row.get("n_nonzeros")]
-    if not images or not rows or report["training"] is not None:
-        return
-
-    def seen(row: dict[str, Any]) -> float:
-        """Return what a filter sees for each of its coefficients, as a share of what is enough."""
-        inputs = row["in_channels"] // row["groups"] * math.prod(row["kernel"])
-        positions = row["macs_dense"] / (row["out_channels"] * inputs)
-        return float(max(positions / FIT_POSITIONS, 1 / FIT_IMAGES) * images * row["out_channels"] / row["n_nonzeros"])
-
-    least = min(rows, key=seen)
-    if seen(least) < 1:
-        render.note(
-            f"{images} calibration images are few for the {least['n_nonzeros'] // least['out_channels']} coefficients of each "
-            f"filter of {least['name']}: the net suits these images better than others; about "
-            f"{math.ceil(images / seen(least))} are enough (--calib, --samples)",
-            quiet,
-        )
-
-
-def _note_missed(report: dict[str, Any], quiet: bool) -> None:
-    """Say so where the finished net is slower than asked for by more than two measurements of one net differ."""
-    asked = report.get("budget", {}).get("target", {})
-    sums = report["totals"]
-    if "speedup" not in sums:
-        return
-    part = sums["speedup"] / asked["speedup"] if "speedup" in asked else asked.get("latency_ms", math.inf) / sums["lookup_ms"]
-    if part < LEAST_OF_TARGET:
-        render.note(f"the net reached {part:.0%} of the target when it was measured last; on a quiet machine try again", quiet)
-
-
-def _exit_unless_faster(report: dict[str, Any], quiet: bool) -> None:
-    if not any(row["kind"] != "dense" for row in report["layers"]):
+def exit_unless_faster(report: Report, quiet: bool) -> None:
+    """Exit with 1 where no layer gained, or the whole net is not faster though not only a small file was asked for."""
+    if not any(row.form.is_coded for row in report.layers):
         render.warn("no layer gains from lookup convolutions: every layer stays dense")
         raise typer.Exit(1)
-    speedup = report["totals"].get("speedup")
+    speedup = report.totals.speedup
     if speedup is None:
         render.note("no time was measured (--no-measure, or no native library: see 'lcnn doctor')", quiet)
     elif speedup <= 1:
         render.warn(f"the whole net is not faster than dense ({speedup:.2f}x)")
-        if "size_mb" not in report.get("budget", {}).get("target", {}):  # a small file was asked for, and made
+        if "size_mb" not in (report.budget or {}).get("target", {}):  # a small file was asked for, and made
             raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
-def sensitivity(
-    context: typer.Context,
-    model: options.Model,
-    sizes: options.Sizes = "0.5,0.25,0.125",
-    data: options.SensitivityData = None,
-    calib: options.SensitivityCalib = None,
-    samples: options.Samples = 512,
-    limit: options.Limit = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    only: options.Only = None,
-    skip: options.Skip = None,
-    init: options.Init = "kmeans",
-    seed: options.Seed = 0,
-    plot: options.Plot = None,
-    arch: options.Arch = None,
-    input_shape: options.InputShape = None,
-    trust_pickle: options.TrustPickle = False,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> None:
+@takes(SensitivityRequest)
+def sensitivity(request: SensitivityRequest, given: frozenset[str]) -> None:
     """Show what compressing one layer alone costs, layer by layer, at several sizes."""
-    from lcnn_compress import api
-    from lcnn_compress.cli import resolve
-    from lcnn_compress.compress.plan import PlanSettings
-    from lcnn_compress.search.sensitivity import SensitivitySettings, picture
+    plot = request.plot
+    require(plot is None or plot.suffix == ".svg", f"--plot is '{plot}'; it must end in .svg")
+    data, settings = request.checked_data(given), request.settings()
 
-    resolve.require(plot is None or plot.suffix == ".svg", f"--plot is '{plot}'; it must end in .svg")
-    resolve.require(data is not None or calib is not None, "sensitivity needs data; add --data (labelled) or --calib")
-    options.check_together(options.given(context) - {"data", "limit"}, "gradual")
-    plan = PlanSettings(only=tuple(only or ()), skip=tuple(skip or ()))
-    settings = SensitivitySettings(options.shares("--sizes", sizes), plan, init, seed)
-    feed = resolve.Feed(calib, samples, data, options.numbers("--mean", mean), options.numbers("--std", std))
-    source = api.open_model(model, options.input_shape(input_shape), arch=arch, trust_pickle=trust_pickle)
-    loaded = resolve.data(feed, seed, source.input_shape, limit)
-    with render.progress(not (quiet or as_json)) as progress:
+    from lcnn_compress import api
+    from lcnn_compress.files import write_atomically
+
+    source = api.open_model(request.model, request.shape, arch=request.arch, trust_pickle=request.trust_pickle, data=data)
+    for line in source.notes:
+        render.note(line, request.quiet)
+    loaded = api.load_data(data, source.input_shape, seed=request.seed, limit=request.limit)
+    with render.progress(request.shows_progress) as progress:
         result = api.sensitivity(source, settings, loaded, progress)
     if plot is not None:
-        resolve.write(plot, picture(result))
-    render.print_json(result) if as_json else render.sensitivity(result)
+        write_atomically(plot, api.sensitivity_picture(result).encode())
+    render.print_json(result) if request.as_json else render.sensitivity(result)
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
-def export(
-    artefact: options.SomeArtefact = None,
-    onnx: options.Onnx = False,
-    output: options.OnnxFile = None,
-    dense: options.Dense = False,
-    fallback: options.Fallback = True,
-    coefficients: options.FileCoefficients = None,
-    tolerance: options.Tolerance = 1e-3,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> None:
+@takes(ExportRequest)
+def export(request: ExportRequest, given: frozenset[str]) -> None:  # noqa: ARG001
     """Write an artefact as ONNX, checked against torch first."""
-    from lcnn_compress import api
-    from lcnn_compress.cli import resolve
-    from lcnn_compress.export.to_onnx import ExportSettings
+    require(request.onnx, "export needs a format; say 'lcnn export --onnx'")
+    path, chosen = find_artefact(request.artefact)
+    render.note(chosen, request.quiet)
+    target = request.output or path / ("model.dense.onnx" if request.dense else "model.onnx")
+    require(target.suffix == ".onnx", f"--output is '{target}'; it must end in .onnx")
 
-    resolve.require(onnx, "export needs a format; say 'lcnn export --onnx'")
-    path, chosen = options.find_artefact(artefact)
-    render.note(chosen, quiet)
-    target = output or path / ("model.dense.onnx" if dense else "model.onnx")
-    resolve.require(target.suffix == ".onnx", f"--output is '{target}'; it must end in .onnx")
-    loaded = api.load(path)
-    kind = coefficients or loaded.config["coefficients"]
-    difference = api.export_onnx(loaded, target, ExportSettings(kind, fallback, dense, tolerance))
+    from lcnn_compress import api
+
+    artefact = api.load(path)
+    storage = request.storage or artefact.config["coefficients"]
+    settings = api.ExportSettings(storage, request.fallback, request.dense, request.tolerance)
+    difference = api.export_onnx(artefact, target, settings)
     n_bytes = target.stat().st_size
-    if as_json:
+    if request.as_json:
         render.print_json({"command": "export", "file": str(target), "bytes": n_bytes, "max_difference": difference})
     else:
         render.text(f"written {target} ({render.size(n_bytes)}), differs from torch by at most {difference:.1e}")
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
-def bench(
-    artefact: options.Measured = None,
-    threads: options.Threads = "1",
-    batch: options.Batches = "1",
-    iterations: options.Iterations = 100,
-    per_layer: options.PerLayer = True,
-    suite: options.Suite = None,
-    trust_pickle: options.TrustPickle = False,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> None:
+@takes(BenchRequest)
+def bench(request: BenchRequest, given: frozenset[str]) -> None:  # noqa: ARG001
     """Measure dense against lookup: speed, memory, size."""
-    from lcnn_compress.bench.compare import BenchSettings
-    from lcnn_compress.cli import resolve
-
-    settings = BenchSettings(
-        threads=options.integers("--threads", threads), batches=options.integers("--batch", batch), iterations=iterations,
-        per_layer=per_layer,
-    )  # fmt: skip
-    if suite is not None:
-        resolve.require(
-            artefact is None and not trust_pickle,
-            f"--suite {suite} measures nets of its own; leave out {artefact or '--trust-pickle'}, or leave out --suite",
-        )
-        with render.progress(not (quiet or as_json)) as progress:
-            result = resolve.suite(suite, settings, progress)
-        render.print_json(result) if as_json else render.suite_table(result)
+    settings = request.settings()
+    if request.suite is not None:
+        _bench_suite(request, request.suite)
         return
-    path, chosen = options.find_artefact(artefact)
-    render.note(chosen, quiet)
-    result, note = resolve.bench(path, settings, trust_pickle)
-    render.note(note, quiet)
-    render.print_json(result) if as_json else render.bench_table(result)
+    path, chosen = find_artefact(request.artefact)
+    render.note(chosen, request.quiet)
+
+    from lcnn_compress import api
+
+    result = api.bench(path, None, settings, trust_pickle=request.trust_pickle)
+    for line in result.pop("notes"):
+        render.note(line, request.quiet)
+    render.print_json(result) if request.as_json else render.bench_table(result)
 
 
-@app.command(name="eval")
+def _bench_suite(request: BenchRequest, suite: str) -> None:
+    require(
+        request.artefact is None and not request.trust_pickle,
+        f"--suite {suite} measures nets of its own; leave out {request.artefact or '--trust-pickle'}, or leave out --suite",
+    )
+    from lcnn_compress import api
+
+    with render.progress(request.shows_progress) as progress:
+        result = api.suite(suite, request.settings(), progress)
+    render.print_json(result) if request.as_json else render.suite_table(result)
+
+
+@app.command(name="eval", cls=Command)
 @guarded
-def evaluate(
-    target: options.Evaluated = None,
-    data: options.LabelledData = None,
-    limit: options.Limit = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    arch: options.Arch = None,
-    input_shape: options.InputShape = None,
-    trust_pickle: options.TrustPickle = False,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> None:
+@takes(EvalRequest)
+def evaluate(request: EvalRequest, given: frozenset[str]) -> None:  # noqa: ARG001
     """Score the dense and the compressed net on labelled data."""
-    from lcnn_compress.cli import resolve
+    data = request.data_settings()
+    target, chosen = (request.target, None) if request.target is not None else find_artefact(None)
+    render.note(chosen, request.quiet)
 
-    resolve.require(data is not None, "eval needs labelled data; add --data FOLDER, file.npz or pkg.mod:fn")
-    feed = resolve.Feed(data=data, mean=options.numbers("--mean", mean), std=options.numbers("--std", std))
-    subject = resolve.Subject(target, arch, options.input_shape(input_shape), trust_pickle)
-    with render.progress(not (quiet or as_json)) as progress:
-        result, note = resolve.evaluate(subject, feed, limit, progress)
-    render.note(note, quiet)
-    render.print_json(result) if as_json else render.scores(result)
+    from lcnn_compress import api
+
+    with render.progress(request.shows_progress) as progress:
+        found = api.evaluate_file(
+            target, data, limit=request.limit, arch=request.arch, input_shape=request.shape,
+            trust_pickle=request.trust_pickle, progress=progress,
+        )  # fmt: skip
+    for line in found.notes:
+        render.note(line, request.quiet)
+    result = {"command": "eval", **{name: value for name, value in asdict(found).items() if name != "notes"}}
+    render.print_json(result) if request.as_json else render.scores(result)
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
-def inspect(
-    target: options.Inspected,
-    arch: options.Arch = None,
-    input_shape: options.InputShape = None,
-    trust_pickle: options.TrustPickle = False,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> None:
+@takes(InspectRequest)
+def inspect(request: InspectRequest, given: frozenset[str]) -> None:  # noqa: ARG001
     """Show what a model, an artefact or an ONNX file is made of."""
-    from lcnn_compress.cli import resolve
+    from lcnn_compress import api
 
-    result = resolve.inspect(target, arch, options.input_shape(input_shape), trust_pickle)
-    for line in result["notes"]:
-        render.note(line, quiet)
-    if as_json:
-        render.print_json(result)
+    found = api.inspect(request.target, arch=request.arch, input_shape=request.shape, trust_pickle=request.trust_pickle)
+    for line in found.notes:
+        render.note(line, request.quiet)
+    if request.as_json:
+        render.print_json({"command": "inspect", "notes": found.notes, "facts": found.facts, "layers": found.layers})
     else:
-        render.facts(result["facts"])
-        render.layer_table(result["layers"])
+        render.facts(found.facts)
+        render.layer_table(found.layers)
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
-def doctor(as_json: options.Json = False) -> None:
+@takes(DoctorRequest)
+def doctor(request: DoctorRequest, given: frozenset[str]) -> None:  # noqa: ARG001
     """Check this machine and the native library; run a self-test."""
-    from lcnn_compress.bench.doctor import check
+    from lcnn_compress.self_test import check  # without the rest of the interface: it needs no torch
 
     result = asdict(check())
-    if as_json:
+    if request.as_json:
         render.print_json(result)
     else:
         render.facts({name: value for name, value in result.items() if name != "command"})
@@ -422,22 +260,16 @@ def doctor(as_json: options.Json = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=Command)
 @guarded
-def quickstart(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Artefact to write", metavar="DIR")] = Path(
-        "fashion_resnet.lcnn"
-    ),
-    epochs: Annotated[int, typer.Option(min=0, help="Passes over the 4,000 training images in the package", metavar="N")] = 3,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> None:
+@takes(QuickstartRequest)
+def quickstart(request: QuickstartRequest, given: frozenset[str]) -> None:  # noqa: ARG001
     """All of it on the small net in the package, offline."""
-    from lcnn_compress.cli import resolve
+    from lcnn_compress import api
     from lcnn_compress.quickstart import run
 
-    resolve.check_output(output)
-    with render.progress(not (quiet or as_json)) as progress:
-        result = run(output, epochs, progress)
-    render.print_json(result) if as_json else render.quickstart_table(result)
-    _exit_unless_faster(json.loads((output / "report.json").read_text()), quiet)
+    api.check_place(request.output)
+    with render.progress(request.shows_progress) as progress:
+        result = run(request.output, request.epochs, progress)
+    render.print_json(result) if request.as_json else render.quickstart_table(result)
+    exit_unless_faster(api.load(request.output).report, request.quiet)

@@ -11,10 +11,10 @@ import warnings
 import typer
 
 from lcnn_compress.cli.app import app
-from lcnn_compress.cli.errors import INTERRUPTED
+from lcnn_compress.cli.error_boundary import INTERRUPTED, with_flags
 
 
-class _Notices(logging.Handler):
+class Notices(logging.Handler):
     """Shows what the library warns of on stderr, each thing once."""
 
     def __init__(self) -> None:
@@ -26,12 +26,12 @@ class _Notices(logging.Handler):
         line = record.getMessage()
         if line not in self.shown:
             self.shown.add(line)
-            typer.echo(f"warning: {line}", err=True)
+            typer.echo(f"warning: {with_flags(line)}", err=True)
 
 
 def main() -> None:
     """Run the command line."""
-    logging.getLogger("lcnn_compress").addHandler(_Notices())
+    logging.getLogger("lcnn_compress").addHandler(Notices())
     if not os.environ.get("LCNN_DEBUG"):
         warnings.simplefilter("ignore")  # deprecations inside torch and its exporter are not the user's business
     # A request to stop leaves a checkpoint, as ctrl-C does, also where ctrl-C is ignored: in a job in the background.

@@ -6,7 +6,7 @@ Results go to stdout; progress and notes go to stderr.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-Report = Callable[[str, int, int], None]
+from lcnn_compress.artefact.report import Json, Report
+from lcnn_compress.cli.error_boundary import with_flags
+from lcnn_compress.forms.kinds import DENSE, KINDS, LOOKUP, Kind
+from lcnn_compress.progress import Progress
+
 METRICS = {"top1_percent": "top-1 accuracy in %", "labels_percent": "labels told right in %", "psnr_db": "PSNR in dB"}
 PIPE_WIDTH = 1000  # a pipe has no width; columns shall not be cut
 
@@ -33,9 +37,9 @@ def text(line: str) -> None:
 
 
 def note(line: str | None, quiet: bool = False) -> None:
-    """Show a line, if there is one, on stderr."""
+    """Show a line, if there is one, on stderr; fields of settings in it are named as options."""
     if line is not None and not quiet:
-        typer.echo(f"note: {line}", err=True)
+        typer.echo(f"note: {with_flags(line)}", err=True)
 
 
 def warn(line: str) -> None:
@@ -43,7 +47,7 @@ def warn(line: str) -> None:
     typer.echo(f"warning: {line}", err=True)
 
 
-def print_json(values: dict[str, Any]) -> None:
+def print_json(values: Json) -> None:
     """Print one JSON object on stdout."""
     typer.echo(json.dumps(values, indent=1, allow_nan=False))
 
@@ -82,7 +86,7 @@ class Stages:
 
 
 @contextmanager
-def progress(wanted: bool) -> Iterator[Report]:
+def progress(wanted: bool) -> Iterator[Progress]:
     """Show how far the work is on stderr, if that is a terminal."""
     console = Console(stderr=True)
     bars = Bars(
@@ -93,14 +97,14 @@ def progress(wanted: bool) -> Iterator[Report]:
         yield Stages(bars)
 
 
-def layer_table(rows: Sequence[dict[str, Any]]) -> None:
+def layer_table(rows: Sequence[Json]) -> None:
     """Print what was done to each layer. Why layers stay dense follows below the table."""
     table = _table("layer", "channels", "kernel", "k", "lookups", "error", *_pair_titles(rows))
     for row in rows:
-        lookup = row["kind"] != "dense"
+        kind = _kind(row)
         table.add_row(
             row["name"], f"{row['in_channels']}>{row['out_channels']}", _by(row["kernel"]),
-            _rows_of_dictionary(row), f"{row['lookups_per_position']:.2f}" if lookup else "",
+            kind.described(row.get("dictionary_size")), f"{row['lookups_per_position']:.2f}" if kind.is_coded else "",
             f"{row['relative_error']:.3f}" if "relative_error" in row else "", _pair(row, "macs", "macs_dense", 1e6, 2),
             _pair(row, "lookup_ms", "dense_ms", 1, 3),
         )  # fmt: skip
@@ -108,25 +112,25 @@ def layer_table(rows: Sequence[dict[str, Any]]) -> None:
     _reasons(rows)
 
 
-def _rows_of_dictionary(row: dict[str, Any]) -> str:
-    words = {"dense": "dense", "sparse": "sparse", "lowrank": f"low rank {row.get('dictionary_size')}"}
-    return words.get(row["kind"]) or str(row["dictionary_size"])
+def _kind(row: Json) -> Kind:
+    """Return the kind of a layer; the ones a later version names in a file are shown as lookups."""
+    return KINDS.get(row["kind"], LOOKUP)
 
 
-def _pair_titles(rows: Sequence[dict[str, Any]]) -> list[str]:
-    paired = any(row["kind"] != "dense" for row in rows)
+def _pair_titles(rows: Sequence[Json]) -> list[str]:
+    paired = any(_kind(row).is_coded for row in rows)
     return [f"{title}\nnow / dense" if paired else title for title in ("million MACs", "ms")]
 
 
-def _pair(row: dict[str, Any], now: str, dense: str, unit: float, digits: int) -> str:
+def _pair(row: Json, now: str, dense: str, unit: float, digits: int) -> str:
     if row.get(now) is None or row.get(dense) is None:
         return ""
-    if row["kind"] == "dense":
+    if not _kind(row).is_coded:
         return f"{row[now] / unit:.{digits}f}"
     return f"{row[now] / unit:.{digits}f} / {row[dense] / unit:.{digits}f}"
 
 
-def _reasons(rows: Sequence[dict[str, Any]]) -> None:
+def _reasons(rows: Sequence[Json]) -> None:
     """Print why layers stay dense, and notes, each with the layers it holds for."""
     grouped: dict[str, list[str]] = {}
     for row in rows:
@@ -137,32 +141,31 @@ def _reasons(rows: Sequence[dict[str, Any]]) -> None:
         text(f"{listed}: {remark}")
 
 
-def compress_summary(report: dict[str, Any], path: str) -> None:
+def compress_summary(report: Report, path: str) -> None:
     """Print the layer table and the totals of a compression."""
-    layer_table(report["layers"])
-    sums = report["totals"]
+    layer_table([row.to_json() for row in report.layers])
+    sums = report.totals
     lines = [
-        f"MACs {sums['macs_dense'] / 1e6:.1f} -> {sums['macs'] / 1e6:.1f} million ({sums['macs_ratio']:.2f}x fewer)",
-        f"weights {size(sums['weight_bytes_dense'])} -> {size(sums['weight_bytes'])}",
+        f"MACs {sums.macs_dense / 1e6:.1f} -> {sums.macs / 1e6:.1f} million ({sums.macs_ratio:.2f}x fewer)",
+        f"weights {size(sums.weight_bytes_dense)} -> {size(sums.weight_bytes)}",
     ]
-    if "speedup" in sums:
+    if sums.speedup is not None:
         lines.append(
-            f"measured {sums['dense_ms']:.3f} -> {sums['lookup_ms']:.3f} ms in ONNX Runtime ({sums['speedup']:.2f}x), "
-            f"input {_by(report['input_shape'])}"
+            f"measured {sums.dense_ms:.3f} -> {sums.lookup_ms:.3f} ms in ONNX Runtime ({sums.speedup:.2f}x), "
+            f"input {_by(report.input_shape)}"
         )
     lines += _budget_lines(report)
     lines.append(f"written {path}")
     text("\n".join(lines))
 
 
-def _budget_lines(report: dict[str, Any]) -> list[str]:
+def _budget_lines(report: Report) -> list[str]:
     """Say how well the forecast of a target held."""
-    budget = report.get("budget")
+    budget, speedup, lines = report.budget, report.totals.speedup, []
     if budget is None:
         return []
-    sums, lines = report["totals"], []
-    if budget["predicted_speedup"] is not None and "speedup" in sums:
-        lines.append(f"predicted {budget['predicted_speedup']:.2f}x, measured {sums['speedup']:.2f}x")
+    if budget["predicted_speedup"] is not None and speedup is not None:
+        lines.append(f"predicted {budget['predicted_speedup']:.2f}x, measured {speedup:.2f}x")
     if "measured_error" in budget:
         lines.append(
             f"error of the outputs, as a part of their spread: predicted {budget['predicted_error']:.3f}, measured "
@@ -180,18 +183,18 @@ def _budget_lines(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def forecast(report: dict[str, Any]) -> None:
+def forecast(report: Json) -> None:
     """Print the plan for a target."""
     table = _table("layer", "kind", "k", "density", "ms\nnow / dense", "million MACs\nnow / dense", "error", left=2)
     for row in report["layers"]:
-        coded = row["kind"] != "dense"
+        coded = _kind(row).is_coded
         times = "" if row["predicted_ms"] is None else f"{row['predicted_ms']:.3f} / {row['dense_ms']:.3f}"
         table.add_row(
             row["name"], row["kind"], str(row["dictionary_size"]) if coded else "", f"{row['density']:.3f}" if coded else "",
             times, f"{row['macs'] / 1e6:.2f} / {row['macs_dense'] / 1e6:.2f}", f"{row['error']:.3f}" if coded else "",
         )  # fmt: skip
     _show(table)
-    _reasons([row for row in report["layers"] if row["kind"] == "dense"])
+    _reasons([row for row in report["layers"] if not _kind(row).is_coded])
     budget = report["budget"]
     what = (
         "outputs, measured layer by layer" if budget["effects"] == "outputs" else "filters (no data: --calib measures outputs)"
@@ -209,7 +212,7 @@ def forecast(report: dict[str, Any]) -> None:
     text("\n".join(lines))
 
 
-def sensitivity(result: dict[str, Any]) -> None:
+def sensitivity(result: Json) -> None:
     """Print the drop or error of every layer at every size."""
     sizes = result["sizes"]
     table = _table(
@@ -228,7 +231,7 @@ def sensitivity(result: dict[str, Any]) -> None:
     _reasons([{"name": name, "reason": reason} for name, reason in result["dense_layers"].items()])
 
 
-def bench_table(result: dict[str, Any]) -> None:
+def bench_table(result: Json) -> None:
     """Print dense against lookup for each batch and thread count, then the layers."""
     kernels = result["isa"] or "no native library: the lookup file runs as dense convolutions"
     text(f"lookup: {result['lookup_source']}\ndense: {result['dense_source']}")
@@ -241,7 +244,7 @@ def bench_table(result: dict[str, Any]) -> None:
         bench_layers(result["layers"])
 
 
-def run_table(run: dict[str, Any], title: str, first_rows: Sequence[tuple[str, ...]] = ()) -> Table:
+def run_table(run: Json, title: str, first_rows: Sequence[tuple[str, ...]] = ()) -> Table:
     """Return one measurement as a table: dense, lookup and how they compare."""
     dense, lookup = run["dense"], run["lookup"]
     table = _table("", "dense", "lookup", "", title=title)
@@ -265,7 +268,7 @@ def run_table(run: dict[str, Any], title: str, first_rows: Sequence[tuple[str, .
     return table
 
 
-def suite_table(result: dict[str, Any]) -> None:
+def suite_table(result: Json) -> None:
     """Print every form of every net for each batch and thread count, then what must be known to read it."""
     text(f"{result['label']}; ONNX Runtime {result['onnxruntime']}, {result['isa'] or 'no native library'}")
     for batch, threads in dict.fromkeys((row["batch"], row["threads"]) for row in result["rows"]):
@@ -283,15 +286,15 @@ def suite_table(result: dict[str, Any]) -> None:
         text(line)
 
 
-def _suite_row(row: dict[str, Any]) -> list[str]:
-    lookup, (low, high) = row["form"] == "lookup", row["speedup_ci95"]
+def _suite_row(row: Json) -> list[str]:
+    lookup, (low, high) = "macs_stage1" in row, row["speedup_ci95"]
     stages = f"{row['macs_stage1'] / 1e6:.1f} + {row['macs_stage2'] / 1e6:.1f}" if lookup else ""
     ratios = [row.get(key) for key in ("macs_ratio_wide", "published_ratio")]
     return [
         row["net"], row["setting"] or row["form"], f"{row['macs'] / 1e6:.1f}", stages,
         f"{row['macs_ratio']:.2f}x" if lookup else "", *("" if ratio is None else f"{ratio:.1f}x" for ratio in ratios),
         f"{row['latency_ms_p50']:.2f}",
-        "" if row["form"] == "dense" else f"{row['speedup_p50']:.2f}x ({low:.2f} to {high:.2f})",
+        "" if row["form"] == DENSE.name else f"{row['speedup_p50']:.2f}x ({low:.2f} to {high:.2f})",
         f"{row['realised_fraction']:.2f}" if lookup else "", size(row["peak_rss_bytes"]), size(row["file_bytes"]),
     ]  # fmt: skip
 
@@ -301,7 +304,7 @@ def _times(ratio: float, better: str, worse: str) -> str:
     return f"{ratio:.2f}x {better}" if ratio >= 1 else f"{1 / ratio:.2f}x {worse}"
 
 
-def bench_layers(rows: Sequence[dict[str, Any]]) -> None:
+def bench_layers(rows: Sequence[Json]) -> None:
     """Print MACs and milliseconds of each layer."""
     table = _table("layer", "kind", *_pair_titles(rows), left=2)
     for row in rows:
@@ -312,13 +315,13 @@ def bench_layers(rows: Sequence[dict[str, Any]]) -> None:
     _reasons(rows)
 
 
-def scores(result: dict[str, Any]) -> None:
+def scores(result: Json) -> None:
     """Print the answer of ``lcnn eval``."""
     shown = {key: f"{result[key]:.2f}" for key in ("dense", "lookup") if result[key] is not None}
     facts({"metric": METRICS.get(result["metric"], result["metric"]), **shown, "images": result["n"]})
 
 
-def facts(values: dict[str, Any]) -> None:
+def facts(values: Json) -> None:
     """Print name and value pairs."""
     table = _table("", "")
     table.show_header = False
@@ -356,7 +359,7 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes / 1e6:.2f} MB" if n_bytes >= 1e5 else f"{n_bytes / 1e3:.1f} kB"
 
 
-def quickstart_table(result: dict[str, Any]) -> None:
+def quickstart_table(result: Json) -> None:
     """Print dense against lookup for the embedded net."""
     change = f"{result['lookup'] - result['dense']:+.2f} points"
     accuracy = ("accuracy", f"{result['dense']:.2f} %", f"{result['lookup']:.2f} %", change)

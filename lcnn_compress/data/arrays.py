@@ -87,6 +87,20 @@ def read_numpy(path: Path) -> tuple[Any, Any]:
         raise DataError(f"{path}: is damaged or is no NumPy file of numbers ({reason}); {_NPZ_WAY_OUT}") from error
 
 
+def stored_shape(path: Path) -> tuple[int, ...]:
+    """Return the shape of the array x in an .npz file, or of that in an .npy file, without reading its values.
+
+    Raises:
+        one of DAMAGED: it has none.
+    """
+    if not zipfile.is_zipfile(path):
+        return tuple(np.load(path, mmap_mode="r", allow_pickle=False).shape)
+    with zipfile.ZipFile(path) as archive, archive.open("x.npy") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        return tuple(read(file)[0])
+
+
 def from_callable(spec: str, input_shape: tuple[int, ...], preprocessing: Preprocessing) -> Examples:
     function = import_callable(spec, DataError)
     try:
@@ -147,7 +161,7 @@ def from_arrays(spec: str, x: Any, y: Any, input_shape: tuple[int, ...], preproc
     if not fits:
         raise DataError(
             f"{spec}: x has shape {tuple(inputs.shape)}, but the net takes {input_shape}; only the first number may differ: "
-            "resize the data, or say what the net takes with --input-shape"
+            "resize the data, or say what the net takes with `input_shape`"
         )
     if y is None:
         return Arrays(inputs, None, preprocessing)

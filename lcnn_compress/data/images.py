@@ -16,6 +16,7 @@ from lcnn_compress.data.arrays import scaled
 from lcnn_compress.data.examples import Preprocessing
 from lcnn_compress.errors import DataError, FileError
 
+MAX_SIZES = 1000  # images of a folder whose sizes are compared
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
@@ -58,6 +59,23 @@ def image_folder(folder: Path, input_shape: tuple[int, ...], preprocessing: Prep
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"{folder}: holds no images; give a folder of images or of one folder per class ({suffixes})")
     return _Images([path for path, _ in found], torch.tensor([label for _, label in found]), mode, size, preprocessing)
+
+
+def size_of_all(folder: Path) -> tuple[int, int] | None:
+    """Return the height and width that all images below a folder have, judged by 1,000 of them; None where they differ.
+
+    Raises:
+        OSError: an image cannot be opened.
+    """
+    paths = _images_in(folder.rglob("*"))
+    size: tuple[int, int] | None = None
+    for path in paths[:: -(-len(paths) // MAX_SIZES) or 1]:
+        with Image.open(path) as image:  # reads the head of the file only
+            found = (image.height, image.width)
+        if size not in (None, found):
+            return None
+        size = found
+    return size
 
 
 def _images_in(entries: Iterable[Path]) -> list[Path]:

@@ -12,7 +12,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +22,17 @@ from torch import Tensor, fx, nn
 
 from lcnn_compress.errors import ModelError
 from lcnn_compress.export.clean import finish
+from lcnn_compress.export.export_settings import MAX_DIFFERENCE, ExportSettings
 from lcnn_compress.export.rewrite import dense_form, split_full
 from lcnn_compress.export.verify import largest_difference, verify
 from lcnn_compress.files import write_atomically
 from lcnn_compress.forms.lookup import LookupConv2d
-from lcnn_compress.forms.storage import StoredFactors, check_type
+from lcnn_compress.forms.storage import StoredFactors
 from lcnn_compress.net.layers import calls, full_layers
 from lcnn_compress.operators.common import DOMAIN, OP_VERSION, OPSET
 from lcnn_compress.operators.lookup_conv import OP_TYPE, node_attributes
 
 log = logging.getLogger(__name__)
-MAX_DIFFERENCE = 1e-3
-
-
-@dataclass(frozen=True)
-class ExportSettings:
-    """How to write an ONNX file."""
-
-    storage: str = "float16"  # one of storage.TYPES; of dictionaries too
-    fallback: bool = True  # write the function body
-    dense: bool = False  # write ordinary Conv nodes instead of LookupConv
-    tolerance: float = MAX_DIFFERENCE  # largest difference to torch, relative to the largest output (at least 1)
-
-    def __post_init__(self) -> None:
-        check_type(self.storage)
 
 
 def only_timed(storage: str) -> ExportSettings:
@@ -177,7 +164,7 @@ def _trace(net: fx.GraphModule, stand_in: fx.GraphModule, input_shape: tuple[int
                     return model
                 raise ModelError(
                     f"its outputs differ from torch's by {difference:.2e} of the largest, more than {allowed:.0e} (raise "
-                    "--tolerance if this is acceptable)"
+                    "`tolerance` if this is acceptable)"
                 )
         except Exception as error:  # the exporter wraps whatever went wrong in its own and other classes
             problem = error  # of the last try, which asks for least

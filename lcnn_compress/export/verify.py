@@ -34,7 +34,7 @@ def verify(net: fx.GraphModule, data: bytes, input_shape: tuple[int, ...], toler
             way = "the native library" if native else "standard operators"
             raise ModelError(
                 f"the exported net differs from torch by {difference:.2e} of the largest output with {way}, more than "
-                f"{tolerance:.0e}; nothing was written (raise --tolerance if this is acceptable)"
+                f"{tolerance:.0e}; nothing was written (raise `tolerance` if this is acceptable)"
             )
         worst = max(worst, difference)
     return worst

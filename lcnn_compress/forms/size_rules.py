@@ -13,7 +13,7 @@ DEFAULT_LOOKUPS = 0.25  # share of the dictionary
 
 @dataclass(frozen=True)
 class DictionaryRule:
-    """One entry of ``--dict``: layers matching ``glob`` get ``size`` rows.
+    """One entry of ``dictionary``: layers matching ``glob`` get ``size`` rows.
 
     A float is a share of the channels, or of the vectors where they are fewer.
     """
@@ -38,13 +38,13 @@ def parse_dictionary(text: str) -> tuple[DictionaryRule, ...]:
         return (DictionaryRule("*", PRESETS[text][0], False),)
     pairs = [part.partition("=") for part in text.split(",")] if "=" in text else [("*", "", text)]
     return tuple(
-        DictionaryRule(glob.strip(), parse_amount("--dict", value.strip(), "entries", "the channels"), "=" in text)
+        DictionaryRule(glob.strip(), parse_amount("dictionary", value.strip(), "entries", "the channels"), "=" in text)
         for glob, _, value in pairs
     )
 
 
-def parse_amount(option: str, text: str, unit: str, whole: str) -> int | float:
-    """Read a whole number (int) or a share between 0 and 1 (float).
+def parse_amount(field: str, text: str, unit: str, whole: str) -> int | float:
+    """Read a whole number (int) or a share between 0 and 1 (float); ``field`` of a settings class is named if it is refused.
 
     Raises:
         SettingsError: ``text`` is neither.
@@ -56,12 +56,12 @@ def parse_amount(option: str, text: str, unit: str, whole: str) -> int | float:
             value = float(text)
         except ValueError:
             value = float("nan")
-    check_amount(option, text, value, unit, whole)
+    check_amount(field, text, value, unit, whole)
     return value
 
 
-def check_amount(option: str, text: str, value: int | float, unit: str, whole: str) -> None:
+def check_amount(field: str, text: str, value: int | float, unit: str, whole: str) -> None:
     if not (value >= 1 if isinstance(value, int) else 0 < value <= 1):
         raise SettingsError(
-            f"{option} is '{text}'; it must be a whole number of {unit}, at least 1, or a share of {whole} up to 1.0"
+            f"`{field}` is '{text}'; it must be a whole number of {unit}, at least 1, or a share of {whole} up to 1.0"
         )

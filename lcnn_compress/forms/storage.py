@@ -27,7 +27,7 @@ IDENTITY_RANGE = 2.0**-9, 2.0**15  # of a layer's largest coefficient
 def check_type(storage: str) -> None:
     """Raise SettingsError unless ``storage`` is one of ``TYPES``."""
     if storage not in TYPES:
-        raise SettingsError(f"storage is '{storage}'; it must be one of {', '.join(TYPES)}")
+        raise SettingsError(f"`storage` is '{storage}'; it must be one of {', '.join(TYPES)}")
 
 
 def coefficient_type(storage: str) -> torch.dtype:

@@ -34,7 +34,9 @@ _LAYERS = (
 
 
 def capture(model: nn.Module, example: Tensor, max_seconds: float = MAX_SECONDS) -> fx.GraphModule:
-    """Capture ``model`` (in eval mode) as a net with dynamic batch, height and width wherever the model allows.
+    """Capture ``model`` as a net with dynamic batch, height and width wherever the model allows.
+
+    It is captured in evaluation mode; each of its modules is left in the mode it was in.
 
     Height and width are open only if that takes no longer than ``max_seconds`` of the processor: where a net computes with its
     sizes, formulas grow with every layer, and simplifying those of MobileViTv2 was not done after four minutes.
@@ -42,7 +44,15 @@ def capture(model: nn.Module, example: Tensor, max_seconds: float = MAX_SECONDS)
     Raises:
         ModelError: torch.export cannot capture it, or it does not map one tensor to tensors.
     """
-    model.eval()
+    modes = {module: module.training for module in model.modules()}
+    try:
+        return _captured(model.eval(), example, max_seconds)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _captured(model: nn.Module, example: Tensor, max_seconds: float) -> fx.GraphModule:
     auto = torch.export.Dim.AUTO
     two = example  # images at least: a batch of 1 would be taken for a constant
     if len(example) < 2:
@@ -67,7 +77,7 @@ def capture(model: nn.Module, example: Tensor, max_seconds: float = MAX_SECONDS)
     first_line = str(problem).strip().splitlines()[0] if str(problem).strip() else ""
     raise ModelError(
         f"the model cannot be captured for an input of {tuple(example.shape)}: {type(problem).__name__}: {first_line}; "
-        "torch.export must be able to trace it (check --input-shape, and avoid control flow that depends on values)"
+        "torch.export must be able to trace it (check `input_shape`, and avoid control flow that depends on values)"
     ) from problem
 
 

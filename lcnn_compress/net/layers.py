@@ -104,7 +104,7 @@ def layers(net: fx.GraphModule, example: Tensor) -> list[Layer]:
     except RuntimeError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ModelError(
-            f"the model does not run on an input of {tuple(example.shape)}: {reason}; check --input-shape"
+            f"the model does not run on an input of {tuple(example.shape)}: {reason}; check `input_shape`"
         ) from error
     found: dict[str, Layer] = {}
     for node, module in calls(net, LAYER_TYPES):

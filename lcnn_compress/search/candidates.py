@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lcnn_compress.bench.layer_cost import ORDINARY, Form, LookupForm, Shape, time_forms
-from lcnn_compress.compress.plan import LayerPlan
+from lcnn_compress.benchmark.layer_cost import ORDINARY, Form, LookupForm, Shape, time_forms
+from lcnn_compress.compression.settings import LayerPlan
 from lcnn_compress.forms.dictionary import draft_errors
 from lcnn_compress.forms.kinds import DENSE, LOOKUP, LOW_RANK, SPARSE
 from lcnn_compress.forms.storage import coefficient_type, dictionary_bytes

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from lcnn_compress.compress.output_error import Outputs, first_images
+from lcnn_compress.compression.output_error import Outputs, first_images
 from lcnn_compress.forms.kinds import LOOKUP, LOW_RANK, SPARSE, Kind
 from lcnn_compress.net.layers import Layer
 from lcnn_compress.progress import Progress, silent

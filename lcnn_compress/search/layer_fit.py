@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from lcnn_compress.compress.refit import PASS_BYTES, RIDGE, split_by_memory
+from lcnn_compress.compression.refit import PASS_BYTES, RIDGE, split_by_memory
 from lcnn_compress.forms.pattern import choose_pattern
 from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.net.layers import Layer

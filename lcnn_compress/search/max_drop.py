@@ -14,8 +14,8 @@ from typing import cast
 from torch import Tensor, fx, nn
 
 from lcnn_compress.artefact.artefact import Artefact
-from lcnn_compress.compress.pipeline import compress_net
-from lcnn_compress.compress.settings import TrainingData
+from lcnn_compress.compression.pipeline import compress_net
+from lcnn_compress.compression.settings import TrainingData
 from lcnn_compress.data.examples import Examples
 from lcnn_compress.data.score import image_scores, torch_runner
 from lcnn_compress.data.tasks import Task
@@ -106,8 +106,8 @@ def fastest_within(problem: Problem, limit: float, data: TrainingData, judge: Ju
     mildest, drop, _ = trials[-1]
     faster = problem.dense_ms / (mildest.ms or problem.dense_ms)
     raise SettingsError(
-        f"--max-drop {limit:g} cannot be kept: the mildest net tried, {faster:.2f}x faster, loses "
-        f"{drop.value:.2f} ({drop.low:.2f} to {drop.high:.2f}) on {drop.n} held-out images; allow more, or add --epochs"
+        f"`max_drop` {limit:g} cannot be kept: the mildest net tried, {faster:.2f}x faster, loses "
+        f"{drop.value:.2f} ({drop.low:.2f} to {drop.high:.2f}) on {drop.n} held-out images; allow more, or add `epochs`"
     )
 
 

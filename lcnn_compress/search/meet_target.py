@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lcnn_compress.bench.gain import Gain, TimingPlan
-from lcnn_compress.bench.profile import OTHER, runs_for
+from lcnn_compress.benchmark.gain import Gain, TimingPlan
+from lcnn_compress.benchmark.profile import OTHER, runs_for
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.files import write_atomically
 from lcnn_compress.progress import Progress, silent
@@ -202,16 +202,16 @@ def _rest_bytes(problem: Problem) -> int:
 def _too_slow(target: Target, what: str) -> SettingsError:
     return SettingsError(
         f"{_said(target)} cannot be reached: the fastest form of every layer {what}; ask for less, or let more layers be "
-        "compressed with --only"
+        "compressed with `only`"
     )
 
 
 def _too_small(target: Target, n_bytes: float) -> SettingsError:
     return SettingsError(
         f"{_said(target)} cannot be reached: the smallest form of every layer makes a file of {n_bytes / MB:.3g} MB; ask for "
-        "more, or let more layers be compressed with --only"
+        "more, or let more layers be compressed with `only`"
     )
 
 
 def _said(target: Target) -> str:
-    return f"--target-{target.kind.replace('_', '-')} {target.value:g}"
+    return f"`{target.kind}` {target.value:g}"

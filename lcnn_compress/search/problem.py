@@ -16,12 +16,12 @@ import onnx
 import torch
 from torch import Tensor
 
-from lcnn_compress.bench.profile import NetTimes
-from lcnn_compress.bench.timers import Timers
-from lcnn_compress.compress.make import make_lookups
-from lcnn_compress.compress.pipeline import Reusable
-from lcnn_compress.compress.plan import LayerPlan, reasons_against
-from lcnn_compress.compress.settings import CompressSettings
+from lcnn_compress.benchmark.profile import NetTimes
+from lcnn_compress.benchmark.timers import Timers
+from lcnn_compress.compression.make import make_lookups
+from lcnn_compress.compression.pipeline import Reusable
+from lcnn_compress.compression.plan import reasons_against
+from lcnn_compress.compression.settings import CompressSettings, LayerPlan
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export.template import with_factors
 from lcnn_compress.export.to_onnx import only_timed, to_onnx
@@ -222,7 +222,7 @@ def prepare(
     free = [layer for layer, reason in zip(found, reasons, strict=True) if reason is None]
     if not free:
         listed = "; ".join(dict.fromkeys(reason for reason in reasons if reason))
-        raise SettingsError(f"no layer can be compressed: {listed}; name layers with --only")
+        raise SettingsError(f"no layer can be compressed: {listed}; name layers with `only`")
     options = in_parallel(lambda layer: candidates(layer, settings.storage, settings.seed), free, "listing options", progress)
     if with_times:
         options = timed(

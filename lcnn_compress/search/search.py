@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lcnn_compress.artefact.artefact import Artefact
-from lcnn_compress.bench.timers import Timers
-from lcnn_compress.compress.improve import JUDGED_IMAGES
-from lcnn_compress.compress.keep_faster import measured_totals
-from lcnn_compress.compress.output_error import Outputs, first_images
-from lcnn_compress.compress.pipeline import compress_net
-from lcnn_compress.compress.settings import CompressSettings, TrainingData
+from lcnn_compress.benchmark.timers import Timers
+from lcnn_compress.compression.improve import JUDGED_IMAGES
+from lcnn_compress.compression.keep_faster import measured_report
+from lcnn_compress.compression.output_error import Outputs, first_images
+from lcnn_compress.compression.pipeline import compress_net
+from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.net.layers import Captured
 from lcnn_compress.progress import Progress, silent
@@ -35,13 +35,14 @@ def forecast(
     progress: Progress = silent,
     timers: Timers = Timers(),
 ) -> dict[str, Any]:
-    """Return the plan for a target with its expected time, MACs, bytes and error; nothing is built (``--dry-run``).
+    """Return the plan for a target with its expected time, MACs, bytes and error; nothing is built.
 
     For a largest drop the plan is the fastest one, which the search would start from. The answer is ``Forecast`` as JSON.
 
     Raises:
         SettingsError, MissingError: as ``compress_to_target``.
     """
+    target.check(settings)
     data = data.calibrated()
     problem = prepare(captured, settings, data.calibration, cache=cache, progress=progress, timers=timers)
     choice = problem.fastest() if target.kind == "max_drop" else initial_choice(problem, target)
@@ -77,9 +78,10 @@ def compress_to_target(
         SettingsError: the target cannot be reached, or a largest drop is asked for without held-out examples.
         MissingError: the native library is not there.
     """
+    target.check(settings)
     data = data.calibrated()
     if target.kind == "max_drop" and data.held_out is None:
-        raise SettingsError("--max-drop is judged on labelled examples; add --data")
+        raise SettingsError("`max_drop` is judged on labelled examples; add `data`")
     problem = prepare(captured, settings, data.calibration, cache=cache, progress=progress, timers=timers)
     keep = _keep_drop if target.kind == "max_drop" else _meet
     made = keep(problem, target, data, progress)
@@ -88,10 +90,11 @@ def compress_to_target(
         judge = Outputs(captured.net, first_images(data.calibration, JUDGED_IMAGES))
         budget = replace(budget, measured_error=judge.error(artefact.net) ** 0.5)
     planned = {row.name: row for row in made.problem.table(made.choice)}
-    for row in artefact.report["layers"]:
-        row |= {"predicted_ms": planned[row["name"]].predicted_ms, "predicted_error": planned[row["name"]].error}
-    artefact.report["budget"] = as_json(budget)
-    return artefact
+    layers = tuple(
+        replace(row, predicted_ms=planned[row.name].predicted_ms, predicted_error=planned[row.name].error)
+        for row in artefact.report.layers
+    )
+    return replace(artefact, report=replace(artefact.report, layers=layers, budget=as_json(budget)))
 
 
 @dataclass(frozen=True)
@@ -110,10 +113,9 @@ def _keep_drop(problem: Problem, target: Target, data: TrainingData, progress: P
     tuning = problem.settings.finetune
     judge = judge_by(problem.captured.net, data.held_out, None if tuning is None else tuning.task, progress)
     found = fastest_within(problem, target.value, data, judge, progress)
-    artefact, template = found.artefact, problem.reusable.template
-    artefact.report["totals"] |= measured_totals(artefact, problem.settings, template, progress, problem.timers)
+    report = measured_report(found.artefact, problem.settings, problem.reusable.template, progress, problem.timers)
     budget = KeptDrop(**vars(_expected(problem, target, found.choice)), drop=found.drop, tried=found.tried)
-    return _Made(artefact, problem, found.choice, budget)
+    return _Made(replace(found.artefact, report=report), problem, found.choice, budget)
 
 
 def _meet(problem: Problem, target: Target, data: TrainingData, progress: Progress) -> _Made:
@@ -126,11 +128,11 @@ def _meet(problem: Problem, target: Target, data: TrainingData, progress: Progre
     problem, choice = best.fit.problem, best.fit.choice
     artefact = _built(problem, choice, data, progress)
     if target.kind != "size_mb" and data.calibration and settings.finetune is None:
-        part = speed_over_target(problem, target, artefact.report["totals"].get("speedup"))
+        part = speed_over_target(problem, target, artefact.report.totals.speedup)
         second = second_choice(problem, target, part)
         if second is not None and second.plans != choice.plans:
             other = _built(problem, second, data, progress)
-            reached = speed_over_target(problem, target, other.report["totals"].get("speedup"))
+            reached = speed_over_target(problem, target, other.report.totals.speedup)
             if abs(math.log(reached)) < abs(math.log(part)):
                 artefact, choice = other, second
     budget = MetTarget(**vars(_expected(problem, target, choice)), rounds=best.fit.rounds, trials=best.tried)

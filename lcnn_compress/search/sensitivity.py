@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from lcnn_compress.compress.make import make_lookup
-from lcnn_compress.compress.output_error import Outputs, first_images
-from lcnn_compress.compress.plan import LayerPlan, PlanSettings, planned_macs, reasons_against, size_limits
-from lcnn_compress.compress.settings import TrainingData
+from lcnn_compress.compression.make import make_lookup
+from lcnn_compress.compression.output_error import Outputs, first_images
+from lcnn_compress.compression.plan import planned_macs, reasons_against, size_limits
+from lcnn_compress.compression.settings import LayerPlan, TrainingData
 from lcnn_compress.data.examples import Examples
 from lcnn_compress.data.score import score, torch_runner
 from lcnn_compress.errors import DataError, SettingsError
@@ -24,20 +24,11 @@ from lcnn_compress.progress import Progress, silent
 from lcnn_compress.search.budget_report import OPTIONAL, as_json
 from lcnn_compress.search.effects import replaced
 from lcnn_compress.search.layer_fit import gather
+from lcnn_compress.search.target import SensitivitySettings
 
 IMAGES = 128  # Outputs are compared on at most so many.
 CELL_WIDTH, CELL_HEIGHT, NAME_WIDTH = 90, 24, 260  # pixels
 LIGHT, DARK = (236, 241, 247), (23, 79, 134)
-
-
-@dataclass(frozen=True)
-class SensitivitySettings:
-    """Dictionaries to try as shares of the channels of a layer, a quarter of each looked up, and which layers."""
-
-    sizes: tuple[float, ...] = (0.5, 0.25, 0.125)
-    plan: PlanSettings = field(default_factory=PlanSettings)
-    init: str = "kmeans"
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,7 +101,7 @@ def sensitivity(
     reasons = reasons_against(found, settings.plan)
     free = [layer for layer, reason in zip(found, reasons, strict=True) if reason is None]
     if not free:
-        raise SettingsError("no layer can be compressed; name layers with --only")
+        raise SettingsError("no layer can be compressed; name layers with `only`")
     judge = Outputs(net, first_images(data.calibration, IMAGES))
     labelled = data.examples if data.examples is not None and _labelled(data.examples) else None
     base = None if labelled is None else score(torch_runner(net), labelled)

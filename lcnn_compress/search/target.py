@@ -1,14 +1,19 @@
-"""What is asked for in place of a dictionary."""
+"""What is asked for: a target in place of a dictionary, or how sensitive layers are.
+
+Nothing heavy is imported: options of commands are made from these fields.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
-import numpy as np
-
+from lcnn_compress.compression.settings import CompressSettings, PlanSettings
 from lcnn_compress.errors import SettingsError
 
 TARGETS = ("speedup", "latency_ms", "size_mb", "max_drop")
+INIT = "ksvd"  # is clearly better than k-means at the few lookups of a target, in every layer tried
+HELD_OUT = 0.3  # of the labelled examples, to judge a largest drop by
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,37 @@ class Target:
     def __post_init__(self) -> None:
         rules = {"speedup": 1.0, "latency_ms": 0.0, "size_mb": 0.0, "max_drop": 0.0}
         assert self.kind in rules, self.kind
-        if not (np.isfinite(self.value) and (self.value > rules[self.kind] or (self.kind == "max_drop" and self.value == 0))):
-            option = "--max-drop" if self.kind == "max_drop" else f"--target-{self.kind.replace('_', '-')}"
-            raise SettingsError(f"{option} is {self.value:g}; it must be a number above {rules[self.kind]:g}")
+        if not (math.isfinite(self.value) and (self.value > rules[self.kind] or (self.kind == "max_drop" and self.value == 0))):
+            raise SettingsError(f"`{self.kind}` is {self.value:g}; it must be a number above {rules[self.kind]:g}")
+
+    def check(self, settings: CompressSettings) -> None:
+        """Refuse settings that do not go with a target.
+
+        Raises:
+            SettingsError: nothing may be measured though the target is one of time or drop, or dictionaries start as svd.
+        """
+        if not settings.measure and self.kind != "size_mb":
+            raise SettingsError("`measure=False` leaves out what a target of time or drop needs; drop it")
+        if settings.init not in ("kmeans", "ksvd"):
+            raise SettingsError(f"`init` {settings.init} does not go with a target; use kmeans or ksvd")
+
+
+@dataclass(frozen=True)
+class SensitivitySettings:
+    """Dictionaries to try as shares of the channels of a layer, a quarter of each looked up, and which layers.
+
+    Raises:
+        SettingsError: a share is not above 0 and up to 1.
+    """
+
+    sizes: tuple[float, ...] = field(default=(0.5, 0.25, 0.125), metadata={
+        "help": "Dictionaries to try, as shares of the channels", "metavar": "SHARE,...",
+    })  # fmt: skip
+    plan: PlanSettings = field(default_factory=PlanSettings)
+    init: str = "kmeans"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.sizes or not all(0 < size <= 1 for size in self.sizes):
+            text = ",".join(f"{size:g}" for size in self.sizes)
+            raise SettingsError(f"`sizes` is '{text}'; it must be shares above 0 and up to 1, separated by commas")

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx, nn
 
-from lcnn_compress.compress.pipeline import compress_net
-from lcnn_compress.compress.settings import TrainingData
+from lcnn_compress.compression.pipeline import compress_net
+from lcnn_compress.compression.settings import TrainingData
 from lcnn_compress.data.examples import Examples, batches, split
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.search.budget_report import Trial

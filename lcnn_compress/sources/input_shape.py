@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 
 import torch
@@ -15,11 +15,14 @@ from lcnn_compress.sources.load_model import _log
 SIZES = (224, 28, 32, 64, 96, 128, 227, 256, 299, 384)
 
 
-def infer_input_shape(model: nn.Module) -> tuple[tuple[int, ...], str | None]:
+def infer_input_shape(
+    model: nn.Module, image_size: Callable[[], tuple[int, int] | None] | None = None
+) -> tuple[tuple[int, ...], str | None]:
     """Find the shape (1, C, H, W), or (1, features), that a net takes, without computing anything with it.
 
     Args:
         model: it is not changed; a copy without values is run on sizes that are usual in image classification.
+        image_size: returns the height and width of images at hand, if they have one; asked only where the net leaves it open.
 
     Returns:
         The shape, and a note when it had to be assumed.
@@ -36,7 +39,7 @@ def infer_input_shape(model: nn.Module) -> tuple[tuple[int, ...], str | None]:
     features = [m.in_features for m in model.modules() if isinstance(m, nn.Linear)]
     if not widths and not features:
         raise SettingsError(
-            "the net has no Conv2d and no Linear to tell its input from; give --input-shape, such as 1,3,224,224"
+            "the net has no Conv2d and no Linear to tell its input from; give `input_shape`, such as 1,3,224,224"
         )
     if not widths:
         return (1, features[0]), None
@@ -45,15 +48,20 @@ def infer_input_shape(model: nn.Module) -> tuple[tuple[int, ...], str | None]:
     sizes = sorted(SIZES, key=lambda size: (size != usual, size < 32, size))
     accepted = _accepted(model, [(1, channels, size, size) for size in sizes])
     first = next(accepted, None)
+    if first is not None and next(accepted, None) is None:
+        return first, None
+    at_hand = None if image_size is None else image_size()
+    fitting = None if at_hand is None else next(_accepted(model, [(1, channels, *at_hand)]), None)
+    if fitting is not None:
+        text = ",".join(str(n) for n in fitting)
+        return fitting, f"the net takes images of several sizes; {text} is that of the data, `input_shape` changes it"
     if first is None:
         raise SettingsError(
             f"the net takes {channels} channels but none of the usual square sizes {sorted(SIZES)}; "
-            f"give its input, as in --input-shape 1,{channels},480,640"
+            f"give its input, as in `input_shape` 1,{channels},480,640"
         )
-    if next(accepted, None) is None:
-        return first, None
     text = ",".join(str(n) for n in first)
-    return first, f"the net takes images of several sizes; {text} is assumed, --input-shape changes it"
+    return first, f"the net takes images of several sizes; {text} is assumed, `input_shape` changes it"
 
 
 def _accepted(model: nn.Module, shapes: list[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:

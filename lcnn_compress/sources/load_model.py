@@ -56,7 +56,7 @@ def load_model(spec: str, *, arch: str | None = None, trust_pickle: bool = False
             loaded = from_held(path, read_held(path, form, trust_pickle), arch)
         loaded = replace(loaded, path=path, sha256=sha256_of(path))
     if arch is not None and loaded.kind != "state_dict":
-        raise SettingsError(f"{spec}: is a whole net ({loaded.kind}), but --arch is {arch}; leave --arch out")
+        raise SettingsError(f"{spec}: is a whole net ({loaded.kind}), but `arch` is {arch}; leave `arch` out")
     try:
         if isinstance(loaded.model, nn.Module):
             loaded = replace(loaded, model=unwrapped(loaded.model).eval())

@@ -35,9 +35,9 @@ UNREADABLE = (
     ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError, RuntimeError,
     TypeError, ValueError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile, SafetensorError,
 )  # fmt: skip
-_SAVE_AGAIN = "save its state_dict and name the factory with --arch pkg.mod:factory"
+_SAVE_AGAIN = "save its state_dict and name the factory with `arch` pkg.mod:factory"
 _GIVE = "give a .pt, .pth, .safetensors or .pt2 file"
-_TRUST = f"if you trust the file, --trust-pickle runs the code in it; otherwise {_SAVE_AGAIN}"
+_TRUST = f"if you trust the file, `trust_pickle` runs the code in it; otherwise {_SAVE_AGAIN}"
 
 
 def identify(path: Path) -> str:
@@ -173,7 +173,7 @@ def from_held(path: Path, held: object, arch: str | None) -> LoadedModel:
     if not isinstance(held, Mapping) or not _is_state_dict(held):
         raise ModelError(f"{path}: holds a {type(held).__name__}, not a net and not a state_dict; {_SAVE_AGAIN}")
     if arch is None:
-        raise ModelError(f"{path}: is a state_dict of {len(held)} tensors, not a net; add --arch pkg.mod:factory")
+        raise ModelError(f"{path}: is a state_dict of {len(held)} tensors, not a net; add `arch` pkg.mod:factory")
     model = build_module(arch)
     _fill(model, _without_wrappers(held, set(model.state_dict())), path, arch)
     return LoadedModel(model, "state_dict", str(path), notes=notes)
@@ -207,7 +207,7 @@ def _fill(model: nn.Module, state: dict[str, Tensor], path: Path, arch: str) -> 
     groups = (("missing", missing), ("unexpected", unexpected), ("different", changed))
     differences = "; ".join(f"{len(keys)} {what}: {_listed(keys, 3)}" for what, keys in groups if keys)
     if differences:
-        raise ModelError(f"{path}: does not fit --arch {arch} ({differences}); name the factory of the saved net")
+        raise ModelError(f"{path}: does not fit `arch` {arch} ({differences}); name the factory of the saved net")
     model.load_state_dict(state, strict=False)  # only num_batches_tracked may be missing
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from lcnn_compress.data.tasks import Task
@@ -104,21 +104,30 @@ class Recipe:
         SettingsError: a value is outside its range; the message names the field.
     """
 
-    epochs: int = 5
-    batch_size: int = 64
-    lr: float = 1e-3
-    sparsity: str = "gradual"
-    threshold_c: float = 0.01
-    l1: float = 0.1
-    distill: bool = True
+    epochs: int = field(default=5, metadata={"help": "Fine-tune for so many passes over `data`", "metavar": "N", "min": 0})
+    batch_size: int = field(default=64, metadata={"help": "Images per training step", "metavar": "N", "min": 2})
+    lr: float = field(default=1e-3, metadata={"help": "Learning rate of fine-tuning", "metavar": "NUMBER"})
+    sparsity: str = field(default="gradual", metadata={
+        "help": "gradual: prune the smallest on a cubic schedule; threshold: L1 and epsilon, as in the paper",
+        "metavar": "NAME",
+    })  # fmt: skip
+    threshold_c: float = field(default=0.01, metadata={
+        "help": "epsilon in standard deviations of each layer's kernel (threshold)", "metavar": "NUMBER",
+    })  # fmt: skip
+    l1: float = field(default=0.1, metadata={
+        "help": "lambda' of the paper: weight of L1 in units of epsilon (threshold)", "metavar": "NUMBER",
+    })  # fmt: skip
+    distill: bool = field(default=True, metadata={"help": "Learn from the dense net too"})
     distill_weight: float = 0.7
     temperature: float = 3.0
     seed: int = 0
     feature_weight: float = 0.0
     average: float = 0.0
     accumulate: int = 1
-    precision: str = "float32"
-    device: str = "cpu"
+    precision: str = field(default="float32", metadata={
+        "help": "of products in training: float32, or bfloat16 where the processor has it (AMX, AVX-512)", "metavar": "TYPE",
+    })  # fmt: skip
+    device: str = field(default="cpu", metadata={"help": "Where to fine-tune: cpu, cuda or cuda:N", "metavar": "NAME"})
     task: Task | None = None
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()

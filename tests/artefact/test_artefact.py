@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from torch import nn
 
 from lcnn_compress import api, runtime
 from lcnn_compress.artefact.artefact import FORMAT_VERSION, load_artefact, save_artefact
-from lcnn_compress.compress.settings import CompressSettings
+from lcnn_compress.compression.settings import CompressSettings
 from lcnn_compress.errors import ArtefactError, FileError
 from lcnn_compress.net.layers import layers
 
@@ -26,9 +28,9 @@ def test_a_linear_layer_on_planes_is_saved_and_reported(tmp_path: Path) -> None:
     artefact = flattened_artefact()
     save_artefact(artefact, tmp_path / "net.lcnn")
     assert torch.equal(load_artefact(tmp_path / "net.lcnn").net(planes()), artefact.net(planes()))
-    row = next(row for row in artefact.report["layers"] if row["name"] == "fc1")
-    assert (row["type"], row["kernel"], row["in_channels"], row["input_sizes"]) == ("Linear", [4, 5], 8, [[4, 5]])
-    assert (row["macs_stage1"], row["macs_stage2"]) == (4 * 8 * 20, 2 * 12 * 20)
+    row = next(row for row in artefact.report.layers if row.name == "fc1")
+    assert (row.type, row.kernel, row.in_channels, row.input_sizes) == ("Linear", (4, 5), 8, ((4, 5),))
+    assert (row.macs_stage1, row.macs_stage2) == (4 * 8 * 20, 2 * 12 * 20)
 
 
 STABLE = ("manifest.json", "lcnn.json", "model.safetensors", "config.json")
@@ -46,7 +48,7 @@ def made(tmp_path_factory):
 def test_the_hash_of_the_weights_does_not_depend_on_their_memory_format():
     nets = [nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1).to(memory_format=torch.channels_last)]
     nets[1].load_state_dict(nets[0].state_dict())
-    first, second = (api.open_model(net, (1, 8, 2, 2)).origin["sha256"] for net in nets)
+    first, second = (api.open_model(net, (1, 8, 2, 2)).origin.sha256 for net in nets)
     assert first == second
 
 
@@ -95,7 +97,7 @@ def test_several_outputs_stay_in_order(tmp_path):
 def test_same_configuration_gives_the_same_bytes(made, tmp_path):
     artefact, path = made
     source = api.open_model(small_net(), (1, 3, 16, 16))
-    from lcnn_compress.compress.plan import LayerPlan
+    from lcnn_compress.compression.plan import LayerPlan
 
     plans = [LayerPlan.from_json(values) for values in artefact.config["layers"]]
     again = api.compress_source(source, CompressSettings(), plans=plans)
@@ -129,6 +131,30 @@ def test_a_missing_or_truncated_file_is_found(copied, name):
     (copied / name).unlink()
     with pytest.raises(ArtefactError, match=f"{name}: the file is missing"):
         load_artefact(copied)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda report: report["layers"][0].pop("macs"), "number 1, lacks macs"),
+        (lambda report: report.update(totals=3), "'totals' of the report is 3, not an object"),
+    ],
+)
+def test_a_damaged_report_is_found(copied, change, message):
+    values = json.loads((copied / "report.json").read_text())
+    change(values)
+    (copied / "report.json").write_text(json.dumps(values))
+    with pytest.raises(ArtefactError, match=rf"report\.json: .*{message}; .* make the artefact again"):
+        load_artefact(copied)
+
+
+def test_the_report_says_when_it_was_made(made):
+    artefact, path = made
+    date = datetime.fromisoformat(artefact.report.date)
+    assert date.utcoffset() == timedelta(0)
+    assert date.isoformat(timespec="seconds") == artefact.report.date == json.loads((path / "report.json").read_text())["date"]
+    assert load_artefact(path).report == replace(artefact.report, settings=json.loads(json.dumps(artefact.report.settings)))
+    assert artefact.report.date in (path / "report.html").read_text()
 
 
 def test_a_newer_version_is_refused(copied):

@@ -11,7 +11,7 @@ from cases import Noise, small_net
 from torch import nn
 
 from lcnn_compress import api
-from lcnn_compress.compress.settings import CompressSettings, TrainingData
+from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.net.layers import layers
 from lcnn_compress.train.recipe import FinetuneSettings
@@ -52,7 +52,7 @@ def test_plans_have_the_macs_that_were_asked_for(methods: Any, method: str, whic
         tuning = None
     settings = CompressSettings(init=planned.init, measure=False, finetune=tuning)
     artefact = api.compress_source(source, settings, plans=planned.plans, **training)
-    macs = sum(row["macs"] for row in artefact.report["layers"])
+    macs = sum(row.macs for row in artefact.report.layers)
     # Training normalises in float32 what was solved in float64: a value at the threshold can go either way.
     assert abs(macs - planned.macs) <= 0.001 * planned.macs
 

@@ -8,9 +8,9 @@ import torch
 from exported import REUSED, Reused, compressed, outputs
 from torch import nn
 
-from lcnn_compress.bench.profile import layer_times
-from lcnn_compress.compress.pipeline import compress_net
-from lcnn_compress.compress.settings import CompressSettings
+from lcnn_compress.benchmark.profile import layer_times
+from lcnn_compress.compression.pipeline import compress_net
+from lcnn_compress.compression.settings import CompressSettings
 from lcnn_compress.export.rewrite import dense_form
 from lcnn_compress.export.template import with_factors
 from lcnn_compress.export.to_onnx import export_onnx

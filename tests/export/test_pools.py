@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from lcnn_compress import runtime
-from lcnn_compress.compress.pipeline import compress_net
-from lcnn_compress.compress.plan import PlanSettings
-from lcnn_compress.compress.settings import CompressSettings
+from lcnn_compress.compression.pipeline import compress_net
+from lcnn_compress.compression.plan import PlanSettings
+from lcnn_compress.compression.settings import CompressSettings
 from lcnn_compress.export.rewrite import dense_form
 from lcnn_compress.export.template import with_factors
 from lcnn_compress.export.to_onnx import ExportSettings, to_onnx

@@ -18,9 +18,9 @@ from flattened import PLANE, flattened_artefact, planes
 from onnx import numpy_helper
 
 from lcnn_compress import api, runtime
-from lcnn_compress.bench.profile import OTHER, layer_times
-from lcnn_compress.compress.plan import LayerPlan
-from lcnn_compress.compress.settings import CompressSettings
+from lcnn_compress.benchmark.profile import OTHER, layer_times
+from lcnn_compress.compression.plan import LayerPlan
+from lcnn_compress.compression.settings import CompressSettings
 from lcnn_compress.export.rewrite import dense_form
 from lcnn_compress.export.to_onnx import ExportSettings, to_onnx
 from lcnn_compress.forms.lookup import LookupConv2d

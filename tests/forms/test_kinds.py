@@ -15,8 +15,8 @@ from onnx import numpy_helper
 from torch import nn
 
 from lcnn_compress import api
-from lcnn_compress.compress.plan import LayerPlan, check_plan, planned_macs
-from lcnn_compress.compress.settings import CompressSettings, TrainingData
+from lcnn_compress.compression.plan import LayerPlan, check_plan, planned_macs
+from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export.to_onnx import ExportSettings, to_onnx
 from lcnn_compress.forms.lookup import LookupConv2d
@@ -65,11 +65,11 @@ def test_impossible_plans_are_refused(plan: LayerPlan, message: str) -> None:
 
 def test_report_artefact_and_file_hold_an_exact_identity(tmp_path: Path) -> None:
     artefact = compressed()
-    rows = {row["name"]: row for row in artefact.report["layers"]}
-    assert [rows[name]["kind"] for name in rows] == ["dense", "sparse", "lowrank", "dense"]
-    assert rows["conv1"]["macs_stage1"] == 0
-    assert rows["conv1"]["macs"] == rows["conv1"]["macs_stage2"] == 32 * 9 * 4 * 64
-    assert rows["conv2"]["n_nonzeros"] == 32 * 9 * 8
+    rows = {row.name: row for row in artefact.report.layers}
+    assert [row.kind for row in rows.values()] == ["dense", "sparse", "lowrank", "dense"]
+    assert rows["conv1"].macs_stage1 == 0
+    assert rows["conv1"].macs == rows["conv1"].macs_stage2 == 32 * 9 * 4 * 64
+    assert rows["conv2"].n_nonzeros == 32 * 9 * 8
     api.save(artefact, tmp_path / "net.lcnn")
     loaded = api.load(tmp_path / "net.lcnn")
     layer = loaded.net.get_submodule("conv1")

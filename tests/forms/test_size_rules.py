@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lcnn_compress.compress.plan import PlanSettings
+from lcnn_compress.compression.plan import PlanSettings
 from lcnn_compress.forms.size_rules import parse_dictionary
 
 

@@ -15,8 +15,8 @@ from torch import fx
 from wide import WIDE_SHAPE, dictionaries, wide_artefacts
 
 from lcnn_compress import api, runtime
-from lcnn_compress.compress.plan import PlanSettings
-from lcnn_compress.compress.settings import CompressSettings
+from lcnn_compress.compression.plan import PlanSettings
+from lcnn_compress.compression.settings import CompressSettings
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export.to_onnx import ExportSettings
 from lcnn_compress.forms.lookup import LookupConv2d
@@ -102,9 +102,9 @@ def test_artefact_and_files_hold_the_same_net(tmp_path: Path) -> None:
     api.export_onnx(half, tmp_path / "half.onnx")
     saved = (tmp_path / "half.onnx").stat().st_size - path.stat().st_size
     assert abs(saved - MIN_BYTE_ENTRIES) < 200
-    row, wide = (next(r for r in a.report["layers"] if r["name"] == "fc") for a in (artefact, half))
+    row, wide = (next(r for r in a.report.layers if r.name == "fc") for a in (artefact, half))
     assert (
-        wide["weight_bytes"] - row["weight_bytes"]
+        wide.weight_bytes - row.weight_bytes
         == MIN_BYTE_ENTRIES
         == dictionary_bytes("float16", MIN_BYTE_ENTRIES) - dictionary_bytes("int8", MIN_BYTE_ENTRIES)
     )
@@ -117,7 +117,7 @@ def test_artefact_and_files_hold_the_same_net(tmp_path: Path) -> None:
 
 
 def test_a_net_of_other_factors_is_not_exported_in_8_bits(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"the artefact was made with --coefficients float16.* compress it with"):
+    with pytest.raises(SettingsError, match=r"the artefact was made with `storage` float16.* compress it with"):
         api.export_onnx(wide_artefacts()["float16"], tmp_path / "net.onnx", ExportSettings("int8"))
 
 

@@ -10,7 +10,7 @@ from flattened import FLATTENS, PLANE, Flattened, planes, replaced
 from nets import exact_lookup
 from torch import Tensor, nn
 
-from lcnn_compress.compress.plan import PlanSettings, plan_layers, planned_macs
+from lcnn_compress.compression.plan import PlanSettings, plan_layers, planned_macs
 from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.net.capture import capture
 from lcnn_compress.net.edit import replace_layer

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lcnn_compress.bench.layer_cost import ORDINARY, LookupForm, Shape
-from lcnn_compress.compress.plan import LayerPlan, check_plan, planned_macs
+from lcnn_compress.benchmark.layer_cost import ORDINARY, LookupForm, Shape
+from lcnn_compress.compression.plan import check_plan, planned_macs
+from lcnn_compress.compression.settings import LayerPlan
 from lcnn_compress.forms.dictionary import draft, draft_errors, factorise
 from lcnn_compress.operators.encoding import encode_positions
 from lcnn_compress.search.candidates import Candidate, candidates, dense_candidate, layer_shapes, list_bytes, timed

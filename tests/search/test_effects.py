@@ -11,7 +11,7 @@ import torch
 from cases import LookupConvCase
 from torch import nn
 
-from lcnn_compress.compress.output_error import Outputs
+from lcnn_compress.compression.output_error import Outputs
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.capture import capture
 from lcnn_compress.net.edit import with_lookups

@@ -10,7 +10,7 @@ from cases import Noise
 from given_times import SETTINGS, small_problem
 from torch import Tensor, fx, nn
 
-from lcnn_compress.compress.settings import TrainingData
+from lcnn_compress.compression.settings import TrainingData
 from lcnn_compress.data.score import image_scores, torch_runner
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.forms.lookup import LookupConv2d
@@ -61,7 +61,7 @@ def test_the_fastest_net_within_the_limit_is_kept() -> None:
     assert {trial.value <= 20 for trial in found.tried} == {False, True}
     assert found.choice.ms == min(trial.predicted_ms or 0.0 for trial in found.tried if trial.value <= 20)
     assert found.drop.value <= 20
-    with pytest.raises(SettingsError, match=r"max.drop\W? 0 cannot be kept: the mildest net tried, \d\.\d\dx faster, loses"):
+    with pytest.raises(SettingsError, match=r"`max_drop` 0 cannot be kept: the mildest net tried, \d\.\d\dx faster, loses"):
         fastest_within(made, 0, data, judge)
 
 

@@ -11,7 +11,7 @@ from given_times import BUSY_MS, DENSE_MS, SETTINGS, SHAPE, captured, small_prob
 from torch import nn
 
 from lcnn_compress import api, runtime
-from lcnn_compress.bench.profile import OTHER, NetTimes
+from lcnn_compress.benchmark.profile import OTHER, NetTimes
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export.to_onnx import ExportSettings, to_onnx
 from lcnn_compress.net.edit import fold_batch_norms, with_lookups

@@ -13,7 +13,7 @@ from command_line import lcnn, lcnn_json
 from torch import Tensor
 
 from lcnn_compress import api
-from lcnn_compress.compress.settings import TrainingData
+from lcnn_compress.compression.settings import TrainingData
 from lcnn_compress.data.score import score, torch_runner
 from lcnn_compress.errors import DataError
 from lcnn_compress.search.sensitivity import SensitivitySettings, picture, sensitivity

@@ -12,9 +12,8 @@ from given_times import SETTINGS, nothing_is_measured, small_problem, timers
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lcnn_compress.bench.gain import Gain
-from lcnn_compress.compress.plan import LayerPlan
-from lcnn_compress.compress.settings import PlanSettings, TrainingData
+from lcnn_compress.benchmark.gain import Gain
+from lcnn_compress.compression.settings import LayerPlan, PlanSettings, TrainingData
 from lcnn_compress.search.budget_report import Trial
 from lcnn_compress.search.candidates import Candidate
 from lcnn_compress.search.problem import Corrections, Problem

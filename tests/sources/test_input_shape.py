@@ -69,7 +69,7 @@ def test_the_usual_sizes_are_tried(channels: int, heights: tuple[int, ...], size
     assert shape == (1, channels, size, size)
     assert (note is not None) == assumed
     if note is not None:
-        assert note == f"the net takes images of several sizes; 1,{channels},{size},{size} is assumed, --input-shape changes it"
+        assert note == f"the net takes images of several sizes; 1,{channels},{size},{size} is assumed, `input_shape` changes it"
     assert net.calls == []
     assert net.training
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
@@ -84,11 +84,37 @@ def test_nets_of_the_zoo() -> None:
 
 
 def test_a_net_that_takes_no_usual_size_asks_for_one() -> None:
-    with pytest.raises(SettingsError, match=r"takes 7 channels but none of .*\[28, 32, .*384\]; .*--input-shape 1,7,480,640"):
+    with pytest.raises(SettingsError, match=r"takes 7 channels but none of .*\[28, 32, .*384\]; .*`input_shape` 1,7,480,640"):
         infer_input_shape(Counting(7, ()))
     uncopyable = Counting(3, (224,))
     uncopyable.lock = threading.Lock()  # type: ignore[assignment]
     with pytest.raises(SettingsError, match="takes 3 channels"):
         infer_input_shape(uncopyable)
-    with pytest.raises(SettingsError, match=r"no Conv2d and no Linear .*--input-shape, such as 1,3,224,224"):
+    with pytest.raises(SettingsError, match=r"no Conv2d and no Linear .*`input_shape`, such as 1,3,224,224"):
         infer_input_shape(nn.ReLU())
+
+
+def test_a_net_of_any_size_takes_the_size_of_the_images_at_hand() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def images() -> tuple[int, int]:
+        asked.append((96, 64))
+        return 96, 64
+
+    shape, note = infer_input_shape(Counting(3, (96, 224)), images)
+    assert (shape, note) == (
+        (1, 3, 96, 64),
+        "the net takes images of several sizes; 1,3,96,64 is that of the data, `input_shape` changes it",
+    )
+    assert asked == [(96, 64)]
+    refused = infer_input_shape(Counting(3, (128, 224)), images)  # the net does not take them
+    assert refused == infer_input_shape(Counting(3, (128, 224)), lambda: None) == infer_input_shape(Counting(3, (128, 224)))
+    assert refused[0] == (1, 3, 224, 224)
+    asked.clear()
+    assert infer_input_shape(Counting(3, (224,)), images) == ((1, 3, 224, 224), None)  # it is known
+    assert infer_input_shape(ByCfg({"input_size": (3, 32, 32)}), images) == ((1, 3, 32, 32), None)
+    assert asked == []
+
+
+def test_an_unusual_size_is_that_of_the_images() -> None:
+    assert infer_input_shape(Counting(3, (52,)), lambda: (52, 52))[0] == (1, 3, 52, 52)

@@ -60,7 +60,7 @@ def test_python_source_and_missing_files(tmp_path: Path) -> None:
 def test_an_architecture_needs_a_state_dict(tmp_path: Path) -> None:
     torch.save(small_net(), tmp_path / "net.pt")
     with pytest.raises(
-        SettingsError, match=r"net\.pt: is a whole net \(module\), but --arch is .*:small_net; leave --arch out"
+        SettingsError, match=r"net\.pt: is a whole net \(module\), but `arch` is .*:small_net; leave `arch` out"
     ):
         load_model(str(tmp_path / "net.pt"), arch=ARCH)
     with pytest.raises(SettingsError, match=r"is a whole net \(factory\)"):

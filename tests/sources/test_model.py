@@ -26,4 +26,4 @@ def test_a_net_in_memory_is_unwrapped(wrapper: Callable[[nn.Module], nn.Module])
     source = api.open_model(wrapper(small_net()), (1, 3, 8, 8))
     x = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(source.net(x), small_net().eval()(x))
-    assert source.origin["spec"] == "Sequential"
+    assert source.origin.spec == "Sequential"

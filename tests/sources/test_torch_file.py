@@ -88,7 +88,7 @@ def test_code_in_a_pickle_runs_only_when_it_is_trusted(tmp_path: Path) -> None:
     net = small_net()
     net.__dict__["extra"] = Touch(mark)
     torch.save(net, tmp_path / "net.pt")
-    with pytest.raises(ModelError, match=r"net\.pt: is a pickle that needs .*open, .*--trust-pickle runs the code.*--arch"):
+    with pytest.raises(ModelError, match=r"net\.pt: is a pickle that needs .*open, .*`trust_pickle` runs the code.*`arch`"):
         load_model(str(tmp_path / "net.pt"))
     assert not mark.exists()
     assert load_model(str(tmp_path / "net.pt"), trust_pickle=True).kind == "module"
@@ -140,7 +140,7 @@ def test_pickles_of_other_protocols_and_old_whole_nets_are_refused(tmp_path: Pat
     torch.save(small_net(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     for name in ("p4.pt", "old.pt"):
         with pytest.raises(
-            ModelError, match=rf"{name}: holds more than tensors, in a form that cannot be read safely; .*--trust"
+            ModelError, match=rf"{name}: holds more than tensors, in a form that cannot be read safely; .*`trust_pickle`"
         ):
             load_model(str(tmp_path / name))
         trusted = load_model(str(tmp_path / name), trust_pickle=True).model
@@ -252,7 +252,7 @@ def test_damage_inside_an_archive_is_reported(saved_program: Path, tmp_path: Pat
 
 def test_a_state_dict_needs_an_architecture(tmp_path: Path) -> None:
     torch.save(small_net().state_dict(), tmp_path / "w.pt")
-    with pytest.raises(ModelError, match=r"w\.pt: is a state_dict of 9 tensors, not a net; add --arch pkg\.mod:factory"):
+    with pytest.raises(ModelError, match=r"w\.pt: is a state_dict of 9 tensors, not a net; add `arch` pkg\.mod:factory"):
         load_model(str(tmp_path / "w.pt"))
 
 
@@ -266,7 +266,7 @@ def test_differences_from_the_architecture_are_listed(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         load_model(str(tmp_path / "w.pt"), arch=ARCH)
     assert str(caught.value) == (
-        f"{tmp_path}/w.pt: does not fit --arch {ARCH} (1 missing: 5.bias; 5 unexpected: head.0, head.1, head.2 and 2 more; "
+        f"{tmp_path}/w.pt: does not fit `arch` {ARCH} (1 missing: 5.bias; 5 unexpected: head.0, head.1, head.2 and 2 more; "
         "2 different: 0.weight torch.float32 (4, 1, 3, 3) in the file, torch.float32 (4, 3, 3, 3) in the net, "
         "0.bias torch.int8 (4,) in the file, torch.float32 (4,) in the net); name the factory of the saved net"
     )

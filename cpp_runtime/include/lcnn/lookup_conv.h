@@ -8,30 +8,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <string>
 #include <vector>
 
+#include "lcnn/types.h"
+
 namespace lcnn {
-
-// Lowest first among those of one processor family.
-enum class Isa { kScalar, kAvx2, kAvx512, kNeon };
-
-const char* IsaName(Isa isa);
-// Every instruction set this library was built with, lowest first.
-std::vector<Isa> BuiltIsas();
-bool IsaSupported(Isa isa);  // `isa` is one of BuiltIsas()
-// The best supported instruction set, lowered (never raised) by the environment variable LCNN_ISA.
-// Throws std::invalid_argument when LCNN_ISA is not a name of BuiltIsas().
-Isa ChooseIsa();
-
-// One spatial axis of a convolution; `pad_end` is the bottom or right border.
-struct Axis {
-  int64_t kernel = 1;
-  int64_t stride = 1;
-  int64_t dilation = 1;
-  int64_t pad_begin = 0;
-  int64_t pad_end = 0;
-};
 
 struct LookupConvShape {
   int64_t channels = 0;         // C of X, over all groups
@@ -65,14 +46,6 @@ struct LookupConvConstants {
   const int8_t* byte_dictionary = nullptr;  // likewise, as integers
 };
 
-// Calls task(argument, i) once for every i in [0, count), in any order, on any threads, and returns
-// when all are done. A null `run` means: in the calling thread.
-struct ParallelFor {
-  void (*run)(void* context, size_t count, void (*task)(void* argument, size_t i),
-              void* argument) = nullptr;
-  void* context = nullptr;
-};
-
 // What is added before the activation: nothing, a tensor of Y's shape, or one number.
 struct Residual {
   const float* tensor = nullptr;
@@ -87,6 +60,8 @@ struct StageTimes {
 
 struct Plan;
 class PackedWeights;
+struct LookupConvKernels;
+template <class Plan>
 class PlanCache;
 
 // Immutable after construction but for an internal, locked cache of plans: one object may run in
@@ -115,13 +90,9 @@ class LookupConv {
 
  private:
   std::unique_ptr<const PackedWeights> weights_;
-  std::unique_ptr<PlanCache> plans_;
-  Isa isa_;
+  std::unique_ptr<PlanCache<Plan>> plans_;
+  std::unique_ptr<const LookupConvKernels> kernels_;
 };
-
-// Height or width of the output. Throws std::invalid_argument when the padded input is smaller than
-// the kernel, or the input outside [0, 2^31).
-int64_t OutputExtent(const Axis& axis, int64_t input, const char* axis_name);
 
 // float16, as bits, or integers to float32.
 std::vector<float> Widened(const uint16_t* halves, size_t count);

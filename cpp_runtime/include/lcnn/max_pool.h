@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "lcnn/lookup_conv.h"
+#include "lcnn/types.h"
 
 namespace lcnn {
 

@@ -7,8 +7,8 @@
 #ifndef LCNN_SRC_KERNELS_F32_LOOKUP_BODY_H_
 #define LCNN_SRC_KERNELS_F32_LOOKUP_BODY_H_
 
-#include "kernels.h"
-#include "unroll.h"
+#include "kernels/f32_lookup.h"
+#include "kernels/unroll.h"
 
 namespace {
 

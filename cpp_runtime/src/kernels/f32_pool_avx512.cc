@@ -1,7 +1,7 @@
 // Max pooling, avx512.
-#include "vec_avx512.h"
+#include "kernels/vec_avx512.h"
 // Vec first: the body is written in terms of it.
-#include "f32_pool_body.h"
+#include "kernels/f32_pool_body.h"
 
 namespace lcnn {
 const PoolKernels kPoolAvx512 = {Pool};

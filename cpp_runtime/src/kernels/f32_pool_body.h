@@ -2,7 +2,7 @@
 #ifndef LCNN_SRC_KERNELS_F32_POOL_BODY_H_
 #define LCNN_SRC_KERNELS_F32_POOL_BODY_H_
 
-#include "kernels.h"
+#include "kernels/f32_pool.h"
 
 namespace {
 

@@ -1,7 +1,7 @@
 // Max pooling, scalar.
-#include "vec_scalar.h"
+#include "kernels/vec_scalar.h"
 // Vec first: the body is written in terms of it.
-#include "f32_pool_body.h"
+#include "kernels/f32_pool_body.h"
 
 namespace lcnn {
 const PoolKernels kPoolScalar = {Pool};

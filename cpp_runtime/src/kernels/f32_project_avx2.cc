@@ -1,7 +1,7 @@
 // Stage 1, AVX2: 4 x 3 accumulators, 3 vectors of pixels and one broadcast fill the 16 registers.
-#include "vec_avx2.h"
+#include "kernels/vec_avx2.h"
 // Vec first: the body is written in terms of it.
-#include "f32_project_body.h"
+#include "kernels/f32_project_body.h"
 
 namespace {
 

@@ -1,8 +1,8 @@
 // Stage 1, AVX-512: 8 x 3 accumulators, 3 vectors of pixels and one broadcast use 28 of the 32
 // registers.
-#include "vec_avx512.h"
+#include "kernels/vec_avx512.h"
 // Vec first: the body is written in terms of it.
-#include "f32_project_body.h"
+#include "kernels/f32_project_body.h"
 
 namespace {
 

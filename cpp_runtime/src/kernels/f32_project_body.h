@@ -6,8 +6,8 @@
 #ifndef LCNN_SRC_KERNELS_F32_PROJECT_BODY_H_
 #define LCNN_SRC_KERNELS_F32_PROJECT_BODY_H_
 
-#include "kernels.h"
-#include "unroll.h"
+#include "kernels/f32_project.h"
+#include "kernels/unroll.h"
 
 namespace {
 
@@ -90,8 +90,8 @@ void WidenAll(const T* values, int64_t count, float* floats) {
 }
 
 void Widen(const lcnn::PanelValues& values, int64_t count, float* floats) {
-  values.halves != nullptr ? WidenAll(values.halves, count, floats)
-                           : WidenAll(values.bytes, count, floats);
+  values.type == lcnn::PanelType::kFloat16 ? WidenAll(values.halves(), count, floats)
+                                           : WidenAll(values.bytes(), count, floats);
 }
 
 // Vector `index` of a panel of one pixel, and asks for what follows: this loop waits for memory.
@@ -175,12 +175,13 @@ template <class T>
 void ProjectPixelOf(const T* panel, const lcnn::ProjectPixelTask& t);
 
 void ProjectPixel(const lcnn::ProjectPixelTask& t) {
-  if (t.panel.floats != nullptr) {
-    ProjectPixelOf(t.panel.floats, t);
-  } else if (t.panel.halves != nullptr) {
-    ProjectPixelOf(t.panel.halves, t);
-  } else {
-    ProjectPixelOf(t.panel.bytes, t);
+  switch (t.panel.type) {
+    case lcnn::PanelType::kFloat32:
+      return ProjectPixelOf(t.panel.floats(), t);
+    case lcnn::PanelType::kFloat16:
+      return ProjectPixelOf(t.panel.halves(), t);
+    case lcnn::PanelType::kInt8:
+      return ProjectPixelOf(t.panel.bytes(), t);
   }
 }
 

@@ -1,9 +1,9 @@
 // Stage 1, NEON: 4 x 4 accumulators, 4 vectors of pixels and 4 dictionary values use 24 of the 32
 // registers. GCC 12 loads all values of a step before the first multiply-add, so 8 x 3 needs 35 and
 // spills.
-#include "vec_neon.h"
+#include "kernels/vec_neon.h"
 // Vec first: the body is written in terms of it.
-#include "f32_project_body.h"
+#include "kernels/f32_project_body.h"
 
 namespace {
 

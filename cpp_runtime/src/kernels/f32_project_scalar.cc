@@ -1,7 +1,7 @@
 // Stage 1 without vector instructions: what the others are measured against, and the fallback.
-#include "vec_scalar.h"
+#include "kernels/vec_scalar.h"
 // Vec first: the body is written in terms of it.
-#include "f32_project_body.h"
+#include "kernels/f32_project_body.h"
 
 namespace {
 

@@ -3,9 +3,9 @@
 #include <utility>
 
 #include "lcnn/max_pool.h"
-#include "node.h"
-#include "op_table.h"
-#include "shape_inference.h"
+#include "ort/node.h"
+#include "ort/op_table.h"
+#include "ort/shape_inference.h"
 
 namespace lcnn::ort {
 namespace {
@@ -13,7 +13,11 @@ namespace {
 class MaxPoolKernel {
  public:
   static constexpr const char* kName = "MaxPool";
-  static constexpr auto InferShape = InferPoolShape;
+
+  static void InferShape(const OrtApi* api, OrtShapeInferContext* context) {
+    const std::vector<Dimension> x = InputDimensions(api, context, 0);
+    if (x.size() == 4) SetOutputShape(api, context, x, x[1]);
+  }
 
   MaxPoolKernel(const OrtApi* api, const OrtKernelInfo* info, std::string subject)
       : api_(api), subject_(std::move(subject)), isa_(ChooseIsa()) {

@@ -1,4 +1,4 @@
-#include "node.h"
+#include "ort/node.h"
 
 namespace lcnn::ort {
 namespace {

@@ -4,8 +4,8 @@
 
 #include <string>
 
-#include "lcnn/lookup_conv.h"
-#include "ort_handles.h"
+#include "lcnn/types.h"
+#include "ort/ort_handles.h"
 
 namespace lcnn::ort {
 

@@ -1,4 +1,4 @@
-#include "op_table.h"
+#include "ort/op_table.h"
 
 #include <atomic>
 

@@ -4,9 +4,9 @@
 
 #include <string>
 
-#include "node.h"
-#include "ort_abi.h"
-#include "ort_handles.h"
+#include "ort/node.h"
+#include "ort/ort_abi.h"
+#include "ort/ort_handles.h"
 
 namespace lcnn::ort {
 

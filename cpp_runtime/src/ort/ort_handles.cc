@@ -1,4 +1,4 @@
-#include "ort_handles.h"
+#include "ort/ort_handles.h"
 
 #include <limits>
 

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "ort_abi.h"
+#include "ort/ort_abi.h"
 
 namespace lcnn::ort {
 

@@ -1,9 +1,9 @@
 // The library's exported functions.
 #include <exception>
 
-#include "lcnn/lookup_conv.h"
-#include "op_table.h"
-#include "ort_handles.h"
+#include "lcnn/types.h"
+#include "ort/op_table.h"
+#include "ort/ort_handles.h"
 
 namespace lcnn::ort {
 namespace {

@@ -1,35 +1,12 @@
-#include "shape_inference.h"
+#include "ort/shape_inference.h"
 
 #include <algorithm>
 
-#include "lcnn/lookup_conv.h"
-#include "lookup_conv_kernel.h"
-#include "ort_handles.h"
+#include "lcnn/types.h"
+#include "ort/ort_handles.h"
 
 namespace lcnn::ort {
 namespace {
-
-struct Dimension {
-  int64_t value = -1;  // -1: not known at load
-  std::string name;    // of an unknown dimension; equal names promise equal values
-  bool Unknown() const { return value < 0 && name.empty(); }
-};
-
-std::vector<Dimension> InputDimensions(const OrtApi* api, const OrtShapeInferContext* context,
-                                       Input input) {
-  OrtTensorTypeAndShapeInfo* info = nullptr;  // the context keeps it
-  Call<ShapeInferGetInputTypeShape>(api, context, static_cast<size_t>(input), &info);
-  if (info == nullptr) return {};
-  const std::vector<int64_t> values = Dimensions(api, info);
-  std::vector<const char*> names(values.size(), nullptr);
-  if (!names.empty()) Call<GetSymbolicDimensions>(api, info, names.data(), names.size());
-  std::vector<Dimension> dims(values.size());
-  for (size_t i = 0; i < dims.size(); ++i) {
-    dims[i].value = values[i];
-    if (values[i] < 0 && names[i] != nullptr) dims[i].name = names[i];
-  }
-  return dims;
-}
 
 std::vector<int64_t> IntsAttribute(const OrtApi* api, const OrtShapeInferContext* context,
                                    const char* name, size_t length) {
@@ -86,7 +63,24 @@ bool HasAttribute(const OrtApi* api, const OrtShapeInferContext* context, const 
   return false;
 }
 
-// Y is (N, channels, ...) where the attributes of window and pooling say how large.
+}  // namespace
+
+std::vector<Dimension> InputDimensions(const OrtApi* api, const OrtShapeInferContext* context,
+                                       size_t input) {
+  OrtTensorTypeAndShapeInfo* info = nullptr;  // the context keeps it
+  Call<ShapeInferGetInputTypeShape>(api, context, input, &info);
+  if (info == nullptr) return {};
+  const std::vector<int64_t> values = Dimensions(api, info);
+  std::vector<const char*> names(values.size(), nullptr);
+  if (!names.empty()) Call<GetSymbolicDimensions>(api, info, names.data(), names.size());
+  std::vector<Dimension> dims(values.size());
+  for (size_t i = 0; i < dims.size(); ++i) {
+    dims[i].value = values[i];
+    if (values[i] < 0 && names[i] != nullptr) dims[i].name = names[i];
+  }
+  return dims;
+}
+
 void SetOutputShape(const OrtApi* api, OrtShapeInferContext* context,
                     const std::vector<Dimension>& x, const Dimension& channels) {
   const auto ints = [&](const char* name, size_t length) {
@@ -114,19 +108,6 @@ void SetOutputShape(const OrtApi* api, OrtShapeInferContext* context,
   Call<SetSymbolicDimensions>(api, info.get(), static_cast<const char**>(names), size_t{4});
   const OrtTensorTypeAndShapeInfo* const result = info.get();
   Call<ShapeInferSetOutputTypeShape>(api, context, size_t{0}, result);
-}
-
-}  // namespace
-
-void InferConvShape(const OrtApi* api, OrtShapeInferContext* context) {
-  const std::vector<Dimension> x = InputDimensions(api, context, kX);
-  const std::vector<Dimension> bias = InputDimensions(api, context, kBias);
-  if (x.size() == 4 && bias.size() == 1) SetOutputShape(api, context, x, bias[0]);
-}
-
-void InferPoolShape(const OrtApi* api, OrtShapeInferContext* context) {
-  const std::vector<Dimension> x = InputDimensions(api, context, kX);
-  if (x.size() == 4) SetOutputShape(api, context, x, x[1]);
 }
 
 }  // namespace lcnn::ort

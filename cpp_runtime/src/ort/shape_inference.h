@@ -2,13 +2,28 @@
 #ifndef LCNN_SRC_ORT_SHAPE_INFERENCE_H_
 #define LCNN_SRC_ORT_SHAPE_INFERENCE_H_
 
-#include "ort_abi.h"
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "ort/ort_abi.h"
 
 namespace lcnn::ort {
 
-// Each sets nothing when a dimension is unknown and has no name, and throws std::exception.
-void InferConvShape(const OrtApi* api, OrtShapeInferContext* context);
-void InferPoolShape(const OrtApi* api, OrtShapeInferContext* context);
+struct Dimension {
+  int64_t value = -1;  // as in ONNX Runtime, -1: not known at load
+  std::string name;    // of an unknown dimension; equal names promise equal values
+  bool Unknown() const { return value < 0 && name.empty(); }
+};
+
+// Empty: not even the rank is known.
+std::vector<Dimension> InputDimensions(const OrtApi* api, const OrtShapeInferContext* context,
+                                       size_t input);
+
+// Y is (N, channels, ...) where the attributes of window and pooling say how large. Sets nothing
+// when a dimension is unknown and has no name. Throws std::exception.
+void SetOutputShape(const OrtApi* api, OrtShapeInferContext* context,
+                    const std::vector<Dimension>& x, const Dimension& channels);
 
 }  // namespace lcnn::ort
 

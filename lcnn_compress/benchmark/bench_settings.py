@@ -1,0 +1,40 @@
+"""What to measure. Nothing heavy is imported: the options of ``lcnn bench`` are made from these fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lcnn_compress.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """What to measure; every batch is measured with every number of threads.
+
+    Attributes:
+        iterations: pairs of a dense and a lookup run.
+        warmup: pairs that are not counted.
+        per_layer: time layers too, at batch 1 with the first number of threads.
+        seed: of the input and the bootstrap.
+        timeout_s: of each child process.
+
+    Raises:
+        SettingsError: a number makes no sense.
+    """
+
+    threads: tuple[int, ...] = field(default=(1,), metadata={
+        "help": "Threads of ONNX Runtime, e.g. 1 or 1,2", "metavar": "N,...",
+    })  # fmt: skip
+    batches: tuple[int, ...] = field(default=(1,), metadata={"help": "Batch sizes, e.g. 1,8", "metavar": "N,..."})
+    iterations: int = field(default=100, metadata={"help": "Timed pairs of runs", "metavar": "N", "min": 2})
+    warmup: int = 5
+    per_layer: bool = field(default=True, metadata={"help": "Time every layer too"})
+    seed: int = 0
+    timeout_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        for name, values in (("threads", self.threads), ("batches", self.batches), ("iterations", (self.iterations,))):
+            if not values or min(values) < 1:
+                raise SettingsError(f"{name} is {values}; each must be at least 1")
+        if self.warmup < 0:
+            raise SettingsError(f"warmup is {self.warmup}; it must be at least 0")

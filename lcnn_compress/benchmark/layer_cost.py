@@ -1,0 +1,297 @@
+"""Time lookup convolutions of a given shape with the native library on this machine, and remember the times. No torch.
+
+What a lookup convolution costs depends on how many rows and lookups it has and not on their values, so factors are random and
+a time holds for every layer of that shape. All forms of one shape are nodes of one model and run in turn: each finds its input
+warm and its own factors cold, as in a net. The ordinary convolution is one of them: other work on the machine, and its clock,
+change all times within minutes, and what was measured at different times is compared by that one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from lcnn_compress import runtime
+from lcnn_compress.benchmark.profile import layer_times
+from lcnn_compress.errors import FileError
+from lcnn_compress.export.rewrite import matrix_product, split_full
+from lcnn_compress.files import sha256_of, write_atomically
+from lcnn_compress.forms.kinds import LOOKUP, SPARSE, settled
+from lcnn_compress.geometry import ConvGeometry, lookup_macs
+from lcnn_compress.machine import machine
+from lcnn_compress.operators.common import DOMAIN, OP_VERSION, OPSET
+from lcnn_compress.operators.encoding import encode_positions
+from lcnn_compress.operators.lookup_conv import OP_TYPE, node_attributes
+from lcnn_compress.progress import Progress, silent
+
+log = logging.getLogger(__name__)
+FORM_ROUNDS = 5
+FORM_ROUND_MS = 80.0  # A round of all forms of a shape takes about so long,
+FORM_RUNS = (3, 30)  # but has at least and at most so many runs of each.
+METHOD = 5  # The file of times names the method of timing; times taken by another one are not used.
+MACS_PER_MS = 1e7  # A slow core does about so many; this only sets how often a shape is run.
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a layer is run on: channels, geometry, (height, width) and the images of one call.
+
+    ``linear`` layers are matrix products where they are not lookups; their filters cover the plane.
+    """
+
+    in_channels: int
+    out_channels: int
+    geometry: ConvGeometry
+    size: tuple[int, int]
+    batch: int = 1
+    linear: bool = False
+
+    @property
+    def weights(self) -> int:
+        """Values of the ordinary convolution's weight."""
+        return self.out_channels * self.in_channels // self.geometry.groups * self.geometry.taps
+
+    @property
+    def key(self) -> str:
+        """The shape as text."""
+        g = self.geometry
+        convolution = (g.kernel, g.stride, g.padding, g.dilation, g.groups)
+        parts = (self.in_channels, self.out_channels, *convolution, self.size, self.batch, int(self.linear))
+        return " ".join(",".join(map(str, p)) if isinstance(p, tuple) else str(p) for p in parts)
+
+
+@dataclass(frozen=True, order=True)
+class LookupForm:
+    """One way to code a layer: k dictionary rows of each group, 0 for an identity, and the non-zeros of all filters.
+
+    ``filters_per_pattern`` neighbouring filters have the same pattern.
+    """
+
+    rows: int
+    nonzeros: int
+    filters_per_pattern: int = 1
+
+    @property
+    def key(self) -> str:
+        """The form as text."""
+        return f"{self.rows} {self.nonzeros} {self.filters_per_pattern}"
+
+
+class OrdinaryForm(Enum):
+    """The layer left as it is: one value, so that it is told from lookups by identity."""
+
+    ORDINARY = "-1 0 1"  # its key in files of times, which no lookups can have
+
+    @property
+    def key(self) -> str:
+        """The form as text."""
+        return self.value
+
+
+ORDINARY: Final = OrdinaryForm.ORDINARY
+Form = LookupForm | OrdinaryForm
+Factors = dict[str, np.ndarray[Any, Any]]  # constants of a model by name
+MeasureForms = Callable[[Shape, Sequence[Form], int], dict[Form, float]]  # as ``measure_forms``
+
+
+def default_cache() -> Path:
+    """Return this user's cache folder: ``$XDG_CACHE_HOME/lcnn``, by default ``~/.cache/lcnn``."""
+    chosen = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(chosen) if Path(chosen).is_absolute() else Path.home() / ".cache") / "lcnn"
+
+
+def measure_forms(shape: Shape, forms: Sequence[Form], threads: int) -> dict[Form, float]:
+    """Time all forms of a shape in turn; return the ms of each, the least of the medians of several rounds."""
+    macs = shape.batch * sum(_macs(shape, form) for form in forms)
+    runs = int(np.clip(FORM_ROUND_MS * MACS_PER_MS / max(1, macs), *FORM_RUNS))
+    with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
+        path = Path(folder) / "forms.onnx"
+        write_atomically(path, forms_model(shape, forms).SerializeToString())
+        times = layer_times(path, threads=threads, runs=runs, rounds=FORM_ROUNDS)
+    return {form: times[str(i)] for i, form in enumerate(forms)}
+
+
+def _macs(shape: Shape, form: Form) -> int:
+    rows, nonzeros = (0, shape.weights) if form is ORDINARY else (form.rows, form.nonzeros)
+    return lookup_macs(shape.in_channels, rows, nonzeros, shape.geometry, shape.size)
+
+
+def time_forms(
+    wanted: Mapping[Shape, Iterable[Form]],
+    *,
+    threads: int = 1,
+    cache: Path | None = None,
+    progress: Progress = silent,
+    measure: MeasureForms = measure_forms,
+) -> dict[Shape, dict[Form, float]]:
+    """Return the ms of every form of every shape; what was measured before on this machine is not measured again.
+
+    Those of a shape are as if measured together where ``ORDINARY`` is among them.
+
+    Args:
+        wanted: forms of each shape.
+        threads: of one operator.
+        cache: folder that keeps times; None is ``default_cache()``.
+        progress: gets ("timing layers", shapes done, in total).
+        measure: times the forms of one shape that are not known yet, in this order.
+
+    Raises:
+        MissingError: the native library is not there.
+    """
+    store = _Store(cache or default_cache(), threads)
+    answer: dict[Shape, dict[Form, float]] = {}
+    for done, (shape, listed) in enumerate(wanted.items()):
+        progress("timing layers", done, len(wanted))
+        forms = _in_order(listed)
+        known = store.read(shape)
+        missing = [form for form in forms if form not in known]
+        if missing:
+            new = measure(shape, _in_order([*missing, *({ORDINARY} & set(forms))]), threads)
+            then = known[ORDINARY] / new[ORDINARY] if ORDINARY in known and ORDINARY in new else 1.0
+            known |= {form: then * new[form] for form in missing}
+            store.add(shape, known)
+        answer[shape] = {form: known[form] for form in forms}
+    progress("timing layers", len(wanted), len(wanted))
+    store.write()
+    return answer
+
+
+def _in_order(forms: Iterable[Form]) -> list[Form]:
+    """Return each form once, the ordinary one first: the order in which they run is part of the method of timing."""
+    given = set(forms)
+    return [*({ORDINARY} & given), *sorted(form for form in given if form is not ORDINARY)]
+
+
+class _Store:
+    """Times as JSON, one file for each processor, library, ONNX Runtime and number of threads.
+
+    A cache that cannot be read is measured anew, one that cannot be written is logged: neither stops the work.
+    """
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        facts = machine()
+        self.conditions = {
+            "cpu": facts.cpu, "cores": facts.cores, "isa": facts.isa, "onnxruntime": facts.onnxruntime, "method": METHOD,
+            "threads": threads, "library": sha256_of(runtime.require_library()),
+        }  # fmt: skip
+        name = hashlib.sha256(json.dumps(self.conditions, sort_keys=True).encode()).hexdigest()[:16]
+        self.path = folder / f"layer-times-{name}.json"
+        self.times = self._load()
+        self.changed = False
+
+    def _load(self) -> dict[str, dict[str, float]]:
+        if not self.path.is_file():
+            return {}
+        try:
+            values = json.loads(self.path.read_bytes())
+            return {str(s): {str(f): float(ms) for f, ms in forms.items()} for s, forms in values["times"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("%s: cannot be used (%s); layers are timed anew", self.path, error)
+            return {}
+
+    def read(self, shape: Shape) -> dict[Form, float]:
+        return {_form_of(key): ms for key, ms in self.times.get(shape.key, {}).items()}
+
+    def add(self, shape: Shape, times: Mapping[Form, float]) -> None:
+        self.times[shape.key] = {form.key: ms for form, ms in times.items()}
+        self.changed = True
+
+    def write(self) -> None:
+        if not self.changed:
+            return
+        values = {"conditions": self.conditions, "times": {**self._load(), **self.times}}  # another run may have added some
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path, json.dumps(values, indent=1, sort_keys=True).encode())
+        except (OSError, FileError) as error:
+            log.warning("layer times are not kept: %s", error)
+
+
+def _form_of(key: str) -> Form:
+    return ORDINARY if key == ORDINARY.key else LookupForm(*map(int, key.split()))
+
+
+def forms_model(shape: Shape, forms: Sequence[Form]) -> onnx.ModelProto:
+    """Return a model in which every form, with random factors, reads the same input; node i is forms[i].
+
+    Only the first value of what a form gives leaves the model, so that the next one writes to the same memory, as in a net.
+    """
+    n_dims = 2 if shape.linear else 4
+    nodes: list[onnx.NodeProto] = []
+    constants: Factors = {
+        "residual": np.zeros(1, np.float32), "bias": np.zeros(shape.out_channels, np.float32),
+        "start": np.zeros(n_dims, np.int64), "end": np.ones(n_dims, np.int64),
+        "features": np.array([-1, shape.out_channels], np.int64),
+    }  # fmt: skip
+    for i, form in enumerate(forms):
+        made, weights = _ordinary(shape, i) if form is ORDINARY else _lookup(shape, form, i)
+        nodes += made
+        constants |= weights
+        result = f"Y{i}"
+        if shape.linear:
+            nodes.append(helper.make_node("Reshape", [result, "features"], [f"features{i}"]))
+            result = f"features{i}"
+        nodes.append(helper.make_node("Slice", [result, "start", "end"], [f"first{i}"], name=f"first{i}"))
+    outputs = [helper.make_tensor_value_info(f"first{i}", TensorProto.FLOAT, [1] * n_dims) for i in range(len(forms))]
+    entry = helper.make_tensor_value_info("X", TensorProto.FLOAT, (shape.batch, shape.in_channels, *shape.size))
+    tensors = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, OP_VERSION)]
+    graph = helper.make_graph(nodes, "forms", [entry], outputs, tensors)
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    split_full(model, {str(i) for i, form in enumerate(forms) if form is not ORDINARY and _is_full(shape, form)})
+    return model
+
+
+def _is_full(shape: Shape, form: LookupForm) -> bool:
+    slots = shape.out_channels * shape.geometry.taps * form.rows
+    channels = shape.in_channels // shape.geometry.groups
+    kind = SPARSE if form.rows == 0 else LOOKUP
+    return settled(kind, nonzeros=form.nonzeros, slots=slots, dictionary_size=form.rows, channels=channels).is_full
+
+
+def _ordinary(shape: Shape, i: int) -> tuple[list[onnx.NodeProto], Factors]:
+    """Return the nodes and constants of the layer as it is, with a random weight."""
+    size = (shape.out_channels, shape.in_channels // shape.geometry.groups, *shape.geometry.kernel)
+    weight = np.random.default_rng(0).standard_normal(size, np.float32)
+    inputs = ["X", f"{i}.weight", "bias"]
+    if shape.linear:
+        return matrix_product(inputs, f"Y{i}", str(i)), {f"{i}.weight": weight}
+    attributes = node_attributes(shape.geometry)
+    plain = {key: attributes[key] for key in ("kernel_shape", "strides", "pads", "dilations", "group")}
+    return [helper.make_node("Conv", inputs, [f"Y{i}"], name=str(i), **plain)], {f"{i}.weight": weight}
+
+
+def _lookup(shape: Shape, form: LookupForm, i: int) -> tuple[list[onnx.NodeProto], Factors]:
+    """Return the node and constants of a lookup convolution with random factors."""
+    names = [f"{i}.D", f"{i}.gaps", f"{i}.coefficients"]
+    constants = dict(zip(names, _random_factors(shape, form), strict=True))
+    inputs = ["X", *names, "bias", "residual"]
+    node = helper.make_node(OP_TYPE, inputs, [f"Y{i}"], name=str(i), domain=DOMAIN, **node_attributes(shape.geometry))
+    return [node], constants
+
+
+def _random_factors(shape: Shape, form: LookupForm) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    rng = np.random.default_rng(0)
+    groups, m = shape.geometry.groups, shape.in_channels // shape.geometry.groups
+    size = form.rows or m
+    dictionary = rng.standard_normal((groups * size, m)) if form.rows else np.tile(np.eye(m), (groups, 1))
+    kernel = np.zeros((shape.out_channels, size, *shape.geometry.kernel), np.float32)
+    blocks = -(-shape.out_channels // form.filters_per_pattern)
+    used = np.zeros(blocks * (kernel.size // shape.out_channels), bool)
+    used[rng.choice(used.size, min(used.size, -(-form.nonzeros // form.filters_per_pattern)), replace=False)] = True
+    pattern = used.reshape(blocks, -1).repeat(form.filters_per_pattern, axis=0)[: shape.out_channels].reshape(kernel.shape)
+    kernel[pattern] = rng.uniform(0.5, 1.5, pattern.sum()) * rng.choice((-1, 1), pattern.sum())
+    gaps, coefficients = encode_positions(kernel)
+    return dictionary.astype(np.float16), gaps, coefficients.astype(np.float16)

@@ -1,0 +1,159 @@
+"""The time of a net from runs in turn, and of every layer from ONNX Runtime's own profile of its nodes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lcnn_compress import runtime
+from lcnn_compress.benchmark.node_layers import add_inlined, add_layout_changes, layers_of_events
+from lcnn_compress.benchmark.timing import open_net, random_input, read_onnx, session_options, time_in_turn
+from lcnn_compress.operators.common import layer_name
+from lcnn_compress.operators.lookup_conv import LAYER_OPS
+
+log = logging.getLogger(__name__)
+
+OTHER = "(other)"  # everything that belongs to no layer: reorders, pooling, activations of their own
+PROFILE_WARMUP = 3
+PROFILE_ROUNDS = 5
+PROFILE_RUNS = 10
+NET_ROUND_MS = 400.0  # A round of a net, or of two in turn, takes about so long where ``runs_for`` sets its runs,
+NET_RUNS = (4, 40)  # but has at least and at most so many of them.
+
+
+@dataclass(frozen=True)
+class NetTimes:
+    """Times of one image in ms.
+
+    ``whole_ms`` is the median of runs of the net, as busy as the machine is. ``layers`` are as ``layer_times`` returns them,
+    ``OTHER`` included: the least of several medians, as if nothing else ran.
+    """
+
+    whole_ms: float
+    layers: dict[str, float]
+
+
+def net_times(model: Path, *, threads: int = 1) -> NetTimes:
+    """Time a net as a whole and layer by layer, on one image.
+
+    Raises:
+        ArtefactError, FileError: the file is damaged or missing.
+    """
+    run = open_net(model, None, threads, 0)
+    runs = runs_for(min(time_in_turn([run], (3, 2))[0]))
+    whole_ms = float(np.median(time_in_turn([run], (PROFILE_ROUNDS * runs, 2))[0]))
+    return NetTimes(whole_ms, layer_times(model, threads=threads, runs=runs, rounds=PROFILE_ROUNDS))
+
+
+def runs_for(ms: float) -> int:
+    """Return how often a net, or two in turn, that take ``ms`` are run in a round of timing."""
+    return int(np.clip(NET_ROUND_MS / max(ms, 1e-3), *NET_RUNS))
+
+
+def layer_times(
+    model: Path, *, threads: int = 1, runs: int = 20, rounds: int = 1, seed: int = 0, native: bool = True
+) -> dict[str, float]:
+    """Return ms of every layer for one image, least of the medians of ``rounds``, and of everything else as ``"(other)"``.
+
+    A layer is a node Conv, Gemm, MatMul or LookupConv that has a name. An activation counts where it was fused into the layer;
+    layout changes next to a LookupConv count for it (``add_layout_changes``). A layer that cannot be found in the profile is
+    missing here and logged. ``native`` False leaves the native library aside, as where it is not installed.
+
+    Raises:
+        ArtefactError, FileError: the file is damaged or missing.
+    """
+    with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
+        profile = Profile(model, threads, seed, Path(folder), native)
+        for _ in range(rounds):
+            profile.run(PROFILE_WARMUP + runs)
+        return least_medians(profile.finish(), rounds)
+
+
+@dataclass(frozen=True)
+class _Event:
+    """One run of one node, under the name ONNX Runtime gave it."""
+
+    title: str
+    operator: str
+    ms: float
+
+
+class Profile:
+    """A session that notes the time of every node in every run; a file with lookups also leaves its optimised graph.
+
+    ONNX Runtime executes nodes in the order in which it writes them to that file, so the n-th event of a run is its n-th node.
+    """
+
+    def __init__(self, model: Path, threads: int, seed: int, folder: Path, native: bool = True) -> None:
+        options = session_options()
+        self.optimised: Path | None = None
+        if runtime.uses_lookups(model):
+            self.optimised = folder / f"{model.stem}.optimised.onnx"
+            options.optimized_model_filepath = str(self.optimised)
+            weights = f"{model.stem}.optimised.bin"
+            options.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights)
+        prefix = folder / model.stem
+        self.session = runtime.session(model, threads=threads, native=native, profile_prefix=prefix, options=options)
+        self.feed = random_input(self.session, model, None, seed)
+        self.graph = read_onnx(model).graph
+        self.name, self.n_runs = model.name, 0
+
+    def run(self, times: int) -> None:
+        """Run the net so often on random values."""
+        for _ in range(times):
+            self.session.run(None, self.feed)
+        self.n_runs += times
+
+    def finish(self) -> list[dict[str, float]]:
+        """Return ms per layer and of ``OTHER`` for each run."""
+        noted = json.loads(Path(self.session.end_profiling()).read_text())
+        nodes = [e for e in noted if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
+        events = [_Event(e["name"].removesuffix("_kernel_time"), e["args"]["op_name"], e["dur"] / 1000) for e in nodes]
+        n_nodes, rest = divmod(len(events), self.n_runs)
+        assert rest == 0, (len(events), self.n_runs)
+        shares = self._shares(events[-n_nodes:])
+        expected = {layer_name(node) for node in self.graph.node if node.op_type in LAYER_OPS and node.name}
+        missing = expected - {name for names in shares for name in names}
+        if missing:
+            log.warning("%s: no time found for %s", self.name, ", ".join(sorted(missing)))
+        runs = []
+        for run in range(self.n_runs):
+            times: dict[str, float] = defaultdict(float, {OTHER: 0.0})
+            for event, names in zip(events[run * n_nodes :], shares, strict=False):
+                for name in names or [OTHER]:
+                    times[name] += event.ms / max(1, len(names))
+            runs.append(dict(times))
+        return runs
+
+    def _shares(self, events: list[_Event]) -> list[list[str]]:
+        """Return for each event of a run the layers it counts for, in equal parts."""
+        by_name = layers_of_events(self.graph)
+        shares = [
+            [by_name[e.title]] if e.title in by_name and e.operator.removeprefix("Fused") in LAYER_OPS else [] for e in events
+        ]
+        if self.optimised is None:
+            return shares
+        nodes = list(read_onnx(self.optimised).graph.node)
+        if [node.op_type for node in nodes] != [event.operator for event in events]:
+            log.warning("%s: the profile does not follow the optimised graph; layout changes count as %s", self.name, OTHER)
+            return shares
+        add_inlined(self.graph, nodes, shares)
+        add_layout_changes(nodes, shares)
+        return shares
+
+
+def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.median([run[name] for run in runs])) for name in runs[0]}
+
+
+def least_medians(runs: list[dict[str, float]], rounds: int) -> dict[str, float]:
+    """Return for each layer the least of the medians of ``rounds`` equal parts of ``runs``, warm-up runs of each left out."""
+    length = len(runs) // rounds
+    medians = [_medians(runs[i * length + PROFILE_WARMUP : (i + 1) * length]) for i in range(rounds)]
+    return {name: min(median[name] for median in medians) for name in medians[0]}

@@ -1,0 +1,108 @@
+"""A dense net in, an artefact out: plan, dictionaries, measurement, calibration, fine-tuning, folding, report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+
+import onnx
+
+from lcnn_compress import runtime
+from lcnn_compress.artefact.artefact import Artefact
+from lcnn_compress.benchmark.timers import Timers
+from lcnn_compress.compression.improve import improve, prunes, twice_the_lookups
+from lcnn_compress.compression.keep_faster import Timing
+from lcnn_compress.compression.make import make_lookups
+from lcnn_compress.compression.make_report import layer_reports, make_report, timed
+from lcnn_compress.compression.plan import check_plan, plan_layers
+from lcnn_compress.compression.settings import CompressSettings, LayerPlan, TrainingData
+from lcnn_compress.errors import SettingsError
+from lcnn_compress.forms.lookup import LookupConv2d
+from lcnn_compress.net.edit import finished, with_lookups
+from lcnn_compress.net.layers import Captured, Layer
+from lcnn_compress.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Reusable:
+    """What several compressions of one net with the same settings share.
+
+    Attributes:
+        built: lookup convolutions by plan; a compression adds its own. They are a memo: a plan always gives the same one.
+        template: the net as ``with_factors`` wants it; what is measured is not exported anew then.
+    """
+
+    built: dict[LayerPlan, LookupConv2d] = field(default_factory=dict)
+    template: onnx.ModelProto | None = None
+
+
+def compress_net(
+    captured: Captured,
+    settings: CompressSettings,
+    data: TrainingData = TrainingData(),
+    plans: Sequence[LayerPlan] | None = None,
+    progress: Progress = silent,
+    reusable: Reusable | None = None,
+    timers: Timers = Timers(),
+) -> Artefact:
+    """Compress a captured net, which is not changed itself.
+
+    Args:
+        captured: the net and its layers.
+        settings: how.
+        data: calibration and training data; none of it is required.
+        plans: decisions of an earlier run (its ``config["layers"]``); nothing is planned or measured then.
+        progress: called as work goes on.
+        reusable: of earlier calls with this net and these settings.
+        timers: what lookup layers are measured with.
+
+    Raises:
+        ModelError: the net cannot be compressed or does not run on its input shape.
+        SettingsError: an option does not fit the net.
+    """
+    if settings.finetune is not None and data.examples is None:
+        raise SettingsError("`epochs` asks for fine-tuning, but there is no training data; add `data`")
+    reusable = reusable or Reusable()
+    found = captured.layers
+    decided = plan_layers(found, settings.plan) if plans is None else _check_plans(plans, found)
+    lookups = make_lookups(found, decided, settings, reusable.built, progress)
+    measures = settings.measure and runtime.library_path() is not None and lookups
+    timing = Timing(captured.input_shape, settings, reusable.template, timers) if measures else None
+    if timing is not None and plans is None:
+        timing.export(with_lookups(captured, lookups), progress)
+        decided = timing.revert_slow_layers(decided, settings.plan.keep_slow, progress)
+        lookups = {plan.name: lookups[plan.name] for plan in decided if plan.form.is_coded}
+    if data.on_plan is not None:
+        data.on_plan(decided)
+    targets = {name: lookup.n_nonzeros for name, lookup in lookups.items()}
+    if prunes(settings.finetune, data.examples):
+        lookups = make_lookups(found, twice_the_lookups(decided), settings, reusable.built, progress)
+    improved = with_lookups(captured, lookups)
+    training = improve(improved, captured, targets, settings, data, progress)
+    rows = layer_reports(improved, found, decided, settings.storage)
+    net = finished(improved, settings.storage)
+    if timing is not None and (training is not None or plans is not None):
+        timing.export(net, progress)  # training chose other lookups than those measured before
+    config = {
+        "init": settings.init, "seed": settings.seed, "coefficients": settings.storage,
+        "layers": [plan.to_json() for plan in decided],
+        "finetune": None if settings.finetune is None else settings.finetune.recorded(), "data": data.recorded_origin(),
+    }  # fmt: skip
+    report = make_report(rows, captured.input_shape, sum(map(len, data.calibration)), training, datetime.now(timezone.utc))
+    if timing is not None and lookups:
+        report = timed(report, timing.times)
+    return Artefact(net, captured.input_shape, config, report)
+
+
+def _check_plans(plans: Sequence[LayerPlan], found: Sequence[Layer]) -> list[LayerPlan]:
+    names, expected = [plan.name for plan in plans], [layer.name for layer in found]
+    if names != expected:
+        odd = sorted(set(names) ^ set(expected))[:4]
+        raise SettingsError(
+            f"the configuration is of another net: it lists {len(names)} layers, the model has {len(expected)} "
+            f"(they differ in {', '.join(odd) or 'order'})"
+        )
+    for plan, layer in zip(plans, found, strict=True):
+        check_plan(plan, layer)
+    return list(plans)

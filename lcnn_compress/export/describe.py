@@ -1,0 +1,77 @@
+"""What an ONNX file or an artefact is made of."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from lcnn_compress import runtime
+from lcnn_compress.artefact.artefact import Artefact
+from lcnn_compress.artefact.report import Json
+from lcnn_compress.export.nodes import constants_of
+from lcnn_compress.operators.common import FIRST_STAGE
+from lcnn_compress.operators.lookup_conv import OP_TYPE
+
+
+@dataclass(frozen=True)
+class Description:
+    """Facts by name, a row for each layer, and what the user should know about how it was read."""
+
+    facts: dict[str, object]
+    layers: Sequence[Json]
+    notes: tuple[str, ...] = ()
+
+
+def describe_artefact(artefact: Artefact, path: Path) -> Description:
+    """Return what the report of an artefact, read from ``path``, says."""
+    report = artefact.report
+    facts = {"artefact": str(path), "input": list(artefact.input_shape), "model": report.model, **report.totals.to_json()}
+    return Description(facts, [row.to_json() for row in report.layers])
+
+
+def describe_onnx(path: Path) -> Description:
+    """Return the facts and layers an ONNX file tells about itself.
+
+    Raises:
+        ArtefactError, FileError: it is damaged or missing.
+    """
+    runtime.session(path)  # a damaged file is refused here, with its name
+    model = onnx.load(path)
+    kinds = Counter(f"{node.domain}::{node.op_type}".removeprefix("::") for node in model.graph.node)
+    stored = {entry.key: json.loads(entry.value) for entry in model.metadata_props if entry.key.startswith("lcnn.")}
+    facts: dict[str, object] = {
+        "file": str(path), "bytes": path.stat().st_size, "input": stored.get("lcnn.input_shape"),
+        "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+        "operators": dict(kinds.most_common()), "body for other runtimes": bool(model.functions),
+    }  # fmt: skip
+    nodes = {node.name: node for node in model.graph.node}
+    constants, rows = constants_of(model.graph), stored.get("lcnn.layers", [])
+    found = [row for row in rows if row["name"] in nodes and nodes[row["name"]].input[1] in constants]
+    if missing := [row["name"] for row in rows if row not in found]:
+        facts["layers without a node of their name"] = ", ".join(missing)
+    return Description(facts, [_onnx_row(row, nodes, constants) for row in found])
+
+
+def _onnx_row(row: Json, nodes: dict[str, onnx.NodeProto], constants: dict[str, onnx.TensorProto]) -> Json:
+    """Complete a stored row with the shapes found in the file."""
+    node, first = nodes[row["name"]], nodes.get(row["name"] + FIRST_STAGE)
+    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+    dims = list(constants[node.input[1]].dims)
+    if first is not None:
+        channels, size = constants[first.input[1]].dims[1] * groups, dims[1]
+        shape = {"in_channels": channels, "out_channels": dims[0], "kernel": dims[2:]}
+        return {**row, **shape, "dictionary_size": size, "lookups_per_position": float(size)}
+    kernel = next((list(a.ints) for a in node.attribute if a.name == "kernel_shape"), [1, 1])
+    if node.op_type != OP_TYPE:
+        outputs, inputs = reversed(dims[:2]) if node.op_type == "MatMul" else dims[:2]
+        return {**row, "in_channels": inputs * groups, "out_channels": outputs, "kernel": kernel}
+    filters, entries = constants[node.input[4]].dims[0], constants[node.input[2]].dims[0]
+    return {
+        **row, "in_channels": dims[1] * groups, "out_channels": filters, "kernel": kernel,
+        "dictionary_size": dims[0] // groups, "lookups_per_position": entries / (filters * kernel[0] * kernel[1]),
+    }  # fmt: skip

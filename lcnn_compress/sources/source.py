@@ -1,0 +1,167 @@
+"""A dense net as everything else takes it: loaded, captured, with its input shape and how to find it again."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx, nn
+
+from lcnn_compress.artefact.artefact import Artefact
+from lcnn_compress.artefact.report import Json
+from lcnn_compress.errors import LcnnError, SettingsError
+from lcnn_compress.net.capture import capture, from_program
+from lcnn_compress.net.edit import fold_batch_norms
+from lcnn_compress.net.layers import Captured, layers
+from lcnn_compress.sources.input_shape import infer_input_shape
+from lcnn_compress.sources.load_model import load_model
+from lcnn_compress.sources.model import LoadedModel, unwrapped
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How to find a net again.
+
+    Attributes:
+        spec: the path or factory it was loaded from.
+        kind: "module", "state_dict", "pt2", "factory" or "memory".
+        arch: the factory of a state_dict.
+        sha256: of its file, or of its weights where there was none.
+    """
+
+    spec: str
+    kind: str
+    arch: str | None
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dense net as captured, its input shape (1, ...), how to find it again, and what the user should know about it."""
+
+    net: fx.GraphModule
+    input_shape: tuple[int, ...]
+    origin: Origin
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def captured(self) -> Captured:
+        """The net with its layers, listed once."""
+        return Captured.of(self.net, self.input_shape)
+
+
+def open_source(
+    model: nn.Module | str | Path,
+    input_shape: tuple[int, ...] | None = None,
+    *,
+    arch: str | None = None,
+    trust_pickle: bool = False,
+    image_size: Callable[[], tuple[int, int] | None] | None = None,
+) -> Source:
+    """Load and capture a dense net; ``model`` itself is not changed.
+
+    Args:
+        model: a module, a file of one, or ``pkg.mod:factory``.
+        input_shape: (N, C, H, W); found out where that is possible.
+        arch: factory for a state_dict, ``pkg.mod:fn`` or ``file.py:fn``.
+        trust_pickle: let a pickled model run code.
+        image_size: see ``infer_input_shape``.
+
+    Raises:
+        ModelError, FileError, SettingsError: it cannot be read or captured, or its input shape cannot be known.
+    """
+    if isinstance(model, nn.Module):
+        model = unwrapped(model)
+        loaded = LoadedModel(model, "memory", type(model).__name__, None, None, None, ())
+    else:
+        loaded = load_model(str(model), arch=arch, trust_pickle=trust_pickle)
+    notes = list(loaded.notes)
+    shape = input_shape or loaded.input_shape
+    if isinstance(loaded.model, nn.Module):
+        module, note = _float32_on_cpu(loaded.model)
+        notes += [note] if note else []
+        if shape is None:
+            shape, note = infer_input_shape(module, image_size)
+            notes += [note] if note else []
+        net = capture(module, torch.zeros(shape))
+    else:
+        net = from_program(loaded.model)
+    if shape is None:
+        raise SettingsError(f"{loaded.source}: the input shape is not known; give `input_shape`, for example 1,3,224,224")
+    origin = Origin(loaded.source, loaded.kind, arch, loaded.sha256 or _weights_sha256(net))
+    return Source(net, (1, *shape[1:]), origin, tuple(notes))
+
+
+def _float32_on_cpu(model: nn.Module) -> tuple[nn.Module, str | None]:
+    """Return a model of other floating types, or on a GPU, as a copy in float32 on the CPU, with a note if types change."""
+    tensors = [*model.parameters(), *model.buffers()]
+    types = {t.dtype for t in tensors if t.is_floating_point()} - {torch.float32}
+    if not types and all(t.device.type == "cpu" for t in tensors):
+        return model, None
+    names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
+    return copy.deepcopy(model).float().cpu(), f"the net holds {names}; it is taken as float32" if types else None
+
+
+def identified(artefact: Artefact, source: Source) -> Artefact:
+    """Return an artefact that says which net it was made from."""
+    # Where the model lies decides nothing, so it is in the report only: the configuration has the same bytes anywhere.
+    identity = {key: value for key, value in asdict(source.origin).items() if key != "spec"}
+    config = {**artefact.config, "model": identity, "input_shape": list(source.input_shape)}
+    report = replace(artefact.report, model=source.origin.spec, settings=config, notes=source.notes)
+    return replace(artefact, config=config, report=report)
+
+
+def find_dense(artefact: Artefact, path: Path, trust_pickle: bool = False) -> Source | str:
+    """Return the dense net that an artefact at ``path`` was made from, or why it cannot be had."""
+    origin, spec = artefact.config.get("model", {}), artefact.report.model
+    if spec is None or origin.get("kind") in (None, "memory"):
+        return "the net was compressed from memory"
+    beside = path.resolve().parent / spec
+    if origin["kind"] != "factory" and beside.exists():
+        spec = os.path.relpath(beside)
+    try:
+        source = open_source(spec, artefact.input_shape, arch=origin["arch"], trust_pickle=trust_pickle)
+    except LcnnError as error:
+        return str(error)
+    if source.origin.sha256 != origin["sha256"]:
+        return f"{spec}: has changed since it was compressed"
+    return source
+
+
+def folded(net: fx.GraphModule) -> fx.GraphModule:
+    """Return a copy of a net with its batch norms folded into the layers before them."""
+    net = copy.deepcopy(net)
+    fold_batch_norms(net)
+    return net
+
+
+def dense_rows(net: fx.GraphModule, input_shape: tuple[int, ...]) -> list[Json]:
+    """Return a row for each layer of a dense net: names, shapes, MACs and what stands against compressing it."""
+    return [
+        {
+            "name": layer.name, "type": type(layer.module).__name__, "kind": "dense", "reason": layer.obstacle or "",
+            "in_channels": layer.in_channels, "out_channels": layer.out_channels, "kernel": list(layer.geometry.kernel),
+            "macs_dense": layer.dense_macs, "macs": layer.dense_macs,
+        }
+        for layer in layers(net, torch.zeros(input_shape))
+    ]  # fmt: skip
+
+
+def _weights_sha256(net: fx.GraphModule) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        digest.update(name.encode() + _bytes(tensor))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    if not tensor.ndim:
+        return str(tensor.item()).encode()
+    # Flat first: an axis of length 1 may have any stride in a tensor that calls itself contiguous.
+    return tensor.detach().flatten().view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,78 @@
+"""Files run in turn: what is counted, what they compute, which inputs are refused. Never a time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from command_line import PACKAGE_PARENT
+from onnx import TensorProto, helper
+from small_onnx import NetWriter, write
+
+from lcnn_compress import runtime
+from lcnn_compress.benchmark.timing import outputs_in_turn, time_in_turn
+from lcnn_compress.errors import SettingsError
+
+
+def test_max_abs_diff_is_between_the_two_nets(tmp_path: Path) -> None:
+    dense, lookup = write(tmp_path, lookup=False), write(tmp_path, lookup=True)
+    difference = outputs_in_turn((dense, lookup), [2, 3, 8, 8], 1, (1, 0), seed=5).max_abs_diff
+    x = np.random.default_rng(5).standard_normal((2, 3, 8, 8), np.float32)
+    outputs = [runtime.session(path, threads=1).run(None, {"x": x})[0] for path in (dense, lookup)]
+    assert difference == np.abs(outputs[0] - outputs[1]).max() > 0
+    assert outputs_in_turn((dense, dense), [1, 3, 8, 8], 1, (1, 0), seed=5).max_abs_diff == 0
+
+
+def test_pairs_are_counted_without_the_warm_up(tmp_path: Path) -> None:
+    dense, lookup = write(tmp_path, lookup=False), write(tmp_path, lookup=True)
+    times = outputs_in_turn((dense, lookup), [1, 3, 8, 8], 1, (4, 3), seed=0)
+    assert (len(times.dense_ms), len(times.lookup_ms)) == (4, 4)
+
+
+def test_nets_take_turns_and_another_comes_first_each_time() -> None:
+    order: list[str] = []
+
+    def net(name: str) -> list[np.ndarray]:
+        order.append(name)
+        return []
+
+    times = time_in_turn([lambda: net("a"), lambda: net("b")], (2, 1))
+    assert "".join(order) == "aabb" + "bbaa" + "aabb"  # a turn is two runs, of which the second is counted
+    assert [len(ms) for ms in times] == [2, 2]
+
+
+def test_the_memory_of_a_net_is_measured_without_torch_and_onnx(tmp_path: Path) -> None:
+    path = write(tmp_path, lookup=True)
+    code = (
+        "import sys, lcnn_compress.benchmark.compare as b\n"
+        f"print(b.measure_memory({str(path)!r}, [1, 3, 8, 8]).peak_rss_bytes > 0)\n"
+        "print([name for name in ('torch', 'onnx', 'sklearn') if name in sys.modules])"
+    )
+    env = os.environ | {"PYTHONPATH": str(PACKAGE_PARENT)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["True", "[]"]
+
+
+def test_a_batch_beyond_memory_is_refused(tmp_path: Path) -> None:
+    batch = 10**14  # 77 PB, more than any address space
+    with pytest.raises(SettingsError, match=rf"^batch is {batch}: it does not fit in memory \(Unable to allocate"):
+        outputs_in_turn((write(tmp_path, lookup=False),) * 2, [batch, 3, 8, 8], 1, (1, 0), seed=0)
+
+
+def test_a_size_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"densen.onnx: takes \['n', 3, 8, 8\], not \[1, 3, 9, 9\]"):
+        outputs_in_turn((write(tmp_path, lookup=False),) * 2, [1, 3, 9, 9], 1, (1, 0), seed=0)
+
+
+def test_files_of_two_nets_are_refused(tmp_path: Path) -> None:
+    other = NetWriter(lookup=False, fused=True).model("n")
+    del other.graph.node[-1], other.graph.output[0]
+    other.graph.output.append(helper.make_tensor_value_info("flat", TensorProto.FLOAT, ["n", 16]))
+    onnx.save(other, tmp_path / "other.onnx")
+    with pytest.raises(SettingsError, match=r"other.onnx gives \[\(1, 16\)\], densen.onnx \[\(1, 10\)\]; both must be forms"):
+        outputs_in_turn((tmp_path / "other.onnx", write(tmp_path, lookup=False)), [1, 3, 8, 8], 1, (1, 0), seed=0)

@@ -1,0 +1,85 @@
+"""What the command line prints of a compression: tables, sums and how well a forecast held."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from report_cases import CONV, REPORT, STEM
+
+from lcnn_compress.artefact.report import Report
+from lcnn_compress.cli import render
+
+
+def shown(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Return the lines printed so far, runs of blanks as one."""
+    return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "cells"),
+    [
+        ("lookup", "4 0.10"),
+        ("lowrank", "low rank 4 0.10"),
+        ("sparse", "sparse 0.10"),
+        ("of a later version", "4 0.10"),
+    ],
+)
+def test_a_layer_is_described_as_its_kind_says(kind: str, cells: str, capsys: pytest.CaptureFixture[str]) -> None:
+    render.layer_table([STEM.to_json(), {**CONV.to_json(), "kind": kind}])
+    assert shown(capsys)[-3:] == [
+        "stem 3>16 3x3 dense 0.03 0.250",
+        f"block.conv1 16>32 3x5 {cells} 0.125 0.01 / 0.49 0.500 / 2.000",
+        "stem: dense, first layer",
+    ]
+
+
+def test_a_table_of_dense_layers_has_nothing_to_compare(capsys: pytest.CaptureFixture[str]) -> None:
+    render.layer_table([STEM.to_json()])
+    assert shown(capsys)[0] == "layer channels kernel k lookups error million MACs ms"
+
+
+def test_the_summary_gives_the_sums_and_the_times(capsys: pytest.CaptureFixture[str]) -> None:
+    render.compress_summary(REPORT, "tiny.lcnn")
+    assert shown(capsys)[-4:] == [
+        "MACs 0.5 -> 0.0 million (14.90x fewer)",
+        "weights 32.6 kB -> 2.3 kB",
+        "measured 2.250 -> 0.750 ms in ONNX Runtime (3.00x), input 1x3x8x8",
+        "written tiny.lcnn",
+    ]
+
+
+def untimed(report: Report) -> Report:
+    return replace(report, totals=replace(report.totals, dense_ms=None, lookup_ms=None, speedup=None))
+
+
+def test_the_summary_says_nothing_of_times_that_were_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    render.compress_summary(untimed(replace(REPORT, budget={"predicted_speedup": 2.5})), "tiny.lcnn")
+    assert shown(capsys)[-2:] == ["weights 32.6 kB -> 2.3 kB", "written tiny.lcnn"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "line"),
+    [
+        ({"predicted_speedup": 2.5}, "predicted 2.50x, measured 3.00x"),
+        (
+            {"predicted_speedup": None, "predicted_error": 0.1, "measured_error": 0.2},
+            "error of the outputs, as a part of their spread: predicted 0.100, measured 0.200",
+        ),
+        (
+            {"predicted_speedup": None, "trials": [{"loss": 0.5}, {"loss": 0.25}]},
+            "two plans trained for a short while: losses 0.5 and 0.25, the smaller one was taken",
+        ),
+        (
+            {
+                "predicted_speedup": None,
+                "drop": {"metric": "top1_percent", "value": 0.25, "low": -0.3, "high": 0.8, "n": 1200, "dense": 91.5},
+            },
+            "drop 0.25 (95 %: -0.30 to 0.80) top-1 accuracy in % on 1200 held-out images, dense 91.50",
+        ),
+    ],
+)
+def test_how_a_forecast_held(budget: dict[str, Any], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    render.compress_summary(replace(REPORT, budget=budget), "tiny.lcnn")
+    assert shown(capsys)[-2:] == [line, "written tiny.lcnn"]

@@ -1,0 +1,57 @@
+"""Models, artefacts and files scored by their path; scores are those of the nets themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lcnn_compress import api
+from lcnn_compress.data.data_settings import DataSettings
+from lcnn_compress.data.evaluate import Evaluation, evaluate_file
+from lcnn_compress.errors import DataError, SettingsError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """model.pt of torch's own classes, its artefact, its ONNX file, and data that the net scores 75 % on."""
+    path = tmp_path_factory.mktemp("evaluate")
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 24, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 4)
+    ).eval()
+    torch.save(net, path / "model.pt")
+    x = torch.rand(8, 3, 12, 12)
+    with torch.no_grad():
+        labels = net(x).argmax(1)
+    labels[:2] = (labels[:2] + 1) % 4
+    np.savez(path / "data.npz", x=x.numpy(), y=labels.numpy())
+    np.savez(path / "bare.npz", x=x.numpy())
+    settings = api.CompressSettings(plan=api.PlanSettings("1.0", lookups=1.0, only=("0",), keep_slow=True), measure=False)
+    artefact = api.compress(str(path / "model.pt"), settings=settings, input_shape=(1, 3, 12, 12))
+    api.save(artefact, path / "model.lcnn")
+    api.export_onnx(artefact, path / "model.onnx")
+    return path
+
+
+def test_an_artefact_is_scored_beside_its_net(folder: Path) -> None:
+    found = evaluate_file(folder / "model.lcnn", DataSettings(data=str(folder / "data.npz")))
+    assert (found.metric, found.dense, found.n) == ("top1_percent", 75.0, 8)
+    assert found.lookup == 75.0  # dictionaries of full rank
+
+
+def test_a_model_and_a_file_have_one_score(folder: Path) -> None:
+    data = DataSettings(data=str(folder / "data.npz"))
+    assert evaluate_file(folder / "model.pt", data, input_shape=(1, 3, 12, 12)) == Evaluation("top1_percent", 75.0, None, 8)
+    assert evaluate_file(folder / "model.onnx", data) == Evaluation("top1_percent", None, 75.0, 8)
+    assert evaluate_file(folder / "model.onnx", data, limit=3).n == 3
+
+
+def test_data_without_labels_or_none_is_refused(folder: Path) -> None:
+    with pytest.raises(DataError, match="the data has no labels or targets"):
+        evaluate_file(folder / "model.onnx", DataSettings(data=str(folder / "bare.npz")))
+    with pytest.raises(SettingsError, match="`data` is missing; evaluation needs labelled examples"):
+        evaluate_file(folder / "model.onnx", DataSettings())
