@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+
+import pytest
 import torch
+from cases import small_net
+from torch import Tensor, nn
 
 from lcnn_compress import api
 from lcnn_compress.compression.output_error import Outputs, first_images
 from lcnn_compress.compression.plan import PlanSettings
 from lcnn_compress.compression.settings import CompressSettings, TrainingData
+from lcnn_compress.net.capture import capture
+
+EXAMPLE = torch.zeros(1, 3, 16, 16)
 
 
 def test_calibration_images_may_differ_in_size() -> None:
@@ -24,3 +32,44 @@ def test_calibration_images_may_differ_in_size() -> None:
     judge = Outputs(source.net, images)
     before = judge.error(api.compress(source, settings=settings).net)
     assert judge.error(api.compress(source, settings=settings, data=TrainingData(images)).net) < before
+
+
+def test_outputs_of_the_same_net_have_no_error() -> None:
+    net, images = capture(small_net(), EXAMPLE), torch.randn(40, 3, 16, 16)
+    judge = Outputs(net, [images[:16], images[16:]])
+    assert judge.error(net) == 0
+    assert judge.variance == pytest.approx(float(net(images).detach().double().var(correction=0)))
+
+
+def test_what_comes_before_a_layer_need_not_be_run_again() -> None:
+    net, images = capture(small_net(), EXAMPLE), torch.randn(40, 3, 16, 16)
+    judge, other = Outputs(net, [images[:16], images[16:]]), copy.deepcopy(net)
+    error_now = judge.error_behind(other, "conv2")
+    assert error_now() == error_now() == 0
+    with torch.no_grad():
+        other.get_parameter("conv2.weight").mul_(0.5)
+    assert 0 < error_now() == pytest.approx(judge.error(other), rel=1e-6)
+
+
+class InPlace(nn.Module):
+    """Changes a value in place that was there before the second layer, under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = (nn.Conv2d(3, 3, 3, 1, 1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        early = self.first(x)
+        also = torch.relu_(early)
+        early += self.second(also)
+        found: Tensor = self.last(also.mul_(2)) + early
+        return found
+
+
+def test_values_changed_in_place_are_restored() -> None:
+    torch.manual_seed(0)
+    net = capture(InPlace(), torch.zeros(2, 3, 6, 6))
+    images = torch.randn(8, 3, 6, 6)
+    judge = Outputs(net, [images[:4], images[4:]])
+    error_now = judge.error_behind(net, "second")
+    assert error_now() == error_now() == 0

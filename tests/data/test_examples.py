@@ -9,7 +9,7 @@ import pytest
 import torch
 from data_files import NET, everything, saved
 
-from lcnn_compress.data.examples import Preprocessing, batches
+from lcnn_compress.data.examples import Preprocessing, batches, split
 from lcnn_compress.data.load_examples import load_examples
 from lcnn_compress.errors import SettingsError
 
@@ -44,3 +44,16 @@ def test_batches(tmp_path: Path) -> None:
     assert [x[:, 0].tolist() for x, _ in batches(examples, 2)] == [[0, 1], [2, 3], [4]]
     assert [x[:, 0].tolist() for x, _ in batches(examples, 3, torch.tensor([4, 0, 0, 2]))] == [[4, 0, 0], [2]]
     assert [x[:, 0].tolist() for x, _ in batches(examples, 9)] == [[0, 1, 2, 3, 4]]
+
+
+def test_parts_of_examples_are_drawn_once_and_do_not_meet(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=np.arange(10, dtype=np.float32).reshape(10, 1, 1, 1), y=np.arange(10))
+    examples = load_examples(str(tmp_path / "data.npz"), (1, 1, 1, 1))
+    rest, held_out = split(examples, 3, seed=1)
+    numbers = [part.batch(torch.arange(len(part)))[1].tolist() for part in (rest, held_out)]  # type: ignore[union-attr]
+    assert [len(n) for n in numbers] == [7, 3]
+    assert sorted(numbers[0] + numbers[1]) == list(range(10))
+    assert all(n == sorted(n) for n in numbers)
+    again = split(examples, 3, seed=1)[1]
+    assert torch.equal(again.indices, held_out.indices)
+    assert not torch.equal(split(examples, 3, seed=2)[1].indices, held_out.indices)

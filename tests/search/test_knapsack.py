@@ -41,13 +41,12 @@ def test_both_cases_occur() -> None:
     assert 0 < answers.count(None) < 30
 
 
-def test_shared_states_stay_inside_the_budget_and_near_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_states_stay_inside_the_budget_and_near_the_best() -> None:
     rng = np.random.default_rng(0)
     costs = np.sort(rng.random((8, 12)))
     errors = np.sort(rng.random((8, 12)))[:, ::-1]
     exact = choose_options(costs.tolist(), errors.tolist(), 3.0)
-    monkeypatch.setattr("lcnn_compress.search.knapsack.MAX_STATES", 200)
-    rough = choose_options(costs.tolist(), errors.tolist(), 3.0)
+    rough = choose_options(costs.tolist(), errors.tolist(), 3.0, max_states=200)
     assert exact is not None
     assert rough is not None
     sums = [(total(costs.tolist(), a), total(errors.tolist(), a)) for a in (exact, rough)]

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from lcnn_compress import api
 from lcnn_compress.compression.settings import TrainingData
-from lcnn_compress.data.examples import split
-from lcnn_compress.data.load_examples import load_examples
 from lcnn_compress.data.score import score, torch_runner
 from lcnn_compress.errors import DataError
 from lcnn_compress.search.sensitivity import SensitivitySettings, picture, sensitivity
@@ -54,6 +52,10 @@ def test_small_dictionaries_do_more_harm_and_the_net_stays_as_it_was() -> None:
     examples = Labelled(x, before.argmax(1))
     data = TrainingData([x[:32], x[32:]], examples)
     answer = sensitivity(source.captured, SensitivitySettings((1.0, 0.25, 1 / 16)), data)
+    assert set(answer) == {
+        "command", "input_shape", "sizes", "lookups", "init", "metric", "dense", "n", "layers", "dense_layers"
+    }  # fmt: skip
+    assert all(set(row) == {"name", "macs_dense", "forms"} for row in answer["layers"])
     assert answer["dense"] == 100.0
     assert [row["name"] for row in answer["layers"]] == ["conv1", "conv2"]
     assert set(answer["dense_layers"]) == {"stem", "fc"}
@@ -63,6 +65,9 @@ def test_small_dictionaries_do_more_harm_and_the_net_stays_as_it_was() -> None:
         assert errors[0] > 0
         assert [form["dictionary_size"] for form in row["forms"]] == ([16, 4, 1] if row["name"] == "conv1" else [32, 8, 2])
         assert all(0 <= form["drop"] <= 100 for form in row["forms"])
+    unlabelled = sensitivity(source.captured, SensitivitySettings((0.25,)), TrainingData([x]))
+    assert (unlabelled["metric"], unlabelled["dense"], unlabelled["n"]) == (None, None, 64)
+    assert set(unlabelled["layers"][0]["forms"][0]) == {"share", "dictionary_size", "macs", "error"}
     with torch.no_grad():
         assert torch.equal(source.net(x), before)
     assert score(torch_runner(source.net), examples).value == 100.0
@@ -103,16 +108,3 @@ def test_names_are_escaped_in_the_picture() -> None:
     row = {"name": "<script>", "forms": [{"drop": 1.0, "error": 0.1}]}
     root = ElementTree.fromstring(picture({"metric": "top1_percent", "sizes": [0.5], "layers": [row]}))
     assert "<script>" in [element.text for element in root.iter()]
-
-
-def test_parts_of_examples_are_drawn_once_and_do_not_meet(tmp_path: Path) -> None:
-    np.savez(tmp_path / "data.npz", x=np.arange(10, dtype=np.float32).reshape(10, 1, 1, 1), y=np.arange(10))
-    examples = load_examples(str(tmp_path / "data.npz"), (1, 1, 1, 1))
-    rest, held_out = split(examples, 3, seed=1)
-    numbers = [part.batch(torch.arange(len(part)))[1].tolist() for part in (rest, held_out)]  # type: ignore[union-attr]
-    assert [len(n) for n in numbers] == [7, 3]
-    assert sorted(numbers[0] + numbers[1]) == list(range(10))
-    assert all(n == sorted(n) for n in numbers)
-    again = split(examples, 3, seed=1)[1]
-    assert torch.equal(again.indices, held_out.indices)
-    assert not torch.equal(split(examples, 3, seed=2)[1].indices, held_out.indices)

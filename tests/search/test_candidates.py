@@ -1,0 +1,121 @@
+"""Options of a layer: what is possible, what it costs, and how it is timed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lcnn_compress.benchmark.layer_cost import ORDINARY, LookupForm, Shape
+from lcnn_compress.compression.plan import check_plan, planned_macs
+from lcnn_compress.compression.settings import LayerPlan
+from lcnn_compress.forms.dictionary import draft, draft_errors, factorise
+from lcnn_compress.operators.encoding import encode_positions
+from lcnn_compress.search.candidates import Candidate, candidates, dense_candidate, layer_shapes, list_bytes, timed
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def relative_error(dictionary, kernel, weight):
+    rebuilt = np.einsum("okrc,km->omrc", kernel, dictionary)
+    return float(((rebuilt - weight) ** 2).sum() / (weight**2).sum())
+
+
+def test_options_are_possible_plans_with_their_macs_and_errors(found):
+    layer = found["conv2"]
+    listed = candidates(layer, "float16", 0)
+    assert {c.plan.kind for c in listed} == {"lookup", "sparse", "lowrank"}
+    weight = layer.weight().detach().numpy()
+    for c in listed:
+        check_plan(c.plan, layer)
+        assert c.macs == planned_macs(layer, c.plan) < layer.dense_macs
+        if c.plan.kind != "lookup":
+            init = {"sparse": "identity", "lowrank": "svd"}[c.plan.kind]
+            pair = factorise(
+                weight, groups=1, dictionary_size=c.plan.dictionary_size, lookups=c.plan.lookups, init=init, seed=0,
+                filters_per_pattern=c.plan.filters_per_pattern,
+            )  # fmt: skip
+            assert abs(np.count_nonzero(pair[1]) - c.nonzeros) < c.plan.filters_per_pattern  # whole blocks
+            block = (
+                0.0
+                if c.plan.filters_per_pattern == 1
+                else c.plan.filters_per_pattern * float((weight**2).max() / (weight**2).sum())
+            )
+            real = relative_error(*pair, weight)
+            assert c.weight_error == pytest.approx(real, rel=1e-4, abs=max(block, 1e-6))  # sums of float32
+
+
+def test_drafts_are_near_the_real_coding(found):
+    weight = found["conv2"].weight().detach().numpy()
+    for lookups in (1, 4):
+        (guess,) = draft_errors(weight, groups=1, dictionary_size=16, lookups=[lookups], seed=0, shares=[1]).values()
+        real = factorise(weight, groups=1, dictionary_size=16, lookups=lookups, init="ksvd", seed=0)
+        quick = draft(weight, groups=1, dictionary_size=16, lookups=lookups, seed=0)
+        assert guess == pytest.approx(relative_error(*quick, weight), rel=1e-4)  # every slice is in the sample here
+        # What a draft is for: on random filters, the hardest, it is not a fifth off.
+        assert abs(guess / relative_error(*real, weight) - 1) < 0.2
+
+
+@pytest.mark.parametrize("density", [0.001, 0.01, 0.1, 0.9])
+@pytest.mark.parametrize("coefficient_bytes", [2, 4])
+def test_the_length_of_a_list_is_foreseen(density, coefficient_bytes):
+    rng = np.random.default_rng(0)
+    kernel = np.where(rng.random((200, 50, 3, 3)) < density, 1.0, 0.0).astype(np.float32)
+    gaps, _ = encode_positions(kernel)
+    foreseen = list_bytes(int(np.count_nonzero(kernel)), kernel.size, coefficient_bytes)
+    # The number of bridges scatters: about 1 / sqrt(90 entries) at the least density, half of that in bytes.
+    assert foreseen == pytest.approx(len(gaps) * (gaps.itemsize + coefficient_bytes), rel=0.06)
+
+
+def test_times_are_interpolated_between_the_forms_measured(found):
+    layer = found["conv2"]  # 32 > 32, 3x3: 288 positions
+    listed = [Candidate(LayerPlan("conv2", "lookup", "", 20, count), count * 288, 0, 0, 0.0) for count in (1, 2, 4, 10, 16)]
+    times = {LookupForm(20, 288): 1.0, LookupForm(20, 4 * 288): 4.0, LookupForm(20, 16 * 288): 10.0}
+    asked = {}
+
+    def fake(wanted, **_):
+        asked.update(wanted)
+        return dict.fromkeys(wanted, times)
+
+    (done,) = timed([layer], [listed], {"conv2": 3.0}, threads=1, time_forms=fake)
+    assert [c.ms for c in done] == [1.0, 2.0, 4.0, 7.0, 10.0]
+    (shape,) = asked
+    assert shape == Shape(32, 32, layer.geometry, (8, 8))
+    times[LookupForm(20, 4 * 288)] = 11.0  # disturbed: more lookups took less
+    assert [c.ms for c in timed([layer], [listed], {"conv2": 3.0}, threads=1, time_forms=fake)[0]] == [
+        1.0,
+        4.0,
+        10.0,
+        10.0,
+        10.0,
+    ]
+
+
+def test_times_are_of_the_machine_as_fast_as_it_was_for_the_dense_net(found):
+    names = ("conv1", "conv2", "fc")
+    listed = [[Candidate(LayerPlan(name, "lowrank", "", 2, 2), 0, 0, 0, 0.0)] for name in names]
+    dense_ms = {"conv1": 1.0, "conv2": 2.0, "fc": 5.0}
+    # The machine is twice as fast when forms are timed.
+    alone = {name: ms / 2 for name, ms in dense_ms.items()}
+
+    def fake(wanted, **_):
+        name_of = {shape: name for name in names for shape in layer_shapes(found[name])}
+        assert all(ORDINARY in forms for forms in wanted.values())
+        return {
+            shape: {form: alone[name_of[shape]] if form is ORDINARY else 0.25 for form in forms}
+            for shape, forms in wanted.items()
+        }
+
+    def times():
+        return [
+            options[0].ms for options in timed([found[name] for name in names], listed, dense_ms, threads=1, time_forms=fake)
+        ]
+
+    assert times() == [0.5, 0.5, 0.5]
+    alone["conv1"] = 0.1  # disturbed
+    assert times() == [0.5, 0.5, 0.5]
+
+
+def test_staying_dense_costs_what_it_did(found):
+    dense = dense_candidate(found["conv2"], "why", 2.5)
+    assert (dense.plan.kind, dense.plan.reason, dense.ms, dense.weight_error) == ("dense", "why", 2.5, 0.0)
+    assert dense.macs == found["conv2"].dense_macs

@@ -1,0 +1,111 @@
+"""A net's options in one value: the choice within a budget, its model and its table."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, replace
+
+import numpy as np
+import pytest
+import torch
+from given_times import BUSY_MS, DENSE_MS, SETTINGS, SHAPE, captured, small_problem, timers
+from torch import nn
+
+from lcnn_compress import api, runtime
+from lcnn_compress.benchmark.profile import OTHER, NetTimes
+from lcnn_compress.errors import SettingsError
+from lcnn_compress.export.to_onnx import ExportSettings, to_onnx
+from lcnn_compress.net.edit import fold_batch_norms, with_lookups
+from lcnn_compress.net.layers import Captured
+from lcnn_compress.search.problem import Corrections, prepare
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_the_choice_is_within_its_budget_and_better_with_more() -> None:
+    made = small_problem()
+    assert made.dense_ms == pytest.approx(3.5)
+    assert made.corrections == Corrections(other_ms=pytest.approx(0.3), quiet_over_busy=pytest.approx(3.5 / BUSY_MS))
+    errors = []
+    for budget in (1.5, 2.0, 2.5, 3.0):
+        choice = made.within_ms(budget)
+        assert choice is not None
+        assert choice.ms is not None
+        assert choice.ms <= budget
+        rows = made.table(choice)
+        assert sum(row.predicted_ms or 0.0 for row in rows) + made.corrections.other_ms == pytest.approx(choice.ms)
+        assert sum(row.error**2 for row in rows) == pytest.approx(choice.error**2)
+        errors.append(choice.error)
+    assert errors == sorted(errors, reverse=True)
+    assert made.within_ms(3.5) == made.stay_dense()
+    assert made.within_ms(0.5) is None
+    fastest = made.fastest()
+    assert fastest.ms is not None
+    assert made.within_ms(1.001 * fastest.ms) is not None
+    assert [c.plan.kind for c in made.stay_dense().picked] == ["dense"] * 4
+
+
+def test_budgets_of_bytes_and_macs_are_kept_without_times() -> None:
+    made = prepare(captured(), SETTINGS, with_times=False)
+    dense, smallest = made.stay_dense(), made.smallest()
+    assert (dense.ms, made.table(dense)[0].predicted_ms, made.table(dense)[0].dense_ms) == (None, None, None)
+    assert made.within_bytes(dense.weight_bytes) == made.within_macs(dense.macs) == dense
+    assert made.within_bytes(smallest.weight_bytes - 1) is None
+    for found, limit in ((made.within_bytes(dense.weight_bytes / 2), None), (made.within_macs(dense.macs / 2), dense.macs / 2)):
+        assert found is not None
+        assert found.error > 0
+        assert found.macs <= limit if limit is not None else found.weight_bytes <= dense.weight_bytes / 2
+
+
+def test_corrections_make_another_problem_and_leave_the_first_alone() -> None:
+    made = small_problem()
+    fastest = made.fastest()
+    coded = next(c for c in fastest.picked if c.plan.name == "conv2")
+    dense = made.stay_dense().picked[0]
+    known = Corrections({"conv2": 1.5}, {"stem": 0.25}, other_ms=1.0)
+    other = replace(made, corrections=known)
+    assert (other.ms(coded), other.ms(dense)) == (1.5 * coded.ms, 0.25)
+    assert (made.ms(coded), made.ms(dense)) == (coded.ms, DENSE_MS["stem"])
+    assert made.fastest() == fastest
+    with pytest.raises(FrozenInstanceError):
+        made.corrections = known  # type: ignore[misc]
+
+
+def test_the_model_of_a_choice_is_the_exported_net() -> None:
+    made = small_problem()
+    choice = made.within_ms(2.0)
+    assert choice is not None
+    model = made.model(choice)
+    lookups = {plan.name: made.reusable.built[plan] for plan in choice.plans if plan.kind != "dense"}
+    net = with_lookups(made.captured, lookups)
+    fold_batch_norms(net)
+    x = np.random.default_rng(0).standard_normal((2, 3, 16, 16), np.float32)
+    got = runtime.session(model.SerializeToString()).run(None, {"input": x})[0]
+    with torch.no_grad():
+        wanted = net(torch.from_numpy(x)).numpy()
+    # Factors are rounded to float16: 2^-11 of each.
+    assert np.abs(got - wanted).max() < 10 * 2.0**-11 * np.abs(wanted).max()
+    assert len(to_onnx(net, SHAPE, ExportSettings(), {}).graph.node) == len(model.graph.node)
+
+
+def test_layers_whose_batch_norm_scales_by_zero_are_told_apart() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 16, 3, padding=1),
+    )  # fmt: skip
+    for i in (2, 5):
+        nn.init.zeros_(net[i].weight)  # as residual nets start, and pruned channels end
+    made = prepare(Captured.of(api.open_model(net, SHAPE).net, SHAPE), SETTINGS, with_times=False)
+    weights = {i.name: list(i.dims) for i in made.model(made.stay_dense()).graph.initializer if len(i.dims) == 4}
+    assert sorted(weights.values()) == [[16, 3, 3, 3], [16, 16, 3, 3], [16, 32, 3, 3], [32, 16, 3, 3]]
+
+
+def test_a_layer_without_a_time_stays_dense() -> None:
+    seen = {name: ms for name, ms in DENSE_MS.items() if name != "conv2"}
+    given = replace(timers(), net_times=lambda *_, **__: NetTimes(BUSY_MS, seen))
+    made = small_problem(given=given)
+    reasons = {row.name: row.reason for row in made.table(made.fastest())}
+    assert reasons["conv2"] == "its time was not found in the profile"
+    assert reasons["conv1"] == ""
+    with pytest.raises(SettingsError, match=r"no layer can be compressed: .*its time was not found in the profile"):
+        small_problem(given=replace(given, net_times=lambda *_, **__: NetTimes(BUSY_MS, {OTHER: 0.3})))
