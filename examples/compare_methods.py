@@ -219,7 +219,7 @@ class Comparison:
         recovery = dict(zip(CANDIDATES[OURS], RECOVERIES, strict=True))[candidate]
         fitted = fit(replace(self.problem, recovery_exponent=recovery), Target("speedup", speed**SPEEDUP_POWER))
         plans = [plan.to_json() for plan in fitted.choice.plans]
-        return {"plans": plans, "macs": fitted.choice.macs, "rounds": as_json(fitted.rounds)}
+        return {"plans": plans, "macs": fitted.choice.macs, "rounds": [as_json(done) for done in fitted.rounds]}
 
     def _narrowed(self, task: Task, choice: Choice) -> Made:
         """Train a narrower net for as long as "lookup (ours)" took at the same speed and seed."""

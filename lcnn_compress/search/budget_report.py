@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 OPTIONAL = {"optional": True}  # Metadata of a field whose key ``as_json`` leaves out where the value is None.
 
@@ -131,11 +134,15 @@ class KeptDrop(Expected):
     measured_error: float | None = field(default=None, metadata=OPTIONAL)
 
 
-def as_json(value: Any) -> Any:
-    """Return a value made of dataclasses as JSON has it, in dicts and lists; optional fields that are None are left out."""
-    if is_dataclass(value):
-        pairs = [(f, getattr(value, f.name)) for f in fields(value)]
-        return {f.name: as_json(part) for f, part in pairs if part is not None or "optional" not in f.metadata}
+def as_json(value: DataclassInstance) -> dict[str, Any]:
+    """Return a dataclass as JSON has it, in dicts and lists; optional fields that are None are left out."""
+    pairs = [(f, getattr(value, f.name)) for f in fields(value)]
+    return {f.name: _plain(part) for f, part in pairs if part is not None or "optional" not in f.metadata}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return as_json(value)
     if isinstance(value, Mapping):
-        return {key: as_json(part) for key, part in value.items()}
-    return [as_json(part) for part in value] if isinstance(value, (list, tuple)) else value
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value

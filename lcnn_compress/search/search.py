@@ -47,10 +47,7 @@ def forecast(
     problem = prepare(captured, settings, data.calibration, cache=cache, progress=progress, timers=timers)
     choice = problem.fastest() if target.kind == "max_drop" else initial_choice(problem, target)
     planned = problem.table(choice)
-    made: dict[str, Any] = as_json(
-        Forecast("compress", True, captured.input_shape, planned, _expected(problem, target, choice))
-    )
-    return made
+    return as_json(Forecast("compress", True, captured.input_shape, planned, _expected(problem, target, choice)))
 
 
 def compress_to_target(

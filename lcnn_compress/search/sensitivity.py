@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lcnn_compress.artefact.report import Json
 from lcnn_compress.compression.make import make_lookup
 from lcnn_compress.compression.output_error import Outputs, first_images
 from lcnn_compress.compression.plan import planned_macs, reasons_against, size_limits
@@ -123,13 +124,12 @@ def sensitivity(
             forms.append(LayerForm(share, plan.dictionary_size, planned_macs(layer, plan), error, drop))
         rows.append(SensitiveLayer(layer.name, layer.dense_macs, tuple(forms)))
     progress("trying layers", total, total)
-    answer: dict[str, Any] = as_json(Sensitivity(
+    return as_json(Sensitivity(
         "sensitivity", captured.input_shape, settings.sizes, DEFAULT_LOOKUPS, settings.init,
         metric=None if base is None else base.metric, dense=None if base is None else base.value,
         n=sum(map(len, judge.batches)) if base is None else base.n, layers=tuple(rows),
         dense_layers={layer.name: reason for layer, reason in zip(found, reasons, strict=True) if reason is not None},
     ))  # fmt: skip
-    return answer
 
 
 def _labelled(examples: Examples) -> bool:
@@ -141,7 +141,7 @@ def _plan(layer: Layer, share: float) -> LayerPlan:
     return LayerPlan(layer.name, LOOKUP.name, "", size, max(1, round(DEFAULT_LOOKUPS * size)))
 
 
-def picture(result: dict[str, Any]) -> str:
+def picture(result: Json) -> str:
     """Return the answer of ``sensitivity`` as SVG: a row for each layer, a column for each size, dark where it costs much."""
     key = "drop" if result["metric"] else "error"
     title = f"{key} when only this layer is compressed"

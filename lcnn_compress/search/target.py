@@ -12,8 +12,8 @@ from lcnn_compress.compression.settings import CompressSettings, PlanSettings
 from lcnn_compress.errors import SettingsError
 
 TARGETS = ("speedup", "latency_ms", "size_mb", "max_drop")
-INIT = "ksvd"  # is clearly better than k-means at the few lookups of a target, in every layer tried
-HELD_OUT = 0.3  # of the labelled examples, to judge a largest drop by
+INIT = "ksvd"  # K-SVD is clearly better than k-means at the few lookups of a target, in every layer tried.
+HELD_OUT = 0.3  # So much of the labelled examples is held out to judge a largest drop by.
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,6 @@ def test_only_optional_fields_are_left_out_where_they_are_none() -> None:
 
 def test_a_tried_net_is_flat() -> None:
     tried = TriedNet("psnr", 40.0, 0.5, 0.25, 0.75, 8, predicted_ms=None, trained=True)
-    assert as_json([tried]) == [{
+    assert as_json(tried) == {
         "metric": "psnr", "dense": 40.0, "value": 0.5, "low": 0.25, "high": 0.75, "n": 8, "predicted_ms": None, "trained": True,
-    }]  # fmt: skip
+    }  # fmt: skip
