@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from lcnn_compress.artefact.artefact import Artefact
 from lcnn_compress.artefact.report import Json
 from lcnn_compress.errors import LcnnError, SettingsError
+from lcnn_compress.forms.kinds import DENSE
 from lcnn_compress.net.capture import capture, from_program
 from lcnn_compress.net.edit import fold_batch_norms
 from lcnn_compress.net.layers import Captured, layers
@@ -145,7 +146,7 @@ def dense_rows(net: fx.GraphModule, input_shape: tuple[int, ...]) -> list[Json]:
     """Return a row for each layer of a dense net: names, shapes, MACs and what stands against compressing it."""
     return [
         {
-            "name": layer.name, "type": type(layer.module).__name__, "kind": "dense", "reason": layer.obstacle or "",
+            "name": layer.name, "type": type(layer.module).__name__, "kind": DENSE.name, "reason": layer.obstacle or "",
             "in_channels": layer.in_channels, "out_channels": layer.out_channels, "kernel": list(layer.geometry.kernel),
             "macs_dense": layer.dense_macs, "macs": layer.dense_macs,
         }

@@ -150,11 +150,11 @@ def test_a_net_keeps_common_patterns_through_calibration_and_training(sparsity: 
     )
     assert report is not None
     assert report.nonzeros == targets or sparsity == "threshold"
-    round_factors(net, settings.coefficients)
+    round_factors(net, settings.storage)
     lookups = [lookup for _, lookup in calls(net, LookupConv2d)]
     assert lookups
     for lookup in lookups:
         listed = 4 * int(lookup.support.unflatten(0, (-1, 4)).any(1).sum())
         # Not all: ties at the number asked for, and coefficients that rounding to float16 made zero.
         assert lookup.n_nonzeros > 0.98 * listed
-        assert lookup.share == 4
+        assert lookup.filters_per_pattern == 4

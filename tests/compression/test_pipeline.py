@@ -29,7 +29,8 @@ def test_training_starts_with_more_lookups_only_where_it_prunes(epochs: int, fac
     data = TrainingData(examples=Noise(32), checkpoint=tmp_path / "training.pt")
     with pytest.raises(KeyboardInterrupt):
         compress_net(api.open_model(small_net(), shape).captured, settings, data, progress=stop)
-    state = read_checkpoint(data.checkpoint).state
+    assert data.checkpoint is not None
+    state = read_checkpoint(data.checkpoint)
     targets = {"conv1": 2 * 32 * 9, "conv2": 2 * 32 * 9}
     assert state["starts"] == {name: factor * count for name, count in targets.items()}
     assert state["identity"]["non-zeros at the end"] == targets

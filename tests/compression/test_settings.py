@@ -15,8 +15,8 @@ from lcnn_compress.errors import SettingsError
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"init": "pca"}, "init is 'pca'; it must be one of kmeans, svd, ksvd"),
-        ({"threads": 0}, "threads is 0; it must be at least 1"),
+        ({"init": "pca"}, "`init` is 'pca'; it must be one of kmeans, svd, ksvd"),
+        ({"threads": 0}, "`threads` is 0; it must be at least 1"),
     ],
 )
 def test_settings_out_of_range(change: dict[str, Any], message: str) -> None:
