@@ -118,7 +118,7 @@ def test_the_table_has_a_line_for_each_form_and_the_notes(measured: dict[str, An
             ("a.lcnn", "--suite", "paper"),
             "--suite paper measures nets of its own; leave out a.lcnn, or leave out --suite",
         ),
-        (("--suite", "paper", "`trust_pickle`"), "--suite paper measures nets of its own; leave out `trust_pickle`, or"),
+        (("--suite", "paper", "--trust-pickle"), "--suite paper measures nets of its own; leave out --trust-pickle, or"),
         (("--suite", "other"), "--suite is 'other'; it must be paper"),
     ],
 )

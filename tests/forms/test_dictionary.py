@@ -273,7 +273,7 @@ def white_weight(out_channels=24, m=16, seed=0):
 
 
 @pytest.mark.parametrize("init", ["kmeans", "ksvd", "svd", "identity"])
-@pytest.mark.parametrize(("out_channels", "groups", "filters_per_pattern"), [(24, 1, 4), (22, 1, 8), (20, 2, 4), (24, 1, 2)])
+@pytest.mark.parametrize(("out_channels", "groups", "share"), [(24, 1, 4), (22, 1, 8), (20, 2, 4), (24, 1, 2)])
 def test_filters_share_rows_and_as_many_as_asked_for(init, out_channels, groups, share):
     size = 16 if init == "identity" else 8
     dictionary, kernel = factorise(
