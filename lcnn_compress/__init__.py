@@ -76,7 +76,7 @@ __all__ = [
     "read_configuration", "runtime", "save", "sensitivity", "suite",
 ]  # fmt: skip
 
-# Homes of what works without torch; everything else is in ``api``.
+# These names work without torch, so each is imported from the module that defines it; all others come from ``api``.
 _LIGHT = {
     "BenchSettings": "benchmark.bench_settings", "CompressSettings": "compression.settings",
     "DataSettings": "data.data_settings", "ExportSettings": "export.export_settings",
@@ -87,7 +87,7 @@ _LIGHT = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, and what it needs, now."""
+    """Import a name, and what it needs, when it is asked for."""
     if name == "runtime":
         return importlib.import_module("lcnn_compress.runtime")
     if name == "LookupConv2d":

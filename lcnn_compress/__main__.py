@@ -1,4 +1,4 @@
-"""``python -m lcnn_compress``."""
+"""Run the command line for ``python -m lcnn_compress``."""
 
 from lcnn_compress.cli.main import main
 

@@ -1,6 +1,6 @@
 """The Python interface: everything the command line can do, as functions.
 
-A path of a model is what ``lcnn compress`` takes: model.pt, .pt2, a state_dict (with ``arch``), or a factory ``pkg.mod:fn``.
+The path of a model is what ``lcnn compress`` takes: model.pt, .pt2, a state_dict (with ``arch``), or a factory ``pkg.mod:fn``.
 Functions that take ``progress`` call it with the stage of the work, the steps done, and the steps in total.
 """
 
@@ -74,13 +74,13 @@ def open_model(
 
     Args:
         model: a module, or a path or factory.
-        input_shape: (N, C, H, W) or (N, features); found out where that is possible.
+        input_shape: (N, C, H, W) or (N, features); without it the shape is found out where that is possible.
         arch: factory for a state_dict, ``pkg.mod:fn`` or ``file.py:fn``.
         trust_pickle: let a pickled model run code.
-        data: where the net takes images of several sizes and those of this data have one, that is the input shape.
+        data: if the net takes images of several sizes and all images of this data have one size, the input has that size.
 
     Raises:
-        ModelError, FileError, SettingsError: it cannot be read or captured, or its input shape cannot be known.
+        ModelError, FileError, SettingsError: the model cannot be read or captured, or its input shape cannot be known.
     """
     size = None if data is None else lambda: image_size(data)
     return open_source(model, input_shape, arch=arch, trust_pickle=trust_pickle, image_size=size)
@@ -90,13 +90,13 @@ def load_data(data: DataSettings, input_shape: tuple[int, ...], *, seed: int = 0
     """Load what may improve a compressed net; with training data alone, its first ``data.samples`` examples calibrate.
 
     Args:
-        data: where it lies.
+        data: where the data lies and how it is prepared.
         input_shape: (N, C, H, W) or (N, features) of the net, ``open_model(...).input_shape``.
-        seed: of what is drawn.
+        seed: decides which examples are drawn.
         limit: use at most so many training examples.
 
     Raises:
-        DataError, FileError, SettingsError: it cannot be used, or does not fit the net.
+        DataError, FileError, SettingsError: the data cannot be used, or does not fit the net.
     """
     parts = load_parts(data, input_shape, seed=seed, limit=limit)
     made = TrainingData(parts.calibration, parts.examples, parts.held_out, origin=data.recorded())
@@ -116,7 +116,7 @@ def compress(
     """Compress a net: ``compress(model, 30)``. ``dictionary`` and ``lookups`` take precedence over ``settings.plan``.
 
     Args:
-        input_shape: (N, C, H, W) or (N, features), where it cannot be found out.
+        input_shape: (N, C, H, W) or (N, features); needed where the shape cannot be found out.
         data: from ``load_data``, or made from tensors.
 
     Raises:
@@ -167,14 +167,14 @@ def check_place(path: str | Path, *, trains: bool = False, resume: bool = False)
     """Refuse a place for an artefact, or for its checkpoint, before any work is done.
 
     Args:
-        path: of the artefact.
+        path: where the artefact is to be written.
         trains: whether the compression fine-tunes and so keeps a checkpoint beside it.
-        resume: whether it continues an interrupted one.
+        resume: whether the compression continues an interrupted one.
 
     Raises:
         SettingsError: something else is there, or a checkpoint that does not go with ``resume``.
         ArtefactError: the checkpoint is damaged.
-        FileError: its folder is not there or may not be written.
+        FileError: the folder of ``path`` is not there or may not be written.
     """
     check_artefact_place(Path(path))
     CheckpointFolder(Path(path)).earlier_plans(trains, resume)
@@ -193,8 +193,8 @@ def compress_and_save(
     """Compress an opened model and write the artefact. A fine-tuning that is interrupted can be resumed.
 
     Args:
-        path: of the artefact; ``path.checkpoint`` keeps the training until it is written.
-        configuration: its settings; its plans, if it has any (``read_configuration``), are repeated.
+        path: where the artefact is written; the folder ``PATH.checkpoint`` keeps the training until then.
+        configuration: holds the settings, and from ``read_configuration`` perhaps plans, which are repeated.
         data: from ``load_data(configuration.data, source.input_shape, seed=configuration.settings.seed)``.
         target: what is asked for instead of ``configuration.settings.plan.dictionary``.
         resume: continue the fine-tuning that an interrupt left; everything else must be as in the first run.
@@ -234,14 +234,14 @@ def sensitivity(
     """Return what compressing one layer alone costs, the object of ``lcnn sensitivity --json``.
 
     Raises:
-        DataError: there is nothing to calibrate with, or it does not fit the net.
+        DataError: there is no data to calibrate with, or it does not fit the net.
         SettingsError: no layer can be compressed.
     """
     return layer_sensitivity(source.captured, settings, _fitting(data, source), progress)
 
 
 def _fitting(data: TrainingData, source: Source) -> TrainingData:
-    """Return the data if the net takes two of its inputs at once."""
+    """Return the data, or raise DataError where the net does not take two of its inputs at once."""
     x = data.calibration[0][:2] if data.calibration else None
     if x is None and data.examples is not None:
         x = data.examples.batch(torch.arange(min(2, len(data.examples))))[0]
@@ -262,12 +262,12 @@ def save(artefact: Artefact, path: str | Path) -> None:
     """Write an artefact directory; an artefact already there is replaced only once the new one is complete.
 
     Raises:
-        FileError: it cannot be written.
+        FileError: the artefact cannot be written.
     """
     path = Path(path)
     kind, spec = artefact.config.get("model", {}).get("kind"), artefact.report.model
     if spec is not None and kind not in (None, "memory", "factory") and Path(spec).exists():
-        # Relative to the artefact, so that both can be moved together.
+        # The path is relative to the artefact, so that both can be moved together.
         relative = os.path.relpath(Path(spec).resolve(), path.resolve().parent)
         artefact = replace(artefact, report=replace(artefact.report, model=relative))
     save_artefact(artefact, path)
@@ -328,7 +328,7 @@ def bench(
 
     Args:
         lookup: an exported ONNX file, or an artefact.
-        dense: ONNX file; without it the net the artefact was made from, or else the dense form of the same file.
+        dense: an ONNX file; without it the net the artefact was made from is used, or else the dense form of the same file.
         trust_pickle: let the file of the original net run code.
 
     Raises:
@@ -374,7 +374,7 @@ def inspect(
     """Describe a model, an artefact or an ONNX file: facts, and a row for each layer with shapes and MACs for one image.
 
     Raises:
-        LcnnError: it cannot be read.
+        LcnnError: ``path`` cannot be read.
     """
     if Path(path).is_dir():
         return describe_artefact(load(path), Path(path))

@@ -36,7 +36,7 @@ def write_atomically(path: Path, data: bytes | Callable[[Path], None]) -> None:
     """Create or replace the file ``path``.
 
     Args:
-        path: its folder must exist.
+        path: the file, whose folder must exist.
         data: the content, or a function that writes it to the path it is given (same folder, same suffix).
 
     Raises:
@@ -54,7 +54,7 @@ def write_atomically(path: Path, data: bytes | Callable[[Path], None]) -> None:
     except OSError as error:
         raise _not_written(path, error) from error
     finally:
-        with suppress(OSError):  # it is gone after the rename, and was never there when its folder cannot be used
+        with suppress(OSError):  # the file is gone after the rename, and never was there if its folder is of no use
             temporary.unlink()
 
 
@@ -81,7 +81,7 @@ def directory_atomically(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise _not_written(path, error) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # holds the old folder after a swap, the failed one otherwise
+        shutil.rmtree(temporary, ignore_errors=True)  # this is the old folder after a swap, else the failed one
 
 
 def sha256_of(path: Path) -> str:
@@ -101,7 +101,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _temporary_name(path: Path, suffix: str) -> Path:
-    """Return an unused name in the folder of ``path``; it keeps a suffix that writers such as numpy look at."""
+    """Return an unused name in the folder of ``path``; it keeps the suffix, which writers such as numpy look at."""
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp{suffix}")
 
 
@@ -122,7 +122,7 @@ def _swap(new: Path, old: Path) -> None:
         if libc.renameat2(at_fdcwd, os.fsencode(new), at_fdcwd, os.fsencode(old), rename_exchange) == 0:
             return
         code = ctypes.get_errno()
-        if code not in (errno.EINVAL, errno.ENOSYS):  # such as a network file system without the exchange
+        if code not in (errno.EINVAL, errno.ENOSYS):  # network file systems, among others, lack the exchange
             raise OSError(code, os.strerror(code), str(old))
     _swap_in_steps(new, old)
 

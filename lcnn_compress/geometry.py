@@ -28,7 +28,7 @@ class ConvGeometry:
 
     @property
     def taps(self) -> int:
-        """Positions of the kernel, kH * kW."""
+        """Number of positions of the kernel, kH * kW."""
         return self.kernel[0] * self.kernel[1]
 
     def to_json(self) -> dict[str, Any]:
@@ -48,13 +48,13 @@ class ConvGeometry:
 
 
 def dense_macs(in_channels: int, out_channels: int, geometry: ConvGeometry, size: tuple[int, int]) -> int:
-    """MACs of the dense convolution on one image of (height, width) ``size``."""
+    """Return the MACs of the dense convolution on one image of (height, width) ``size``."""
     height, width = geometry.output_size(*size)
     return in_channels // geometry.groups * out_channels * geometry.taps * height * width
 
 
 def lookup_macs(in_channels: int, dictionary_size: int, n_nonzeros: int, geometry: ConvGeometry, size: tuple[int, int]) -> int:
-    """MACs of both stages on one image: the dictionary where a tap reads, then one per non-zero and output pixel."""
+    """Return the MACs of both stages on one image: all rows at each pixel read, then one per non-zero and output pixel."""
     height, width = geometry.output_size(*size)
     return dictionary_size * in_channels * pixels_read(geometry, size) + n_nonzeros * height * width
 

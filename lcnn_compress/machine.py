@@ -23,7 +23,7 @@ class Machine:
     system: str
     python: str
     onnxruntime: str
-    torch: str | None  # None where it is not installed
+    torch: str | None  # None where torch is not installed
 
 
 def machine() -> Machine:

@@ -1,4 +1,4 @@
-"""Independent pieces of numerical work on all processors."""
+"""Do independent pieces of numerical work on all processors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def in_parallel(work: Callable[[T], R], items: Sequence[T], stage: str, progress
     """
 
     def limited(item: T) -> R:
-        with threadpool_limits(1):  # OpenMP keeps its limit by thread
+        with threadpool_limits(1):  # OpenMP keeps one limit for each thread
             return work(item)
 
     results: list[R] = []

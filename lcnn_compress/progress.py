@@ -1,4 +1,4 @@
-"""How long work reports its progress: a callable that gets the stage, the steps done and the steps in total."""
+"""How work that takes long reports its progress: a callable that gets the stage, the steps done and the steps in total."""
 
 from __future__ import annotations
 

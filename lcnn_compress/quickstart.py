@@ -1,4 +1,4 @@
-"""The main job on the embedded default: a small residual net and a part of Fashion-MNIST that ship with the package.
+"""Do the main job on what ships with the package: a small residual net and a part of Fashion-MNIST.
 
 The net was trained on all 60,000 images by ``examples/train_fashion_mnist.py``; 4,000 of them and 2,000 test images are here.
 """
@@ -42,11 +42,11 @@ def run(
     """Compress, export, score and time the embedded net; return the figures of the table.
 
     Args:
-        output: artefact to write.
+        output: the artefact to write.
         epochs: passes over the 4,000 training images.
         progress: called as work goes on.
-        plan: which layers, how far.
-        images: to calibrate with.
+        plan: which layers are compressed, and how far.
+        images: how many of them calibrate.
     """
     training = load_examples(TRAINING, INPUT_SHAPE)
     test = load_examples(str(EMBEDDED / "fashion_mnist_test.npz"), INPUT_SHAPE)

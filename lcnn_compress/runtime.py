@@ -1,7 +1,7 @@
 """Open ONNX files in ONNX Runtime, with the native LookupConv library where it is there. No torch.
 
 Without the library a file still runs: ONNX Runtime inlines the function body the file carries and folds it to dense
-convolutions (``op.function_body``), which is correct and as fast as the dense net.
+convolutions (``lookup_conv.function_body``), which is correct and as fast as the dense net.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 LIBRARY_VARIABLE = "LCNN_RUNTIME_LIBRARY"
 PACKAGED_LIBRARY = Path(__file__).parent / "_lib" / "liblcnn_ort.so"
 HOW_TO_GET = f"run 'pip install .' in a checkout of lcnn, which builds it, or build cpp_runtime and set {LIBRARY_VARIABLE}"
-FATAL_ONLY = 4  # ONNX Runtime's log severity: every error also arrives as an exception
+# ONNX Runtime logs from this severity on: only what is fatal, because every error also arrives as an exception.
+FATAL_ONLY = 4
 
 # ONNX Runtime has no common base class of its own errors.
 ORT_ERRORS: tuple[type[Exception], ...] = tuple(
@@ -74,7 +75,7 @@ def session(
 
     Args:
         model: an ONNX file or its bytes.
-        threads: of one operator; None leaves ONNX Runtime's choice, every core.
+        threads: how many compute one operator; None leaves the choice to ONNX Runtime, which takes every core.
         native: False ignores the native library.
         profile_prefix: record the time of every node; ``end_profiling()`` returns the file, which starts with this prefix.
         options: further options, used and changed by this call only.
@@ -159,7 +160,7 @@ def _register(options: Any, library: Path) -> None:
 
 
 def uses_lookups(model: str | Path | bytes) -> bool:
-    """Whether the operator's domain is named anywhere in the file; no parser, so that only ONNX Runtime holds the model.
+    """Tell whether the file names the operator's domain anywhere; no parser reads it, so only ONNX Runtime holds the model.
 
     Raises:
         FileError: the file cannot be read.

@@ -20,7 +20,7 @@ from lcnn_compress.version import __version__
 
 @dataclass(frozen=True)
 class Checkup:
-    """What ``lcnn doctor --json`` prints: the fields of ``Machine``, and what is known of the native library (None without)."""
+    """What ``lcnn doctor --json`` prints: the fields of ``Machine``, and facts on the native library (None without it)."""
 
     command: str
     lcnn: str
@@ -57,7 +57,7 @@ def self_test(library: Path | None) -> str:
     x = np.random.default_rng(1).standard_normal((2, 12, 17, 19), np.float32)
     results = [runtime.session(data, native=native).run(None, {"X": x})[0] for native in (True, False)]
     difference = float(np.abs(results[0] - results[1]).max())
-    # 63 taps of S, each a sum of 12 products: rounding stays far below this fraction of the largest output.
+    # An output sums at most 63 values of X * D, each a sum of 12 products: rounding stays far below this part of the largest.
     passed = difference <= 1e-5 * float(np.abs(results[1]).max())
     return f"{'passed' if passed else 'FAILED'}: native and fallback differ by {difference:.1e}"
 

@@ -1,4 +1,4 @@
-"""The version of the package, where every room may read it."""
+"""The version of the package, in a module that every other one may import."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def save_artefact(artefact: Artefact, path: Path) -> None:
     """Write the directory ``path``; an artefact already there is replaced only once the new one is complete.
 
     Raises:
-        FileError: it cannot be written.
+        FileError: the directory cannot be written.
     """
     graph, tensors = to_json(artefact.net, artefact.config["coefficients"])
     content = {
@@ -94,7 +94,7 @@ def load_artefact(path: Path) -> Artefact:
 
 
 def _complete(modules: Json, config: Json) -> None:
-    """Add the common patterns that 0.1.0 wrote into the configuration only, or else training would take them apart."""
+    """Add ``filters_per_pattern``, which 0.1.0 wrote into the configuration only; without it training would split patterns."""
     planned = {plan.get("name"): plan.get("share", 1) for plan in config.get("layers", ()) if isinstance(plan, dict)}
     for name, values in modules.items():
         if values.get("type") == "LookupConv2d":
@@ -111,7 +111,7 @@ def check_place(path: Path) -> None:
 
     Raises:
         SettingsError: something else is at ``path``, or files that are not of an artefact are in it.
-        FileError: its folder is not there or may not be written.
+        FileError: the folder of ``path`` is not there or may not be written.
     """
     parent = path.resolve().parent
     if not parent.is_dir():

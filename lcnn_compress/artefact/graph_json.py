@@ -121,7 +121,7 @@ def _lookup_from_json(name: str, values: Json, tensors: dict[str, Tensor]) -> Lo
     dictionary, bias = _take(tensors, f"{name}.dictionary").float(), _take(tensors, f"{name}.bias")
     if not all(bool(torch.isfinite(t).all()) for t in (dictionary, bias, coefficients)) or len(bias) != shape[0]:
         raise ValueError(f"{name}: dictionary, coefficients and bias must be finite, with {shape[0]} biases")
-    common = values.get("filters_per_pattern", 1)  # 0.1.0 wrote neither this nor the kind: see ``artefact.load_artefact``
+    common = values.get("filters_per_pattern", 1)  # 0.1.0 wrote neither this nor the kind: see ``artefact._complete``
     if common not in FILTERS_PER_PATTERN:
         raise ValueError(f"{name}: filters_per_pattern is {common!r}; it must be one of {FILTERS_PER_PATTERN}")
     kind = KINDS[values["kind"]] if "kind" in values else None

@@ -14,7 +14,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from lcnn_compress.forms.kinds import KINDS, Kind
 
-Json = Mapping[str, Any]  # an object of JSON: its keys are told by whoever wrote it
+# An object of JSON is a mapping; whoever wrote it says which keys it has.
+Json = Mapping[str, Any]
 T = TypeVar("T")
 
 
@@ -25,20 +26,20 @@ class LayerReport:
     Attributes:
         kind: name of one of ``kinds.KINDS``.
         reason: why the layer stays dense, else "".
-        note: what else is to be known about it, else "".
+        note: what else is to be known about the layer, else "".
         kernel: (kH, kW).
         input_sizes: (height, width) of the input of each call.
-        weight_bytes: as stored, bias included.
-        dictionary_size: k, rows of the dictionary of a group. From here on None in a dense layer.
+        weight_bytes: bytes of the weights as stored, bias included.
+        dictionary_size: k, rows of the dictionary of a group; None in a dense layer, as all down to ``rows_used``.
         lookups_per_position: mean number of coefficients that are not 0 for an output channel and a position of the kernel.
-        macs_stage1: of the product with the dictionary.
-        macs_stage2: of the lookups.
+        macs_stage1: MACs of the product with the dictionary.
+        macs_stage2: MACs of the lookups.
         relative_error: |W - PD| / |W| (Frobenius).
-        rows_used: of all groups, those that any filter looks up.
-        dense_ms: of the layer in the dense net (median, one image); None where times were not measured.
-        lookup_ms: of the layer now.
-        predicted_ms: foreseen where a target was asked for, else None.
-        predicted_error: foreseen in the outputs or filters, as a part of their spread.
+        rows_used: number of rows, in all groups, that any filter looks up.
+        dense_ms: time of the layer in the dense net (median, one image); None where times were not measured.
+        lookup_ms: time of the layer now.
+        predicted_ms: time that was foreseen where a target was asked for, else None.
+        predicted_error: error that was foreseen in the outputs or filters, as a part of their spread.
     """
 
     name: str
@@ -69,7 +70,7 @@ class LayerReport:
 
     @property
     def form(self) -> Kind:
-        """What its kind means."""
+        """The kind of form that ``kind`` names."""
         return KINDS[self.kind]
 
     def to_json(self) -> Json:
@@ -110,10 +111,10 @@ class Report:
 
     Attributes:
         input_shape: (1, ...).
-        calibration_images: that coefficients were solved for.
+        calibration_images: number of images that coefficients were solved with.
         training: None where nothing was trained.
-        machine: facts about processor and packages.
-        date: of the compression, ISO 8601 in UTC; None in reports of 0.1.0.
+        machine: facts about the processor and the packages.
+        date: time of the compression, ISO 8601 in UTC; None in reports of 0.1.0.
         budget: what was asked for and foreseen; None where no target was given.
         model: path or factory of the dense net; a path is relative to the artefact once that is saved.
         settings: the resolved configuration.

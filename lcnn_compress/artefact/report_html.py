@@ -1,6 +1,6 @@
 """The report of a compression as one HTML page: no script, no request to anywhere, every text escaped.
 
-Where a report lacks something (times without the native library, lookups of a dense layer) it has a dash, or lacks a chart.
+Where a report lacks something (times without the native library, lookups of a dense layer) the page has a dash or no chart.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _totals_table(totals: Totals) -> str:
 
 
 def _budget(budget: Json | None, totals: Totals) -> str:
-    """Return what was asked for, what was foreseen and what came of it; nothing where no target was given."""
+    """Return what was asked for, what was foreseen and what came of it, or nothing where no target was given."""
     if not budget:
         return ""
     asked = ", ".join(f"{kind.replace('_', ' ')} {value:g}" for kind, value in (budget.get("target") or {}).items())
@@ -165,7 +165,7 @@ def _error_chart(rows: Sequence[LayerReport]) -> str:
 
 
 def _chart(title: str, note: str, keys: Sequence[tuple[str, str]], groups: Sequence[tuple[str, Sequence[_Bar]]]) -> str:
-    """Return horizontal bars, one group for each name, all to one scale; nothing where there are none."""
+    """Return horizontal bars, one group for each name, all to one scale, or nothing where there are none."""
     if not groups:
         return ""
     longest = max(sum(length for _, length in bar.parts) for _, group in groups for bar in group) or 1

@@ -20,7 +20,7 @@ from lcnn_compress.data.examples import Examples, Preprocessing
 from lcnn_compress.errors import DataError, FileError
 from lcnn_compress.sources.factory import import_callable
 
-# What numpy raises for files that are cut off, changed, or of another kind.
+# Numpy raises these for files that are cut off, changed, or of another kind.
 DAMAGED = (
     ArithmeticError, EOFError, LookupError, MemoryError, OSError, RuntimeError, ValueError,
     struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
@@ -91,7 +91,7 @@ def stored_shape(path: Path) -> tuple[int, ...]:
     """Return the shape of the array x in an .npz file, or of that in an .npy file, without reading its values.
 
     Raises:
-        one of DAMAGED: it has none.
+        one of DAMAGED: the file has no such array.
     """
     if not zipfile.is_zipfile(path):
         return tuple(np.load(path, mmap_mode="r", allow_pickle=False).shape)
@@ -131,7 +131,7 @@ def _from_batches(spec: str, items: list[Any], input_shape: tuple[int, ...], pre
                 f"{spec}: item {number} is of type {kind}; give tensors x or (x, y), for images with a ToTensor transform"
             )
         x, y = pair
-        if np.ndim(x) == len(input_shape) - 1:  # one example: a batch of one
+        if np.ndim(x) == len(input_shape) - 1:  # one example is a batch of one
             x, y = torch.as_tensor(x)[None], None if y is None else torch.as_tensor(y)[None]
         arrays = from_arrays(f"{spec}: item {number}", x, y, input_shape, preprocessing)
         parts.append((arrays.x, arrays.y))

@@ -14,9 +14,9 @@ class DataSettings:
 
     Attributes:
         calib, data: what ``load_examples`` opens: a folder of images, an .npz or .npy file, or ``pkg.mod:fn``.
-        samples: images that calibrate, drawn from ``calib``; without it the first ones of the training images.
-        mean, std: of the channels, or one number for all; see ``Preprocessing``.
-        held_out: fraction of ``data`` that is not trained on, to judge by.
+        samples: how many images calibrate; they are drawn from ``calib``, or without it are the first training images.
+        mean, std: mean and standard deviation of each channel, or one number for all; see ``Preprocessing``.
+        held_out: fraction of ``data`` that is not trained on, but judged by.
     """
 
     calib: str | None = field(default=None, metadata={

@@ -49,11 +49,11 @@ def evaluate_file(
 ) -> Evaluation:
     """Score an artefact beside its dense net, a model, or an ONNX file, on ``data.data``.
 
-    An artefact gets inputs of the mean and std it was compressed with unless ``data`` has its own.
+    Inputs of an artefact are normalised by the mean and std it was compressed with unless ``data`` has its own.
 
     Args:
         limit: use at most so many examples, drawn at random.
-        arch, input_shape, trust_pickle: of a model, as for ``open_source``.
+        arch, input_shape, trust_pickle: how a model is opened, as for ``open_source``.
 
     Raises:
         DataError, FileError, SettingsError: the data cannot be used.

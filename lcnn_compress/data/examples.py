@@ -68,7 +68,7 @@ class Part:
 
 
 def split(examples: Examples, n_held_out: int, seed: int) -> tuple[Part, Part]:
-    """Return all examples but ``n_held_out``, and those; drawn at random by ``seed``, each part in its original order."""
+    """Return all examples but ``n_held_out``, and those, which ``seed`` draws at random; each part keeps its original order."""
     drawn = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
     held_out, rest = drawn[:n_held_out].sort().values, drawn[n_held_out:].sort().values
     return Part(examples, rest), Part(examples, held_out)

@@ -16,7 +16,8 @@ from lcnn_compress.data.arrays import scaled
 from lcnn_compress.data.examples import Preprocessing
 from lcnn_compress.errors import DataError, FileError
 
-MAX_SIZES = 1000  # images of a folder whose sizes are compared
+# The sizes of at most this many images of a folder are compared.
+MAX_SIZES = 1000
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
@@ -70,7 +71,7 @@ def size_of_all(folder: Path) -> tuple[int, int] | None:
     paths = _images_in(folder.rglob("*"))
     size: tuple[int, int] | None = None
     for path in paths[:: -(-len(paths) // MAX_SIZES) or 1]:
-        with Image.open(path) as image:  # reads the head of the file only
+        with Image.open(path) as image:  # this reads the head of the file only
             found = (image.height, image.width)
         if size not in (None, found):
             return None

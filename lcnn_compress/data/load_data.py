@@ -34,12 +34,12 @@ def load_parts(settings: DataSettings, input_shape: tuple[int, ...], *, seed: in
     """Load what ``settings`` name.
 
     Args:
-        input_shape: of the net, as for ``load_examples``.
-        seed: of what is drawn: the calibration images and the held-out examples.
+        input_shape: input shape of the net, as for ``load_examples``.
+        seed: decides which calibration images, training examples and held-out examples are drawn.
         limit: use at most so many examples of ``settings.data``.
 
     Raises:
-        DataError, FileError, SettingsError: as ``load_examples``, or too few examples to hold some out.
+        DataError, FileError, SettingsError: as for ``load_examples``, or there are too few examples to hold some out.
     """
     preprocessing = Preprocessing(settings.mean, settings.std)
     calibration: list[Tensor] = []
@@ -61,7 +61,7 @@ def load_parts(settings: DataSettings, input_shape: tuple[int, ...], *, seed: in
 def image_size(settings: DataSettings) -> tuple[int, int] | None:
     """Return the height and width that all images to calibrate with have, or those to train with where there are none.
 
-    None where they differ, are no images, or cannot be read: whoever loads them then says what is wrong.
+    Return None where sizes differ, or the data is no images or cannot be read: whoever loads it then says what is wrong.
     """
     spec = settings.calib or settings.data
     if spec is None:

@@ -40,7 +40,7 @@ def load_examples(
         limit: use this many examples, drawn at random by ``seed``, in their original order.
 
     Raises:
-        FileError: no such path, or it cannot be read.
+        FileError: there is no such path, or it cannot be read.
         DataError: the data is empty, damaged, not finite, or does not fit together or the net.
         SettingsError: ``limit`` is below 1, or ``preprocessing`` has the wrong number of channels.
     """

@@ -38,7 +38,7 @@ def score(run: Run, examples: Examples, progress: Progress = silent, task: Task 
 def image_scores(run: Run, examples: Examples, progress: Progress = silent, task: Task | None = None) -> tuple[str, Tensor]:
     """Run a net over all examples; return the metric and the score of each image, (n,) float64.
 
-    A class is right, 100, or wrong, 0; of several labels the part is counted that a logit above 0 tells right, in percent.
+    A right class scores 100 and a wrong one 0; several labels score the percentage of them that a logit above 0 tells right.
     PSNR is 10 log10(1 / mean squared error) of an image with values in [0, 1].
 
     Args:

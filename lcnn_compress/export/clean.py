@@ -1,4 +1,4 @@
-"""Make the exporter's graph ours: no traces of this machine, layers by their names."""
+"""Tidy the exporter's graph: drop traces of this machine, and give nodes the names of their layers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def finish(model: onnx.ModelProto, net: fx.GraphModule) -> onnx.ModelProto:
 
 
 def _clean(model: onnx.ModelProto) -> None:
-    """Drop stack traces and source paths the exporter leaves; name the dynamic axes; use our IR version."""
+    """Drop stack traces and source paths that the exporter leaves, name the dynamic axes, and set our IR version."""
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "lcnn", ""
     del model.metadata_props[:]
@@ -61,7 +61,8 @@ def _keep_zero_pads(graph: onnx.GraphProto) -> None:
             kept = [a for a in node.attribute if a.name not in ("auto_pad", "pads")]
             if not any(any(a.ints) for a in node.attribute if a.name == "pads"):
                 del node.attribute[:]
-                node.attribute.extend([*kept, helper.make_attribute("auto_pad", "VALID")])  # the same, but not fused
+                # VALID pads as little, but is not fused.
+                node.attribute.extend([*kept, helper.make_attribute("auto_pad", "VALID")])
 
 
 def _name_layers(model: onnx.ModelProto, net: fx.GraphModule) -> None:
@@ -86,7 +87,7 @@ def _name_layers(model: onnx.ModelProto, net: fx.GraphModule) -> None:
 def layer_of(node: onnx.NodeProto, reads: Mapping[str, int]) -> str | None:
     """Return the layer whose weights the node reads, or None.
 
-    The exporter keeps one of equal tensors, such as the identities of sparse layers: a tensor that no other node reads tells.
+    The exporter keeps one of equal tensors, such as the identities of sparse layers: the tensor that fewest nodes read tells.
 
     Args:
         reads: how many nodes read each tensor.
@@ -101,7 +102,7 @@ def layer_of(node: onnx.NodeProto, reads: Mapping[str, int]) -> str | None:
 def _transposed(
     node: onnx.NodeProto, tensors: Mapping[str, onnx.TensorProto], linears: Mapping[str, NDArray[np.float32]]
 ) -> str | None:
-    """Return the Linear whose weight a product has: on tokens the exporter transposes it and names it anew."""
+    """Return the Linear whose weight a MatMul reads, or None: on tokens the exporter transposes it and names it anew."""
     if node.op_type != "MatMul" or node.input[1] not in tensors:
         return None
     weight = numpy_helper.to_array(tensors[node.input[1]])

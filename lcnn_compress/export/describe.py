@@ -38,7 +38,7 @@ def describe_onnx(path: Path) -> Description:
     """Return the facts and layers an ONNX file tells about itself.
 
     Raises:
-        ArtefactError, FileError: it is damaged or missing.
+        ArtefactError, FileError: the file is damaged or missing.
     """
     runtime.session(path)  # a damaged file is refused here, with its name
     model = onnx.load(path)

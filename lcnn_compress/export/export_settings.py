@@ -12,10 +12,10 @@ class ExportSettings:
     """How to write an ONNX file.
 
     Attributes:
-        storage: type of the factors, one of ``forms.storage.TYPES``; of dictionaries too.
+        storage: type of the factors, dictionaries included, one of ``forms.storage.TYPES``.
         fallback: write the function body that runs the operator where the native library is missing.
         dense: write ordinary Conv nodes instead of LookupConv.
-        tolerance: largest difference to torch, relative to the largest output (at least 1).
+        tolerance: largest difference to torch that is allowed, relative to the largest output (at least 1).
 
     Raises:
         SettingsError: there is no such type of factors.

@@ -13,11 +13,12 @@ from lcnn_compress.operators.common import DOMAIN
 from lcnn_compress.operators.lookup_conv import NO_POOL, OP_TYPE, function_body
 from lcnn_compress.operators.max_pool import POOL_TYPE, pool_body
 
-MAX_POOL_KERNEL = 256  # of the runtime, in one direction
+# The runtime pools over kernels up to this size in each direction.
+MAX_POOL_KERNEL = 256
 
 
 def choose_pools(model: onnx.ModelProto) -> None:
-    """Let lookup convolutions pool what nothing but a MaxPool reads, and our MaxPool, and no other, read what they give.
+    """Let a lookup convolution pool its result where only a MaxPool reads it; our MaxPool pools all else that we compute.
 
     May be called again when nodes have changed.
     """

@@ -1,4 +1,4 @@
-"""Lookup convolutions as ordinary ones, in an ONNX graph: one of the rebuilt weight, or two without zeros. No torch.
+"""Make ordinary convolutions of lookup ones in an ONNX graph: one of the rebuilt weight, or two without zeros. No torch.
 
 What was a linear layer becomes a matrix product again: ONNX Runtime multiplies rows of features two to six times as fast as it
 convolves planes of one pixel, or planes that one filter covers.
@@ -57,14 +57,14 @@ def dense_form(model: onnx.ModelProto, names: set[str] | None = None) -> onnx.Mo
 def split_full(model: onnx.ModelProto, names: Collection[str]) -> None:
     """Replace lookup convolutions that look every row up by two ordinary ones, the dictionary's 1x1 and P.
 
-    ONNX Runtime's convolutions are the faster ones then.
+    ONNX Runtime's convolutions are faster than ours where every row is looked up.
 
     Args:
         model: changed in place.
-        names: of the layers; see ``Kind.is_full``.
+        names: names of the layers; see ``Kind.is_full``.
     """
     constants, linears = constants_of(model.graph), _linears(model.graph)
-    wide: dict[str, str] = {}  # weights written, and what they are as float32
+    wide: dict[str, str] = {}  # names of weights written, and of the same in float32
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         if node.op_type != OP_TYPE or layer_name(node) not in names:
@@ -85,7 +85,7 @@ def split_full(model: onnx.ModelProto, names: Collection[str]) -> None:
         unit, second = (wide[name] for name in weights)
         projected = f"{node.name}{FIRST_STAGE}/output"
         inputs = [node.input[0], unit]
-        # What a 1x1 steps over is read by nothing.
+        # Nothing reads the pixels that a 1x1 steps over.
         strides = values["strides"] if kernel.shape[2:] == (1, 1) and not any(values["pads"]) else [1, 1]
         name, linear = f"{node.name}{FIRST_STAGE}", node.output[0] in linears
         if linear and kernel.shape[2:] == (1, 1):
@@ -113,7 +113,7 @@ def _set_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
 
 
 def _linears(graph: onnx.GraphProto) -> set[str]:
-    """Return the outputs of lookup convolutions that stand for a Linear: one position on a plane they cover, reshaped next."""
+    """Return the outputs of lookup convolutions that stand for a Linear: filters cover the plane, and a Reshape follows."""
     sizes = {
         value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim[2:]]
         for value in [*graph.value_info, *graph.input]
@@ -147,7 +147,7 @@ def _rebuilt(rows: NDArray[np.float32], kernel: NDArray[np.float32], groups: int
 
 
 def _product(first: onnx.NodeProto, second: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> NDArray[np.float32]:
-    """Return the weight of two convolutions in one."""
+    """Return the weight of one convolution that does what two do."""
     rows, kernel = (numpy_helper.to_array(constants[node.input[1]]).astype(np.float32) for node in (first, second))
     return _rebuilt(rows[:, :, 0, 0], kernel, attribute_values(first).get("group", 1))
 
@@ -159,7 +159,7 @@ def _flattened(names: list[str], prefix: str) -> tuple[list[onnx.NodeProto], lis
 
 
 def matrix_product(inputs: list[str], output: str, name: str) -> list[onnx.NodeProto]:
-    """Return the nodes of a convolution of a plane with filters as large as it: ``inputs`` are both, and perhaps the bias."""
+    """Return nodes that convolve a plane with filters as large as it; ``inputs`` are plane, filters and perhaps the bias."""
     nodes, flat = _flattened(inputs[:2], output)
     product, axes = f"{output}/product", f"{output}/axes"
     return [
@@ -181,7 +181,7 @@ def _convolution(
 ) -> list[onnx.NodeProto]:
     """Return the nodes of an ordinary convolution of ``x`` with all that a LookupConv node does to its result.
 
-    Where ``linear``, filters cover the plane, and a matrix product does the same.
+    Where ``linear`` is true, filters cover the plane, and a matrix product does the same.
     """
     values = attribute_values(node) | ({} if strides is None else {"strides": strides})
     bounds = values.pop("clip_min"), values.pop("clip_max")

@@ -17,13 +17,13 @@ from lcnn_compress.operators.lookup_conv import OP_TYPE
 
 
 def with_factors(model: onnx.ModelProto, net: fx.GraphModule, storage: str) -> onnx.ModelProto:
-    """Return a copy of an exported net whose LookupConv nodes hold what their layers are in ``net``: a twin of that net.
+    """Return a copy of an exported net whose LookupConv nodes hold the factors of ``net``, which has the same graph.
 
     A layer that is dense in ``net`` becomes an ordinary Conv or Gemm with its weight. Biases stay.
 
     Args:
-        model: the net with some lookup convolution in each of these layers.
-        net: of the same layers, batch norms folded.
+        model: the exported net, with some lookup convolution in each of these layers.
+        net: a net of the same layers, batch norms folded.
         storage: one of ``storage.TYPES``.
     """
     lookups = [node for node in model.graph.node if node.op_type == OP_TYPE]

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 def only_timed(storage: str) -> ExportSettings:
-    """Return settings for a net nobody reads results of: it may magnify rounding, but must still be the net."""
+    """Return settings for a net whose results nobody reads: it may magnify rounding, but must still be the same net."""
     return ExportSettings(storage, tolerance=0.1)
 
 
@@ -55,7 +55,7 @@ class _LookupConvNode(nn.Module):
         factors = StoredFactors.of(lookup, storage)
         for field in fields(factors):
             self.register_buffer(field.name, getattr(factors, field.name))
-        self.register_buffer("residual", torch.zeros(1))  # adds nothing until fusion finds a residual
+        self.register_buffer("residual", torch.zeros(1))  # it adds nothing until fusion finds a residual
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = self.geometry.output_size(x.shape[2], x.shape[3])
@@ -70,7 +70,7 @@ class _LookupConvNode(nn.Module):
 def _attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **options: Any
 ) -> Tensor:
-    """Attention of tensors (..., L, E) of any rank as one of (N, heads, L, E), which is all that torch's exporter takes."""
+    """Attend to tensors (..., L, E) of any rank as to (N, heads, L, E), which is all that torch's exporter takes."""
     attend = nn.functional.scaled_dot_product_attention
     if query.ndim == 4:
         return attend(query, key, value, attn_mask, *args, **options)
@@ -144,7 +144,7 @@ def _trace(net: fx.GraphModule, stand_in: fx.GraphModule, input_shape: tuple[int
     rest = input_shape[1:]
     two, other = (2, *rest), (3, *rest)
     axes_of_all: tuple[int, ...] = (0,)
-    if len(rest) == 3:  # a quarter to a half larger, by multiples of 32 because many nets need those
+    if len(rest) == 3:  # sides grow by a quarter to a half, in steps of 32 because many nets need those
         axes_of_all, other = (0, 2, 3), (1, rest[0], rest[1] + 32 * -(-rest[1] // 128), rest[2] + 64 * -(-rest[2] // 128))
     for axes, traced, size in ((axes_of_all, two, other), ((0,), two, (3, *rest)), ((), input_shape, input_shape)):
         shapes = (dict.fromkeys(axes, auto),) if axes else None
@@ -167,7 +167,7 @@ def _trace(net: fx.GraphModule, stand_in: fx.GraphModule, input_shape: tuple[int
                     "`tolerance` if this is acceptable)"
                 )
         except Exception as error:  # the exporter wraps whatever went wrong in its own and other classes
-            problem = error  # of the last try, which asks for least
+            problem = error  # the last try, which asks for least, says what is wrong
     cause: BaseException | None = problem
     while cause is not None and cause.__cause__ is not None:
         cause = cause.__cause__  # the exporter's own words are pages about where it was
@@ -177,7 +177,7 @@ def _trace(net: fx.GraphModule, stand_in: fx.GraphModule, input_shape: tuple[int
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """The exporter warns about packages we do not need (torchvision), its own deprecations and sizes it cannot solve."""
+    """Silence the exporter: it warns of packages we do not need (torchvision), its own deprecations and unsolved sizes."""
     noisy = [logging.getLogger(name) for name in ("torch.onnx", "torch.fx.experimental.symbolic_shapes")]
     levels = [logger.level for logger in noisy]
     for logger in noisy:

@@ -1,4 +1,4 @@
-"""Hold an exported file against torch."""
+"""Compare an exported file with torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def verify(net: fx.GraphModule, data: bytes, input_shape: tuple[int, ...], toler
     """Return the largest difference between ONNX Runtime and torch, relative to max(1, |torch|), native and fallback alike.
 
     Raises:
-        ModelError: it exceeds ``tolerance`` or is not a number.
+        ModelError: the difference exceeds ``tolerance`` or is not a number.
         MissingError: the file has no function body and the native library is not there.
     """
     model = onnx.load_from_string(data)

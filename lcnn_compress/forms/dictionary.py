@@ -4,10 +4,10 @@ Every filter position of a dense weight is a channel vector, a slice W[o, :, r, 
 combinations of its k dictionary rows (Bagherinezhad et al., "LCNN", CVPR 2017, arXiv 1611.06473, section 3.1). The paper trains
 both from random values; here they start from the slices:
 
-* ``svd``: rows are the top right singular vectors; of the exact products with them the largest are kept, layer-wide.
+* ``svd``: rows are the top right singular vectors; slices are multiplied by them, and a layer's largest products are kept.
 * ``kmeans``: rows are cluster centres; each slice is coded by orthogonal matching pursuit (OMP).
 * ``ksvd``: the k-means start, then dictionary least squares and OMP in turns (MOD, Engan et al. 1999).
-* ``identity``: rows are the channels themselves; the largest entries of the weight are kept, layer-wide (plain pruning).
+* ``identity``: rows are the channels themselves; a layer's largest entries of the weight are kept (plain pruning).
 """
 
 from __future__ import annotations
@@ -28,15 +28,18 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from lcnn_compress.errors import ModelError, SettingsError
 
 INITS = ("kmeans", "svd", "ksvd")
-IDENTITY = "identity"  # not a start to choose: it fixes k, and the dictionary stays what it is
+# The identity is not a start to choose: it fixes k, and the dictionary stays what it is.
+IDENTITY = "identity"
 
 KMEANS_STARTS = 2
-SLICES_PER_CENTRE = 256  # more of them move a centre little (the rule of faiss's k-means)
+# K-means takes a sample of so many slices per centre: more of them move a centre little (the rule of faiss's k-means).
+SLICES_PER_CENTRE = 256
 KMEANS_ITERATIONS = 50
 KSVD_ROUNDS = 6
 DRAFT_ROUNDS = 6
 DRAFT_SLICES = 1024
-BLOCK_BYTES = 64 << 20  # work space of one block of slices in OMP
+# OMP takes slices in blocks, each of which needs about this much work space.
+BLOCK_BYTES = 64 << 20
 # A slice is done when its best atom correlates with the residual by less than this share of the slice's length.
 SMALLEST_CORRELATION = 1e-11
 # An atom whose part outside the span of the chosen ones has less than this squared length is a duplicate of them.
@@ -64,16 +67,16 @@ def factorise(
 
     Args:
         weight: (C_out, C_in / groups, kH, kW).
-        dictionary_size: k, rows for each group; more than C_in / groups is allowed.
-        lookups: 1 or more: whole number of non-zeros for each filter position; below 1: that share of k. ``svd`` and
+        dictionary_size: k, the number of rows for each group, which may exceed C_in / groups.
+        lookups: from 1 on a whole number of non-zeros for each filter position, below 1 a share of k. ``svd`` and
             ``identity`` meet the number on average over the layer, the others at every position (at least 1).
         init: one of ``INITS``, or ``identity`` with k = C_in / groups.
-        seed: of the k-means start.
-        filters_per_pattern: so many neighbouring filters look the same rows up at a position, chosen for all of them together.
+        seed: decides the k-means start.
+        filters_per_pattern: how many neighbouring filters look the same rows up at a position; one choice serves them all.
 
     Returns:
         Dictionary (groups * k, C_in / groups) with rows of unit length, and sparse kernel (C_out, k, kH, kW). Rows that no
-        filter uses are unit vectors. Fewer non-zeros than asked for remain where fewer are exact.
+        filter uses are unit vectors. Where fewer non-zeros than asked for are exact, fewer remain.
 
     Raises:
         SettingsError: unknown init, or dictionary_size or lookups out of range.
@@ -108,10 +111,9 @@ def factorise(
 
 
 def _in_blocks(slices: NDArray[F], filters_per_pattern: int) -> NDArray[F]:
-    """Return (groups, filters, positions, m) as (groups, n, m): each
-    ``filters_per_pattern`` rows are of neighbouring filters at one place.
+    """Reorder (groups, filters, positions, m) to (groups, n, m), so that filters which share a pattern lie side by side.
 
-    Filters of zeros fill the last block up.
+    Each block of ``filters_per_pattern`` rows belongs to neighbouring filters at one position; zeros fill the last one up.
     """
     slices = np.pad(slices, ((0, 0), (0, -slices.shape[1] % filters_per_pattern), (0, 0), (0, 0)))
     groups, filters, positions, m = slices.shape
@@ -141,13 +143,14 @@ def _singular_codes(slices: Array, size: int) -> tuple[Array, Array]:
     dictionary = np.stack([_singular_rows(block, size) for block in slices])
     codes = slices @ dictionary.transpose(0, 2, 1)  # (groups, slices, k)
     used = min(size, slices.shape[2])
-    codes[:, :, used:] = 0  # rows beyond an orthonormal basis
+    codes[:, :, used:] = 0  # an orthonormal basis ends here: further rows are not used
     return dictionary, codes
 
 
 def _keep_largest(codes: Array, count: float, filters_per_pattern: int) -> None:
-    """Set all but about ``count`` largest of contiguous (groups, slices, k) to zero, those of
-    ``filters_per_pattern`` slices together.
+    """Set all but about ``count`` codes, the largest, to zero in the contiguous array (groups, slices, k).
+
+    Codes of each ``filters_per_pattern`` slices with one row stay or go together.
     """
     blocks = codes.reshape(-1, filters_per_pattern, codes.shape[2])
     scores = -np.square(blocks).sum(axis=1).reshape(-1) if filters_per_pattern > 1 else -np.abs(codes.reshape(-1))
@@ -158,16 +161,16 @@ def _keep_largest(codes: Array, count: float, filters_per_pattern: int) -> None:
 def draft_errors(
     weight: NDArray[np.float32], *, groups: int, dictionary_size: int, lookups: Sequence[int], seed: int, shares: Sequence[int]
 ) -> dict[tuple[int, int], float]:
-    """Return about how far a weight is from its coding by k-means or K-SVD with so many lookups per position.
+    """Estimate how far a weight is from its coding by k-means or K-SVD, for several numbers of lookups per position.
 
-    A few rounds of dictionary and one lookup in turns, then OMP on a sample of slices: seconds where the real thing takes
-    minutes. The error comes out between those of ``kmeans`` and ``ksvd``, or a little higher.
+    A few rounds of K-SVD with one lookup make a dictionary, and OMP codes a sample of slices in it: this takes seconds where
+    ``factorise`` takes minutes. The estimate lies between the errors of ``kmeans`` and ``ksvd``, or a little higher.
 
     Args:
         weight: (C_out, C_in / groups, kH, kW).
         dictionary_size: k of each group.
-        lookups: per position.
-        shares: neighbouring filters with the same pattern.
+        lookups: the numbers of lookups per position.
+        shares: the numbers of neighbouring filters with one pattern.
 
     Returns:
         |W - PD|^2 / |W|^2 for each pair of a share and a number of lookups.
@@ -199,7 +202,7 @@ def draft_errors(
 def draft(
     weight: NDArray[np.float32], *, groups: int, dictionary_size: int, lookups: int, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return dictionary and sparse kernel as ``factorise``, coded in the quick dictionary of ``draft_errors``."""
+    """Return dictionary and sparse kernel as ``factorise`` does, coded in the quick dictionary of ``draft_errors``."""
     out_channels, m, height, width = weight.shape
     blocks = weight.reshape(groups, -1, m, height * width).transpose(0, 1, 3, 2).reshape(groups, -1, m)
     pairs = []
@@ -274,7 +277,7 @@ def _centres(slices: Array, size: int, seed: int) -> Array:
         slices = slices[np.sort(np.random.default_rng(seed).choice(len(slices), SLICES_PER_CENTRE * size, replace=False))]
     model = KMeans(size, n_init=KMEANS_STARTS, max_iter=KMEANS_ITERATIONS, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # slices that differ by rounding only
+        warnings.simplefilter("ignore", ConvergenceWarning)  # slices may differ by rounding only
         centres: Array = model.fit(slices).cluster_centers_
     return centres
 
@@ -313,7 +316,7 @@ def code_slices(slices: Array, dictionary: Array, *, n_lookups: int, filters_per
         slices: (n, m).
         dictionary: (k, m), rows of unit length.
         n_lookups: non-zeros allowed for each slice.
-        filters_per_pattern: a divisor of n.
+        filters_per_pattern: how many slices get the same rows, a divisor of n.
 
     Returns:
         (n, k) with at most n_lookups non-zeros in each row; zero slices have none.
@@ -333,14 +336,14 @@ def code_slices(slices: Array, dictionary: Array, *, n_lookups: int, filters_per
 
 
 def _pursue(products: Array, lengths: Array, gram: Array, n_lookups: int, filters_per_pattern: int) -> Array:
-    """Batch OMP (Rubinstein et al. 2008) on all slices of a block at once: only products with the atoms are needed.
+    """Run batch OMP (Rubinstein et al. 2008) on all slices of a block at once; it needs only their products with the atoms.
 
     ``basis[b, t]`` holds the t-th Gram-Schmidt vector of slice b as coefficients of its chosen atoms, so the residual's
     products change by one (n, k) x (k, k) gemm for each step. Finished slices add zero vectors.
 
     Args:
         products: (n, k), slices times atoms.
-        lengths: (n), of the slices.
+        lengths: (n), lengths of the slices.
         gram: (k, k), atoms times atoms.
     """
     n, size = products.shape
@@ -355,7 +358,7 @@ def _pursue(products: Array, lengths: Array, gram: Array, n_lookups: int, filter
     taken = np.zeros((n, size), bool)
     for t in range(n_lookups):
         scores = np.where(taken, -1.0, _together(np.abs(left), filters_per_pattern))
-        atom = scores.argmax(axis=1)  # the first of equal ones
+        atom = scores.argmax(axis=1)  # the first of equal scores wins
         before, earlier = basis[:, :t, :t], chosen[:, :t]
         inside = (before @ gram[earlier, atom[:, None]][:, :, None])[:, :, 0]
         new_part = 1 - (inside**2).sum(axis=1)

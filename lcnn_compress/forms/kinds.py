@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FILTERS_PER_PATTERN = (1, 2, 4, 8)  # that the runtime has kernels for
-MIN_FULL_DENSITY = 0.9  # fraction of coefficients from which on a matrix product is faster than lookups
+# The runtime has kernels for these numbers of neighbouring filters with one pattern.
+FILTERS_PER_PATTERN = (1, 2, 4, 8)
+# Where at least this fraction of coefficients is not zero, a matrix product is faster than lookups.
+MIN_FULL_DENSITY = 0.9
 
 
 @dataclass(frozen=True)
@@ -17,13 +19,13 @@ class Kind:
     """What one kind of form means.
 
     Attributes:
-        name: in plans, configurations, artefacts and reports.
+        name: what plans, configurations, artefacts and reports call the kind.
         label: how a table names a layer of k dictionary rows; ``{k}`` stands for k.
-        is_coded: a lookup convolution; False leaves the layer as it was.
-        is_identity: the dictionary is the identity (k is the channels of a group), so that stage 1 costs nothing.
-        is_full: every row is looked up at every position, and a file holds two ordinary convolutions.
+        is_coded: whether the layer becomes a lookup convolution; False leaves it as it was.
+        is_identity: whether the dictionary is the identity (k is the channels of a group), so that stage 1 costs nothing.
+        is_full: whether every row is looked up at every position, so that a file holds two ordinary convolutions.
         init: the start of the dictionary where the kind fixes it, else None.
-        min_lookups: of a position; 0 where a layer shares its lookups out among positions freely.
+        min_lookups: fewest lookups of a position; 0 where a layer shares its lookups out among positions freely.
     """
 
     name: str
@@ -52,8 +54,8 @@ class Kind:
 
         Args:
             dictionary_size: k as planned, which may be anything.
-            channels: of one group.
-            largest: one less than the vectors that the dictionary codes.
+            channels: the channels of one group.
+            largest: the largest size, one less than the number of vectors that the dictionary codes.
         """
         if self.is_identity:
             return None if dictionary_size == channels else f"{channels}, the channels of a group, in a {self.name} layer"
@@ -80,15 +82,15 @@ KINDS = {kind.name: kind for kind in (DENSE, LOOKUP, SPARSE, LOW_RANK)}
 def settled(kind: Kind, *, nonzeros: int, slots: int, dictionary_size: int, channels: int) -> Kind:
     """Return the kind of a coded layer whose coefficients are final.
 
-    A pattern with hardly a zero is a product of two matrices whatever it was planned as, and one that training thinned out
-    is looked up.
+    A pattern with hardly a zero makes a low-rank layer, a product of two matrices, whatever was planned; a low-rank layer that
+    training thinned out becomes one of lookups.
 
     Args:
-        kind: as planned.
+        kind: the kind that was planned.
         nonzeros: coefficients of the layer that are not 0.
         slots: coefficients of a full pattern, C_out * k * kH * kW.
         dictionary_size: k.
-        channels: of one group.
+        channels: the channels of one group.
     """
     if kind.is_identity or not kind.is_coded:
         return kind

@@ -23,11 +23,11 @@ class LookupConv2d(nn.Module):
         sparse_kernel: (C_out, k, kH, kW), the training form P of indices and coefficients.
         support: (C_out, k, kH, kW) bool, False where an entry of P is pruned for good.
         bias: (C_out).
-        kind: what a file makes of the layer and reports call it; where it is not given, what the factors are.
-        filters_per_pattern: so many neighbouring filters have one pattern, which the runtime is faster for; whoever prunes
+        kind: decides what a file makes of the layer and what reports call it; if it is not given, the factors decide it.
+        filters_per_pattern: how many neighbouring filters have one pattern, for which the runtime is faster; whoever prunes
             sees to it.
-        is_identity: each block of the dictionary is the identity, so that P is the weight and stage 1 costs nothing; such a
-            dictionary is not trained.
+        is_identity: whether each block of the dictionary is the identity, so that P is the weight and stage 1 costs nothing;
+            such a dictionary is not trained.
     """
 
     dictionary: nn.Parameter
@@ -70,7 +70,7 @@ class LookupConv2d(nn.Module):
         return f"{self.in_channels}, {self.out_channels}, k={self.dictionary_size}, nonzeros={self.n_nonzeros}, {self.geometry}"
 
     def settled_kind(self, planned: Kind) -> Kind:
-        """Return the kind of this layer where its coefficients are final; see ``kinds.settled``."""
+        """Return the kind of this layer once its coefficients are final; see ``kinds.settled``."""
         return settled(
             planned, nonzeros=self.n_nonzeros, slots=self.support.numel(), dictionary_size=self.dictionary_size,
             channels=self.dictionary.shape[1],
@@ -78,12 +78,12 @@ class LookupConv2d(nn.Module):
 
     @property
     def n_nonzeros(self) -> int:
-        """Lookups of all filters together."""
+        """Number of lookups of all filters together."""
         return int(self.support.sum())
 
     @property
     def projected_rows(self) -> int:
-        """Rows of each group that stage 1 computes: k, or none where the dictionary is the identity."""
+        """Number of rows of each group that stage 1 computes: k, or 0 where the dictionary is the identity."""
         return 0 if self.is_identity else self.dictionary_size
 
     def weight(self) -> Tensor:
@@ -99,7 +99,7 @@ class LookupConv2d(nn.Module):
     def normalise_(self) -> None:
         """Give every dictionary row unit length and move its scale into the kernel; the weight stays the same.
 
-        (P / a, a * D) is the same layer at another L1 norm, so a penalty or a threshold on P means something only then.
+        (P / a, a * D) is the same layer at another L1 norm, so a penalty or a threshold on P means something only after this.
         """
         length = self.dictionary.norm(dim=1, keepdim=True)
         length[length == 0] = 1
@@ -110,26 +110,26 @@ class LookupConv2d(nn.Module):
     @torch.no_grad()
     def restrict_(self, support: Tensor) -> None:
         """Prune every entry of the kernel outside ``support`` for good."""
-        self.support.copy_(self.support & support)  # not in place: support may be another view of it
+        self.support.copy_(self.support & support)  # not in place, because ``support`` may be another view of self.support
         self.sparse_kernel.mul_(self.support)
 
     def macs(self, size: tuple[int, int]) -> int:
-        """MACs of both stages for one image of (height, width) ``size``."""
+        """Return the MACs of both stages for one image of (height, width) ``size``."""
         return lookup_macs(self.in_channels, self.projected_rows, self.n_nonzeros, self.geometry, size)
 
     def dense_macs(self, size: tuple[int, int]) -> int:
-        """MACs of the dense convolution this layer replaces."""
+        """Return the MACs of the dense convolution this layer replaces."""
         return dense_macs(self.in_channels, self.out_channels, self.geometry, size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) -> (N, C_out, H', W')."""
+        """Convolve x (N, C_in, H, W) to (N, C_out, H', W')."""
         top, left, bottom, right = self.geometry.padding
         groups, stride, dilation = self.geometry.groups, self.geometry.stride, self.geometry.dilation
-        # Two stages cost k * (m + O * taps) per pixel, the rebuilt weight m * O * taps: torch has no sparse kernel here.
+        # Two stages cost k * (m + O * taps) per pixel, as torch has no sparse kernel here, and the rebuilt weight m * O * taps.
         m, taps = self.dictionary.shape[1], self.geometry.taps
         filters = self.out_channels // groups
         two_stages = not self.is_identity and self.dictionary_size * (m + filters * taps) < m * filters * taps
-        skips = self.geometry.kernel == (1, 1) and not any(self.geometry.padding)  # pixels that no tap reads
+        skips = self.geometry.kernel == (1, 1) and not any(self.geometry.padding)  # no tap reads what a stride steps over
         if two_stages:
             x = functional.conv2d(x, self.dictionary[:, :, None, None], groups=groups, stride=stride if skips else 1)
             stride = (1, 1) if skips else stride

@@ -1,8 +1,8 @@
 """Choose which entries of a sparse kernel stay, by what their loss does to the layer's output on data.
 
-Magnitudes ignore that responses differ in size and are correlated, so that one entry can stand in for others. Here the kernel
-P with a given number of non-zeros that minimises the squared error of the output is sought with the alternating direction
-method of multipliers, the number falling along a cubic schedule (Boza, "Fast and effective weight update for pruned large
+A choice by magnitude ignores that responses differ in size and are correlated, so that one entry can stand in for others.
+Here the alternating direction method of multipliers seeks the kernel P with a given number of non-zeros that minimises the
+squared error of the output; the number falls along a cubic schedule (Boza, "Fast and effective weight update for pruned large
 language models", TMLR 2024, arXiv 2401.02938). All filters share one inverse, so it costs about as much as one least squares.
 """
 
@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 
 ROUNDS = 30
-FALLING_ROUNDS = 20  # of them, until only the entries asked for are left
-PENALTY = 1.0  # of the distance to a sparse kernel, for responses of unit variance
-DAMPING = 1e-3  # added to these variances, so that responses that hardly vary do not attract large coefficients
+# After so many of the rounds only the entries asked for are left.
+FALLING_ROUNDS = 20
+# The penalty weighs the distance to a sparse kernel, for responses of unit variance.
+PENALTY = 1.0
+# Damping is added to variances of responses, so that those that hardly vary do not attract large coefficients.
+DAMPING = 1e-3
 
 
 def largest(scores: Tensor, count: int) -> Tensor:
@@ -25,7 +28,7 @@ def largest(scores: Tensor, count: int) -> Tensor:
     flat = scores.reshape(-1)
     if count <= 0 or count >= len(flat):
         return torch.full_like(scores, count > 0, dtype=torch.bool)
-    # A selection, not a sort: kernels have millions of entries.
+    # Selecting one value costs less than a sort: kernels have millions of entries.
     least = flat.kthvalue(len(flat) - count + 1).values
     chosen = flat > least
     equal = (flat == least).nonzero()[: count - int(chosen.sum()), 0]
@@ -54,8 +57,8 @@ def choose_pattern(ff: Tensor, fy: Tensor, support: Tensor, count: int, filters_
         ff: (groups, F, F) covariance of the features, F for each group of filters.
         fy: (groups, F, O) covariance of features and wanted outputs, O filters for each group.
         support: (groups, O, F) bool, entries that may stay.
-        count: of all groups and filters together; they compete by the error they cause.
-        filters_per_pattern: so many neighbouring filters get the same pattern, but for ties and what ``support`` forbids.
+        count: how many entries stay in all groups and filters together, which compete by the error they cause.
+        filters_per_pattern: how many neighbouring filters get the same pattern, but for ties and what ``support`` forbids.
 
     Returns:
         (groups, O, F) bool inside ``support``; ``support`` itself where it holds no more than ``count``.
@@ -66,7 +69,7 @@ def choose_pattern(ff: Tensor, fy: Tensor, support: Tensor, count: int, filters_
 
 
 class Prediction:
-    """Outputs y predicted from features f, from their covariances: what all patterns of a kernel have in common.
+    """The prediction of outputs y from features f by their covariances, which all patterns of a kernel have in common.
 
     Args:
         ff: as in ``choose_pattern``.
@@ -77,7 +80,7 @@ class Prediction:
     def __init__(self, ff: Tensor, fy: Tensor) -> None:
         variances = ff.diagonal(dim1=1, dim2=2)
         scale = (variances + DAMPING * variances.mean().clamp(min=torch.finfo(ff.dtype).tiny)).sqrt()
-        # Correlations, so single precision holds them well.
+        # These are correlations, so single precision holds them well.
         unit = (ff / scale[:, :, None] / scale[:, None, :]).float()
         self.unit = unit + DAMPING * torch.eye(unit.shape[1])
         self.wanted = (fy / scale[:, :, None]).mT.float()  # (groups, O, F)
@@ -85,7 +88,7 @@ class Prediction:
 
     @cached_property
     def inverse(self) -> Tensor:
-        """Of the penalised covariance, which every round of every pattern multiplies by."""
+        """Inverse of the penalised covariance, by which every round of every pattern multiplies."""
         # Its eigenvalues are at least the penalty, so half the work of a general inverse is enough.
         return torch.cholesky_inverse(torch.linalg.cholesky(self.unit + PENALTY * torch.eye(self.unit.shape[1])))
 
@@ -95,8 +98,8 @@ class Prediction:
 
         Args:
             support: (groups, O, F) bool, entries that may stay.
-            wanted: how many shall stay and how many neighbouring filters share a pattern; all are sought at once, because
-                the inverse is large and comes from memory.
+            wanted: for each pattern, how many entries stay and how many neighbouring filters share it; all patterns are
+                sought at once, because the inverse is large and comes from memory.
         """
         available = int(support.sum())
         kernels = [self.full * support for _ in wanted]
@@ -117,6 +120,6 @@ class Prediction:
         return found
 
     def explained(self, kernel: Tensor) -> float:
-        """Return the part of the variance of y, all outputs together, that a kernel for unit variances leaves less."""
+        """Return by how much a kernel for unit variances lowers the variance of y, summed over all outputs."""
         squares = ((kernel @ self.unit) * kernel).sum() - DAMPING * kernel.square().sum()
         return float(2 * (kernel * self.wanted).sum() - squares)

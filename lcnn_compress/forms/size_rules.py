@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from lcnn_compress.errors import SettingsError
 
-# Shares of m (channels of one group): ResNet-18 LCNN-fast uses 16/32/64/128, m / 4; "accurate" keeps twice that.
+# A preset is a dictionary size, as a share of m (the channels of one group), and lookups per position, as a number or as a
+# share of the dictionary. LCNN-fast of ResNet-18 has dictionaries of 16/32/64/128, m / 4; "accurate" keeps twice that.
 PRESETS: dict[str, tuple[float, int | float]] = {"fast": (0.25, 1), "accurate": (0.5, 0.5)}
-DEFAULT_LOOKUPS = 0.25  # share of the dictionary
+# A position looks up this share of the dictionary unless ``lookups`` or a preset says otherwise.
+DEFAULT_LOOKUPS = 0.25
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class DictionaryRule:
 
     glob: str
     size: int | float
-    explicit: bool  # given for these layers, not for all: may exceed the channel count
+    explicit: bool  # the size is given for these layers, not for all, so it may exceed the channels
 
     def rows(self, rank: int) -> int:
         """Return the dictionary size, before any limit, for vectors that span at most ``rank`` dimensions."""
@@ -31,7 +33,7 @@ def parse_dictionary(text: str) -> tuple[DictionaryRule, ...]:
     """Read ``30``, ``0.25``, ``fast``, ``accurate`` or ``glob=K,glob=K``.
 
     Raises:
-        SettingsError: not one of these, or a size that is 0, negative or not a whole number.
+        SettingsError: ``text`` is none of these, or a size is 0, negative or not a whole number.
     """
     text = text.strip()
     if text in PRESETS:

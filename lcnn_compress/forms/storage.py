@@ -16,12 +16,17 @@ from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.operators.encoding import encode_positions
 
 TYPES = ("float16", "float32", "int8")
-MIN_BYTE_ENTRIES = 2**18  # entries; the runtime widens smaller dictionaries to float32 whatever they come as
+# A dictionary of fewer entries is not stored in 8 bits: the runtime widens it to float32 whatever it comes as.
+MIN_BYTE_ENTRIES = 2**18
 MAX_BYTE = 127
-MAX_BYTE_ERROR = 2.0**-6  # of rounding a dictionary to 8 bits, relative to its norm: rows of normal values lose half of that
-MIN_COEFFICIENT = 2.0**-14  # the largest one of a layer: below it float16 has less than 11 bits
-MIN_SCALE = 2.0**-5  # of a dictionary with rows of unit length
-IDENTITY_RANGE = 2.0**-9, 2.0**15  # of a layer's largest coefficient
+# Rounding to 8 bits may change a dictionary by this fraction of its norm; rows of normal values lose half of that.
+MAX_BYTE_ERROR = 2.0**-6
+# The largest coefficient of a layer in 8 bits must reach this: below it float16 has less than 11 bits.
+MIN_COEFFICIENT = 2.0**-14
+# A dictionary with rows of unit length is scaled down no further than this, so that its values stay normal in float16.
+MIN_SCALE = 2.0**-5
+# A dictionary stays an identity only where its layer's largest coefficient is in this range: float16 must hold it unscaled.
+IDENTITY_RANGE = 2.0**-9, 2.0**15
 
 
 def check_type(storage: str) -> None:
@@ -79,7 +84,7 @@ class StoredFactors:
 def round_factors(net: nn.Module, storage: str) -> None:
     """Round dictionaries and coefficients to the stored type, so that torch, artefact and ONNX file hold the same net.
 
-    What is rounded is final, and with it the kind of each layer.
+    Rounded factors are final, and so is the kind of each layer.
     """
     for lookup in (module for module in net.modules() if isinstance(module, LookupConv2d)):
         lookup.restrict_(lookup.sparse_kernel != 0)

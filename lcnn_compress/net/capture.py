@@ -27,7 +27,8 @@ from lcnn_compress.net.layers import FLATTENS, aten, calls
 from lcnn_compress.net.restore import restore_modules, tensor_of
 
 log = logging.getLogger(__name__)
-MAX_SECONDS = 30.0  # of the processor, for keeping heights and widths open
+# A capture that keeps heights and widths open may take this many seconds of the processor.
+MAX_SECONDS = 30.0
 _LAYERS = (
     aten.conv2d.default, aten.conv2d.padding, aten.convolution.default, aten.linear.default, aten.batch_norm.default,
 )  # fmt: skip
@@ -54,13 +55,13 @@ def capture(model: nn.Module, example: Tensor, max_seconds: float = MAX_SECONDS)
 
 def _captured(model: nn.Module, example: Tensor, max_seconds: float) -> fx.GraphModule:
     auto = torch.export.Dim.AUTO
-    two = example  # images at least: a batch of 1 would be taken for a constant
+    two = example  # it has two images or more, because a batch of 1 would be taken for a constant
     if len(example) < 2:
         two = example.expand(2, *example.shape[1:]).contiguous()
     problem: Exception | None = None
     tries: tuple[tuple[tuple[int, ...], Tensor, bool], ...] = (
         ((0, 2, 3) if example.ndim == 4 else (0,), two, False), ((0,), two, False),
-        ((0,), two, True),  # this tracer alone keeps len(x) open, but fails on more nets
+        ((0,), two, True),  # the strict tracer alone keeps len(x) open, but it fails on more nets
         ((), example, False),
     )  # fmt: skip
     for axes, given, strict in tries:
@@ -94,9 +95,9 @@ def _attention_in_parts() -> Iterator[None]:
 
 @contextmanager
 def _limited(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in the block when the process has computed for so long; 0 is no limit, nor is there one in a thread.
+    """Raise TimeoutError in the block once the process has computed for ``seconds``; 0 sets no limit, and threads have none.
 
-    It is raised every second until the block ends: where it comes in code that catches everything, it comes again.
+    The error is raised every second until the block ends, because code that catches everything may swallow it.
     """
     if not seconds or threading.current_thread() is not threading.main_thread():  # other threads get no signals
         yield
@@ -112,7 +113,7 @@ def _limited(seconds: float) -> Iterator[None]:
     finally:
         try:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        finally:  # it may come just now, but not again within a second
+        finally:  # the signal may come just now, but not again within a second
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             signal.signal(signal.SIGVTALRM, previous or signal.SIG_DFL)
 
@@ -135,7 +136,7 @@ def from_program(program: torch.export.ExportedProgram) -> fx.GraphModule:
     _prune_attributes(net)
     for tensor in [*net.parameters(), *net.buffers()]:
         tensor.data = tensor.data.clone()  # the caller's model keeps its own
-    move(net, torch.device("cpu"))  # it may have been captured on a GPU
+    move(net, torch.device("cpu"))  # the program may have been captured on a GPU
     return net.eval()
 
 
@@ -155,7 +156,7 @@ def _simplify(net: fx.GraphModule) -> None:
 
 @torch.no_grad()
 def _compute_weights(net: fx.GraphModule) -> None:
-    """Compute the weights of layers that depend on no input, as those under a weight norm do, once and for all."""
+    """Compute weights of layers once and for all where they depend on no input, such as those under a weight norm."""
     known: dict[fx.Node, Any] = {}
     for node in list(net.graph.nodes):
         if node.op == "get_attr":
@@ -181,7 +182,7 @@ def _is_pure(node: fx.Node) -> bool:
 
 
 def _drop_before_flattening(net: fx.GraphModule) -> None:
-    """Let dropout come before a flatten instead of after it, which is the same: what the flatten feeds is then next to it."""
+    """Move dropout from after a flatten to before it, which is the same, so that what the flatten feeds is next to it."""
     for node, _ in calls(net, nn.Dropout):
         flatten = node.all_input_nodes[0]
         if flatten.target in FLATTENS and len(flatten.users) == 1:

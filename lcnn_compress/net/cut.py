@@ -8,13 +8,13 @@ from torch import fx
 
 
 def cut(net: fx.GraphModule, name: str) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """Return a net up to the first call of a layer, and from there on: ``tail(*head(x))`` is ``net(x)``.
+    """Return the head of a net, up to the first call of a layer, and the rest, its tail: ``tail(*head(x))`` is ``net(x)``.
 
     Both have the modules of ``net``, whose changes they see. The tail may change in place what it is given, as the net does.
 
     Args:
-        net: of one input.
-        name: of a submodule it calls.
+        net: a net of one input.
+        name: the name of a submodule that it calls.
     """
     head, tail = copy.deepcopy(net.graph), copy.deepcopy(net.graph)
     nodes, twins = list(head.nodes), list(tail.nodes)

@@ -36,7 +36,7 @@ def _call_on_planes(net: fx.GraphModule, node: fx.Node, layer: Layer) -> None:
             source = planes = source.all_input_nodes[0]
         else:
             planes = net.graph.call_function(aten.reshape.default, (source, [-1, layer.in_channels, 1, 1]))
-        # No -1: an input of another size must fail, as it did in the Linear.
+        # No size is -1, because an input of another size must fail, as it did in the Linear.
         sizes = [net.graph.call_function(aten.sym_size.int, (source, axis)) for axis in range(n_dims - 1)]
     node.args = (planes,)
     with net.graph.inserting_after(node):

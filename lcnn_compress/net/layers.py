@@ -14,7 +14,8 @@ from lcnn_compress.errors import ModelError
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.geometry import ConvGeometry, dense_macs
 
-MAX_BARE_CHANNELS = 7  # vectors of so few numbers leave no room for a dictionary
+# Vectors of at most this many channels leave no room for a dictionary.
+MAX_BARE_CHANNELS = 7
 aten = torch.ops.aten
 FLATTENS = (aten.flatten.using_ints, aten.view.default, aten.reshape.default)
 _NOT_CONVERTED = {
@@ -47,12 +48,12 @@ class Layer:
 
     @property
     def in_channels(self) -> int:
-        """Channels going in; features where a Linear is a 1x1 convolution."""
+        """Number of channels going in, or of features where a Linear is a 1x1 convolution."""
         return _TYPES[type(self.module)].channels(self.module)[0] // (self.geometry.taps if self.is_linear else 1)
 
     @property
     def out_channels(self) -> int:
-        """Channels (features) coming out."""
+        """Number of channels (features) coming out."""
         return _TYPES[type(self.module)].channels(self.module)[1]
 
     @property
@@ -112,7 +113,7 @@ def layers(net: fx.GraphModule, example: Tensor) -> list[Layer]:
         geometry, source = kind.geometry(node, module)
         shape = source.meta["tensor_meta"].shape
         if kind.is_linear:
-            # One pixel out for each row of features; attention and windows move the batch to another place.
+            # Each row of features gives one pixel; rows of all axes are counted, as attention and windows move the batch axis.
             sizes = (geometry.kernel,) * (int(torch.Size(shape[:-1]).numel()) // len(example))
         else:
             sizes = ((int(shape[2]), int(shape[3])),)
@@ -210,7 +211,7 @@ def _reaches_layer(net: fx.GraphModule, node: fx.Node) -> bool:
 
 @dataclass(frozen=True)
 class _ModuleType:
-    """What the module of a layer tells: of a call its geometry and the tensor it is for, (in, out), weight, obstacle."""
+    """How to ask a type of module: for a call's geometry and the tensor it reads, for channels (in, out), weight, obstacle."""
 
     geometry: Callable[[fx.Node, Any], tuple[ConvGeometry, fx.Node]]
     channels: Callable[[Any], tuple[int, int]]

@@ -23,7 +23,7 @@ def restore_modules(net: fx.GraphModule) -> None:
         inputs = node.all_input_nodes
         net.graph.erase_node(node)
         for tensor in inputs:
-            if tensor.op == "get_attr" and not tensor.users:  # what it reads may be gone by now
+            if tensor.op == "get_attr" and not tensor.users:  # the attribute it reads may be gone by now
                 net.graph.erase_node(tensor)
     net.graph.eliminate_dead_code()
     net.recompile()
@@ -99,7 +99,7 @@ def _module_name(net: fx.GraphModule, node: fx.Node, module: nn.Module) -> str:
     """Name a module after the attribute that held its weight; add it unless it is there already."""
     weights = [a for a in node.args[1:] if isinstance(a, fx.Node) and a.op == "get_attr"]
     owner, _, leaf = str(weights[0].target if weights else "").rpartition(".")
-    if owner and (net.get_submodule(owner)._modules or _holds_more(net, owner, node, module)):  # as attention does
+    if owner and (net.get_submodule(owner)._modules or _holds_more(net, owner, node, module)):  # attention holds more
         stem = leaf.removesuffix("_weight")
         owner = f"{owner}.{stem if stem != leaf else type(module).__name__.lower()}"
     stack = list((node.meta.get("nn_module_stack") or {}).values())
@@ -109,7 +109,7 @@ def _module_name(net: fx.GraphModule, node: fx.Node, module: nn.Module) -> str:
         for other in net.graph.nodes
         if other not in node.all_input_nodes
     ):
-        name = f"{name}.{type(module).__name__.lower()}"  # weights made of something larger, as attention's of two inputs are
+        name = f"{name}.{type(module).__name__.lower()}"  # weights may be part of a larger one, as attention's
     name, suffix = name.removeprefix("L__self__"), 1
     while True:
         candidate = name if suffix == 1 else f"{name}_{suffix}"

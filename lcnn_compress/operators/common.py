@@ -12,9 +12,12 @@ if TYPE_CHECKING:
 
 DOMAIN = "ai.lcnn"
 OP_VERSION = 1
-FIRST_STAGE = "/dictionary"  # ends the name of the first of two convolutions that are one layer
-CALL = "/call"  # and a number: the name of a layer's node where the net calls the layer again
-OPSET = 20  # of the standard operators, in a file and in the body alike: the checker wants them equal
+# Where two convolutions are one layer, the name of the first ends in this.
+FIRST_STAGE = "/dictionary"
+# Where the net calls a layer again, the name of its node ends in this and a number.
+CALL = "/call"
+# This is the opset of the standard operators, in a file and in the body alike: the checker wants them equal.
+OPSET = 20
 
 
 def layer_name(node: onnx.NodeProto) -> str:

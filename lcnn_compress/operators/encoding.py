@@ -45,7 +45,7 @@ def decode_positions(gaps: NDArray[Any], coefficients: NDArray[Any], shape: tupl
 
 def _bridge(gaps: NDArray[np.int64], values: NDArray[np.float32], dtype: type) -> tuple[NDArray[Any], NDArray[np.float32]]:
     limit = int(np.iinfo(dtype).max)
-    n_bridges = np.maximum(gaps - 1, 0) // limit  # so that the last step of each gap is 1..limit (or 0 for the first position)
+    n_bridges = np.maximum(gaps - 1, 0) // limit  # the last step of each gap is 1..limit (or 0 for the first position)
     ends = np.cumsum(n_bridges + 1) - 1
     steps = np.full(int(ends[-1]) + 1, limit, np.int64)
     steps[ends] = gaps - n_bridges * limit

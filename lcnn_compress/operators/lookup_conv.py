@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     import onnx
 
 OP_TYPE = "LookupConv"
-LAYER_OPS = frozenset({"Conv", "Gemm", "MatMul", OP_TYPE})  # what computes a layer in a file
+# Nodes of these types compute layers in a file.
+LAYER_OPS = frozenset({"Conv", "Gemm", "MatMul", OP_TYPE})
 INPUTS = ("X", "D", "gaps", "coefficients", "bias", "residual")
-NO_BOUND = 3.4028234663852886e38  # the largest float32: a clip that never acts
+# A clip at the largest float32 never acts.
+NO_BOUND = 3.4028234663852886e38
 NO_POOL = {"pool_kernel_shape": [1, 1], "pool_strides": [1, 1], "pool_pads": [0] * 4}
 
 

@@ -15,8 +15,8 @@ POOL_TYPE = "MaxPool"
 def pool_body() -> onnx.FunctionProto:
     """Return our MaxPool written as the standard one.
 
-    It is there for speed only: ONNX Runtime changes the layout of what its own MaxPool reads and back again, which costs more
-    than the pooling where both neighbours are lookup convolutions.
+    Our operator is there for speed only: ONNX Runtime changes the layout of what its own MaxPool reads and back again, which
+    costs more than the pooling where both neighbours are lookup convolutions.
     """
     from onnx import helper
 

@@ -14,7 +14,8 @@ import torch
 
 # What each text of a torch.export program may say, by the key it stands under; what is not listed is never run.
 _NAME = re.compile(r"[\w./ -]*")
-_TREE = re.compile(r'((?!__|defaultdict)([\w\s.,:"\[\]{}]|\\(?=[\\"])))*')  # no \u: an escape could hide what is forbidden
+# A tree may not hold \u: an escape could hide what is forbidden.
+_TREE = re.compile(r'((?!__|defaultdict)([\w\s.,:"\[\]{}]|\\(?=[\\"])))*')
 _TEXTS = {
     "target": re.compile(
         r"torch\.ops\.(aten|prims|quantized_decomposed|torchvision|lcnn)\.(?!save\.|from_file\.)((?!__)[\w.])+|torch\.sym_\w+"
@@ -36,7 +37,7 @@ def program_risks(path: Path) -> Iterator[str]:
     if "version" in zipfile.ZipFile(path).namelist():
         yield "written by torch 2.7 or older"
         return
-    reader = torch._C.PyTorchFileReader(str(path))  # the one that torch.export.load reads with
+    reader = torch._C.PyTorchFileReader(str(path))  # torch.export.load reads with it too
     for record in reader.get_all_records():
         if record.lower().startswith("data/aotinductor/"):
             yield f"compiled library {record}"

@@ -21,7 +21,7 @@ def infer_input_shape(
     """Find the shape (1, C, H, W), or (1, features), that a net takes, without computing anything with it.
 
     Args:
-        model: it is not changed; a copy without values is run on sizes that are usual in image classification.
+        model: the net, which is not changed; a copy without values is run on sizes that are usual in image classification.
         image_size: returns the height and width of images at hand, if they have one; asked only where the net leaves it open.
 
     Returns:

@@ -38,7 +38,7 @@ def load_model(spec: str, *, arch: str | None = None, trust_pickle: bool = False
 
     Raises:
         FileError: no such file, or it cannot be read.
-        ModelError: it is not a net, is damaged, would run code, or does not fit ``arch``.
+        ModelError: ``spec`` is not a net, is damaged, would run code, or does not fit ``arch``.
         SettingsError: ``arch`` is given and the file does not hold a state_dict.
     """
     path = Path(spec)

@@ -15,7 +15,7 @@ class LoadedModel:
 
     Attributes:
         kind: "module" (pickled), "state_dict", "pt2" (torch.export) or "factory".
-        path, sha256: of the file that held the net; None for a factory.
+        path, sha256: path and hash of the file that held the net; None for a factory.
         input_shape: (N, C, H, W) of the example that a torch.export program carries; None where it is not known.
         notes: what the user should know about how the file was read.
     """
@@ -33,5 +33,5 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """Return the net inside DataParallel or torch.compile."""
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         return unwrapped(model.module)
-    compiled = model._modules.get("_orig_mod")  # as torch.compile names it
+    compiled = model._modules.get("_orig_mod")  # torch.compile names the net so
     return model if compiled is None else unwrapped(compiled)

@@ -33,7 +33,7 @@ class Origin:
         spec: the path or factory it was loaded from.
         kind: "module", "state_dict", "pt2", "factory" or "memory".
         arch: the factory of a state_dict.
-        sha256: of its file, or of its weights where there was none.
+        sha256: hash of its file, or of its weights where there was no file.
     """
 
     spec: str
@@ -69,13 +69,13 @@ def open_source(
 
     Args:
         model: a module, a file of one, or ``pkg.mod:factory``.
-        input_shape: (N, C, H, W); found out where that is possible.
+        input_shape: (N, C, H, W); without it the shape is found out where that is possible.
         arch: factory for a state_dict, ``pkg.mod:fn`` or ``file.py:fn``.
         trust_pickle: let a pickled model run code.
         image_size: see ``infer_input_shape``.
 
     Raises:
-        ModelError, FileError, SettingsError: it cannot be read or captured, or its input shape cannot be known.
+        ModelError, FileError, SettingsError: the model cannot be read or captured, or its input shape cannot be known.
     """
     if isinstance(model, nn.Module):
         model = unwrapped(model)
@@ -164,5 +164,5 @@ def _weights_sha256(net: fx.GraphModule) -> str:
 def _bytes(tensor: Tensor) -> bytes:
     if not tensor.ndim:
         return str(tensor.item()).encode()
-    # Flat first: an axis of length 1 may have any stride in a tensor that calls itself contiguous.
+    # The tensor is flattened first: an axis of length 1 may have any stride even in one that calls itself contiguous.
     return tensor.detach().flatten().view(torch.uint8).numpy().tobytes()
