@@ -1,4 +1,4 @@
-"""What to measure. Nothing heavy is imported: the options of ``lcnn bench`` are made from these fields."""
+"""The settings of a benchmark. Nothing heavy is imported: the options of ``lcnn bench`` are made from these fields."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from lcnn_compress.errors import SettingsError
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """What to measure; every batch is measured with every number of threads.
+    """What a benchmark measures; every batch size is measured with every number of threads.
 
     Attributes:
         iterations: pairs of a dense and a lookup run.
-        warmup: pairs that are not counted.
-        per_layer: time layers too, at batch 1 with the first number of threads.
-        seed: of the input and the bootstrap.
-        timeout_s: of each child process.
+        warmup: pairs that are run first and not counted.
+        per_layer: whether layers are timed too, at batch 1 with the first number of threads.
+        seed: seed of the random input and of the bootstrap.
+        timeout_s: seconds that each child process may take.
 
     Raises:
         SettingsError: a number makes no sense.

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FileSize:
-    """Bytes of a file, with its external data, and of its initialisers."""
+    """``file_bytes`` counts a file with its external data, ``weight_bytes`` its initialisers alone."""
 
     file_bytes: int
     weight_bytes: int
@@ -38,7 +38,7 @@ class FileSize:
 
 @dataclass(frozen=True)
 class NetFigures(Latency):
-    """What is measured of one net at one batch; ``macs`` of the whole batch."""
+    """What is measured of one net at one batch size; ``macs`` counts those of the whole batch."""
 
     peak_rss_bytes: int
     file_bytes: int
@@ -48,7 +48,7 @@ class NetFigures(Latency):
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """Two nets at one batch and number of threads.
+    """Two nets measured at one batch size and number of threads.
 
     ``max_abs_diff`` compares them on one random input: it is what compression changed, not an error of the kernels.
     ``baseline_rss_bytes`` is the peak memory of a process without a net.
@@ -68,7 +68,7 @@ class ComparedRun:
 
 @dataclass(frozen=True)
 class FormsMs:
-    """ms of one image in both nets; None where it was not measured."""
+    """The ms that one image takes in each net; None where that was not measured."""
 
     dense_ms: float | None
     lookup_ms: float | None
@@ -76,7 +76,7 @@ class FormsMs:
 
 @dataclass(frozen=True)
 class ComparedLayer:
-    """A layer as the lookup file describes it, MACs and ms of one image."""
+    """A layer as the lookup file describes it; its MACs and ms are those of one image."""
 
     name: str
     kind: str | None
@@ -134,7 +134,7 @@ def compare(dense: Path, lookup: Path, settings: BenchSettings = BenchSettings()
 
 @dataclass(frozen=True)
 class _Net:
-    """A file and what is known of it without running it; MACs of one image."""
+    """A file and what is known of it without running it; ``macs`` counts those of one image."""
 
     path: Path
     size: FileSize
@@ -167,7 +167,7 @@ def _memory_of(path: Path | None, settings: BenchSettings, common: Mapping[str, 
 
 
 def layer_pairs(dense: Path, lookup: Path, settings: BenchSettings) -> dict[str, tuple[float, float]]:
-    """Time the layers of two files in a child process; return the ms (dense, lookup) of one image, and of ``OTHER``.
+    """Time the layers of two files in a child process; return the ms (dense, lookup) of each, and of ``OTHER``, for one image.
 
     Raises:
         SettingsError: it took longer than the time limit.
@@ -209,7 +209,7 @@ def file_size(path: Path) -> FileSize:
     return FileSize(sum(file.stat().st_size for file in (path, *(path.parent / name for name in outside))), sum(sizes))
 
 
-# What child processes do; they get and give what JSON holds.
+# The functions below run in child processes, so they take and return what JSON holds.
 
 
 def measure_latency(dense: str, lookup: str, shape: list[int], threads: int, pairs: tuple[int, int], seed: int) -> PairTimes:

@@ -1,6 +1,6 @@
 """Time any number of forms of one net in turn, each in the engine that runs it: ONNX Runtime or OpenVINO. No torch.
 
-``compare`` compares two files in ONNX Runtime; this adds what else a user could run: int8 and another engine. As there,
+``compare`` compares two files in ONNX Runtime; this module adds what else a user could run: int8 and another engine. As there,
 latency is taken in one child process, so that a busy machine slows all forms, and peak memory in a fresh one for each.
 """
 
@@ -20,8 +20,10 @@ from lcnn_compress.benchmark.statistics import Latency, latency_statistics, rati
 from lcnn_compress.benchmark.timing import Memory, RunOnce, open_net, peak_memory, time_in_turn
 
 ONNXRUNTIME, OPENVINO = "ONNX Runtime", "OpenVINO"
-REFERENCE = "dense"  # the name of the form that all others are compared with
-INT8_IMAGES = 4  # random images that the ranges of activations are taken from
+# All other forms are compared with the form of this name.
+REFERENCE = "dense"
+# The ranges of int8 activations are taken from this many random images.
+INT8_IMAGES = 4
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,9 @@ def time_files(
     """Measure all forms of a net at one batch size and number of threads.
 
     Args:
-        forms: by name; one is called ``REFERENCE``.
-        shape: of the input, (N, C, H, W).
-        threads: of one operator.
+        forms: files by the name of the form; one is called ``REFERENCE``.
+        shape: shape of the input, (N, C, H, W).
+        threads: number that one operator may use.
         settings: iterations, warm-up, seed and the time limit.
 
     Raises:
@@ -86,12 +88,12 @@ def write_int8(dense: Path, path: Path, shape: Sequence[int], settings: BenchSet
     run_child(quantise, given, f"the quantise measurement of {dense}", settings.timeout_s)
 
 
-# What child processes do; they get and give what JSON holds.
+# The functions below run in child processes, so they take and return what JSON holds.
 
 
 @dataclass(frozen=True)
 class Turns:
-    """ms of the counted runs of each file."""
+    """``ms`` holds the times of the counted runs, a list for each file."""
 
     ms: list[list[float]]
 

@@ -13,17 +13,21 @@ from lcnn_compress.benchmark.profile import PROFILE_ROUNDS, PROFILE_RUNS, PROFIL
 from lcnn_compress.benchmark.timing import RunOnce, open_net, time_in_turn
 from lcnn_compress.progress import Progress, silent
 
-RATIO_SECONDS = 0.5  # The counted runs of a session take about so long, and the runs before each of them as long again,
-RATIO_PAIRS = (8, 2000)  # but there are at least and at most so many pairs.
-GAIN_SESSIONS = 3  # One net's time in two sessions, seconds apart, differs by several per cent.
-Timer = Callable[[Sequence[RunOnce], Sequence[int]], list[list[float]]]  # as ``time_in_turn``
+# The counted runs of a session take about this long together, and the uncounted run before each of them as long again.
+RATIO_SECONDS = 0.5
+# A session has at least and at most this many pairs of counted runs, however long they take.
+RATIO_PAIRS = (8, 2000)
+# The median of this many sessions counts: a net's times in two sessions, seconds apart, differ by several per cent.
+GAIN_SESSIONS = 3
+# A timer takes and returns what ``time_in_turn`` does.
+Timer = Callable[[Sequence[RunOnce], Sequence[int]], list[list[float]]]
 
 
 @dataclass(frozen=True)
 class TimingPlan:
     """How two nets are profiled: ``rounds`` times ``runs`` runs of each, with ``threads`` for one operator.
 
-    The least of the rounds' medians counts: whatever else the machine does only ever adds time. ``seed`` is of the input.
+    The least of the rounds' medians counts: whatever else the machine does only ever adds time. ``seed`` makes the input.
     """
 
     threads: int = 1
@@ -34,7 +38,7 @@ class TimingPlan:
 
 @dataclass(frozen=True)
 class Gain:
-    """Times (dense, lookup) of one image in ms: per layer the least of several medians, of the nets the median of sessions."""
+    """Times (dense, lookup) of one image in ms: of a layer the least of several medians, of the nets the median session's."""
 
     layers: dict[str, tuple[float, float]]
     dense_ms: float
@@ -55,7 +59,7 @@ def measure_gain(
     Args:
         dense: a file that names its layers like ``lookup``.
         lookup: the file with LookupConv nodes.
-        layers: names to return; None returns every layer found in both files, and ``"(other)"``.
+        layers: names of those to return; None returns every layer found in both files, and ``"(other)"``.
         plan: threads, rounds and runs of the profiles, seed.
         progress: gets ("measuring", done, in total).
         timer: times the whole nets; the profiles are ONNX Runtime's own.

@@ -3,7 +3,7 @@
 What a lookup convolution costs depends on how many rows and lookups it has and not on their values, so factors are random and
 a time holds for every layer of that shape. All forms of one shape are nodes of one model and run in turn: each finds its input
 warm and its own factors cold, as in a net. The ordinary convolution is one of them: other work on the machine, and its clock,
-change all times within minutes, and what was measured at different times is compared by that one.
+change all times within minutes, so times of different occasions are scaled by what the ordinary convolution took on each.
 """
 
 from __future__ import annotations
@@ -38,17 +38,21 @@ from lcnn_compress.progress import Progress, silent
 
 log = logging.getLogger(__name__)
 FORM_ROUNDS = 5
-FORM_ROUND_MS = 80.0  # A round of all forms of a shape takes about so long,
-FORM_RUNS = (3, 30)  # but has at least and at most so many runs of each.
-METHOD = 5  # The file of times names the method of timing; times taken by another one are not used.
-MACS_PER_MS = 1e7  # A slow core does about so many; this only sets how often a shape is run.
+# A round of all forms of a shape takes about this long.
+FORM_ROUND_MS = 80.0
+# A round runs each form at least and at most this often, however long that takes.
+FORM_RUNS = (3, 30)
+# The name of the file of times depends on this number of the method of timing: times taken another way are not used.
+METHOD = 5
+# A slow core does about this many MACs in a millisecond; the number only sets how often a shape is run.
+MACS_PER_MS = 1e7
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a layer is run on: channels, geometry, (height, width) and the images of one call.
+    """A layer as it is timed: its channels and geometry, the (height, width) of its input and the images of one call.
 
-    ``linear`` layers are matrix products where they are not lookups; their filters cover the plane.
+    A ``linear`` layer is a matrix product where it is not a lookup; its filters cover the plane.
     """
 
     in_channels: int
@@ -60,7 +64,7 @@ class Shape:
 
     @property
     def weights(self) -> int:
-        """Values of the ordinary convolution's weight."""
+        """The number of values in the ordinary convolution's weight."""
         return self.out_channels * self.in_channels // self.geometry.groups * self.geometry.taps
 
     @property
@@ -74,7 +78,7 @@ class Shape:
 
 @dataclass(frozen=True, order=True)
 class LookupForm:
-    """One way to code a layer: k dictionary rows of each group, 0 for an identity, and the non-zeros of all filters.
+    """One way to code a layer: ``rows`` of the dictionary for each group, 0 for an identity; ``nonzeros`` of all filters.
 
     ``filters_per_pattern`` neighbouring filters have the same pattern.
     """
@@ -90,9 +94,10 @@ class LookupForm:
 
 
 class OrdinaryForm(Enum):
-    """The layer left as it is: one value, so that it is told from lookups by identity."""
+    """The form of a layer left as it is; the only value of an enum, so that ``is`` tells it from lookups."""
 
-    ORDINARY = "-1 0 1"  # its key in files of times, which no lookups can have
+    # Files of times hold the ordinary form under this key, which no lookups can have.
+    ORDINARY = "-1 0 1"
 
     @property
     def key(self) -> str:
@@ -102,8 +107,10 @@ class OrdinaryForm(Enum):
 
 ORDINARY: Final = OrdinaryForm.ORDINARY
 Form = LookupForm | OrdinaryForm
-Factors = dict[str, np.ndarray[Any, Any]]  # constants of a model by name
-MeasureForms = Callable[[Shape, Sequence[Form], int], dict[Form, float]]  # as ``measure_forms``
+# ``Factors`` hold a model's constants by name.
+Factors = dict[str, np.ndarray[Any, Any]]
+# A function of this type takes and returns what ``measure_forms`` does.
+MeasureForms = Callable[[Shape, Sequence[Form], int], dict[Form, float]]
 
 
 def default_cache() -> Path:
@@ -138,11 +145,11 @@ def time_forms(
 ) -> dict[Shape, dict[Form, float]]:
     """Return the ms of every form of every shape; what was measured before on this machine is not measured again.
 
-    Those of a shape are as if measured together where ``ORDINARY`` is among them.
+    Times of a shape are as if measured together where ``ORDINARY`` is among its forms.
 
     Args:
-        wanted: forms of each shape.
-        threads: of one operator.
+        wanted: forms of each shape to be timed.
+        threads: number that one operator may use.
         cache: folder that keeps times; None is ``default_cache()``.
         progress: gets ("timing layers", shapes done, in total).
         measure: times the forms of one shape that are not known yet, in this order.
@@ -211,7 +218,8 @@ class _Store:
     def write(self) -> None:
         if not self.changed:
             return
-        values = {"conditions": self.conditions, "times": {**self._load(), **self.times}}  # another run may have added some
+        # The file is read again, because another run may have added times.
+        values = {"conditions": self.conditions, "times": {**self._load(), **self.times}}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path, json.dumps(values, indent=1, sort_keys=True).encode())

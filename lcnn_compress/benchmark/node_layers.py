@@ -1,4 +1,4 @@
-"""Tell which layers the nodes count for that ONNX Runtime made of a graph: fused, renamed, inlined, with changes of layout."""
+"""Tell which layer a node counts for once ONNX Runtime has fused, renamed and inlined nodes and added changes of layout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lcnn_compress.operators.lookup_conv import LAYER_OPS, OP_TYPE
 if TYPE_CHECKING:
     import onnx
 
-# What ONNX Runtime may fuse into the convolution before it; the fused node then bears the name of a later tensor.
+# ONNX Runtime may fuse these operators into the convolution before; the fused node then bears the name of a later tensor.
 FOLLOWERS = frozenset(
     {"Add", "BatchNormalization", "Clip", "HardSigmoid", "HardSwish", "LeakyRelu", "Mul", "Relu", "Sigmoid", "Tanh"}
 )
@@ -33,7 +33,7 @@ def layers_of_events(graph: onnx.GraphProto) -> dict[str, str]:
 
 
 def _layer_tails(graph: onnx.GraphProto) -> Iterable[tuple[onnx.NodeProto, list[str]]]:
-    """Yield each layer's node, with its output and those of the elementwise nodes that alone read it, in order."""
+    """Yield each layer's node with its output and, in order, the outputs of the elementwise nodes that alone read it."""
     readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in graph.node:
         for name in node.input:
@@ -62,7 +62,7 @@ def add_inlined(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], shares: lis
 
 
 def add_layout_changes(nodes: list[onnx.NodeProto], shares: list[list[str]]) -> None:
-    """Charge a change from the blocked layout to the lookups that read it, one to the blocked layout to the lookup before it.
+    """Charge a change out of the blocked layout to the lookups that read its result, a change into it to the lookup before.
 
     A change behind a pooling or an addition of its own, or before the first layer, counts for no layer.
     """

@@ -19,19 +19,22 @@ from lcnn_compress.operators.lookup_conv import LAYER_OPS
 
 log = logging.getLogger(__name__)
 
-OTHER = "(other)"  # everything that belongs to no layer: reorders, pooling, activations of their own
+# Under this name stands the time of what belongs to no layer: reorders, pooling, activations of their own.
+OTHER = "(other)"
 PROFILE_WARMUP = 3
 PROFILE_ROUNDS = 5
 PROFILE_RUNS = 10
-NET_ROUND_MS = 400.0  # A round of a net, or of two in turn, takes about so long where ``runs_for`` sets its runs,
-NET_RUNS = (4, 40)  # but has at least and at most so many of them.
+# ``runs_for`` lets a round of one net, or of two in turn, take about this long.
+NET_ROUND_MS = 400.0
+# A round has at least and at most this many runs, however long they take.
+NET_RUNS = (4, 40)
 
 
 @dataclass(frozen=True)
 class NetTimes:
     """Times of one image in ms.
 
-    ``whole_ms`` is the median of runs of the net, as busy as the machine is. ``layers`` are as ``layer_times`` returns them,
+    ``whole_ms`` is the median of runs of the net on the machine, busy as it is. ``layers`` are as ``layer_times`` returns them,
     ``OTHER`` included: the least of several medians, as if nothing else ran.
     """
 
@@ -52,14 +55,14 @@ def net_times(model: Path, *, threads: int = 1) -> NetTimes:
 
 
 def runs_for(ms: float) -> int:
-    """Return how often a net, or two in turn, that take ``ms`` are run in a round of timing."""
+    """Return how many runs a round of timing has, of a net or of two in turn, if one run takes ``ms``."""
     return int(np.clip(NET_ROUND_MS / max(ms, 1e-3), *NET_RUNS))
 
 
 def layer_times(
     model: Path, *, threads: int = 1, runs: int = 20, rounds: int = 1, seed: int = 0, native: bool = True
 ) -> dict[str, float]:
-    """Return ms of every layer for one image, least of the medians of ``rounds``, and of everything else as ``"(other)"``.
+    """Return the ms of each layer for one image, and of all else as ``"(other)"``: the least of the medians of ``rounds``.
 
     A layer is a node Conv, Gemm, MatMul or LookupConv that has a name. An activation counts where it was fused into the layer;
     layout changes next to a LookupConv count for it (``add_layout_changes``). A layer that cannot be found in the profile is
@@ -105,7 +108,7 @@ class Profile:
         self.name, self.n_runs = model.name, 0
 
     def run(self, times: int) -> None:
-        """Run the net so often on random values."""
+        """Run the net ``times`` times on random values."""
         for _ in range(times):
             self.session.run(None, self.feed)
         self.n_runs += times

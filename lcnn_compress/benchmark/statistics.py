@@ -12,7 +12,7 @@ BOOTSTRAP_SAMPLES = 1000
 
 @dataclass(frozen=True)
 class Latency:
-    """Percentiles (interpolated linearly) and the minimum of the ms of a batch, and images per second at the median."""
+    """Percentiles (interpolated linearly) and minimum of the ms that a batch takes, and images per second at the median."""
 
     latency_ms_p50: float
     latency_ms_p90: float

@@ -45,11 +45,12 @@ LABEL = "synthetic patterns: speed and memory only, no accuracy"
 
 @dataclass(frozen=True)
 class FormRow:
-    """One form of a net at one batch and number of threads; MACs of one image, bytes of the file and at most in memory."""
+    """One form of a net at one batch size and number of threads; MACs are of one image, ``peak_rss_bytes`` is the most held."""
 
     net: str
     form: str
-    setting: str | None  # None where nothing was rewritten
+    # The setting is None where nothing was rewritten.
+    setting: str | None
     engine: str
     batch: int
     threads: int
@@ -69,7 +70,7 @@ class FormRow:
 
 @dataclass(frozen=True)
 class LookupRow(FormRow):
-    """A net rewritten at a setting. ``macs_ratio_wide`` is over the wider net the published ratio may refer to, if any."""
+    """A net rewritten at a setting. ``macs_ratio_wide`` compares it with the wider net the published ratio may mean, if any."""
 
     macs_stage1: int
     macs_stage2: int
@@ -81,7 +82,7 @@ class LookupRow(FormRow):
 
 @dataclass(frozen=True)
 class SuiteLayer:
-    """One layer at one setting: MACs and ms of one image, ms None where it was not timed."""
+    """One layer at one setting; its MACs and ms are of one image, its ms None where it was not timed."""
 
     net: str
     setting: str
@@ -131,7 +132,7 @@ def run_suite(
         settings: batches, threads and iterations; whether layers are timed.
         cases: nets and what becomes of them.
         progress: gets (name of the net, steps done, in total).
-        engines: that may be used; None for those installed here. ONNX Runtime always is.
+        engines: names of those that may be used; None allows those installed here. ONNX Runtime always is used.
 
     Raises:
         SettingsError: a batch does not fit the memory or the time limit.
@@ -180,7 +181,8 @@ class _NetFiles:
         progress(self.net.name, 0, self.total)
         torch.manual_seed(settings.seed)
         dense = capture(self.net.factory(), torch.zeros(self.net.input_shape))
-        fold_batch_norms(dense)  # before lookups are put in, so that no scale spoils coefficients exact in float16
+        # This comes before lookups are put in, so that no scale spoils coefficients exact in float16.
+        fold_batch_norms(dense)
         captured = Captured.of(dense, self.net.input_shape)
         self.codings = {case.name: code_layers(captured.layers, case) for case in cases}
         self.dense_macs = sum(layer.dense_macs for layer in captured.layers)

@@ -40,16 +40,24 @@ class Setting:
     """What becomes of a net. Layers that would need more MACs than dense ones stay dense.
 
     Without ``densities`` and ``macs_ratio`` there is one lookup per kernel position on average.
+
+    Attributes:
+        dictionary: sizes as ``--dict`` takes them; layers it does not name stay dense.
+        densities: non-zeros as a fraction of k * C_out * kH * kW, for each layer named, or one for all.
+        macs_ratio: instead of densities, how many times fewer MACs the whole net shall have; one density everywhere gives it.
+        filters_per_pattern: number of neighbouring filters that have the same pattern.
+        storage: type that factors are stored in.
+        published_ratio: the paper's speed-up, which is a ratio of operation counts.
     """
 
     net: Net
     name: str
-    dictionary: str  # as --dict; layers it does not name stay dense
-    densities: tuple[float, ...] = ()  # non-zeros as a fraction of k * C_out * kH * kW: for each layer named, or one for all
-    macs_ratio: float | None = None  # instead: the same density everywhere, so that the whole net has so many times fewer MACs
-    filters_per_pattern: int = 1  # neighbouring filters with the same pattern
-    storage: str = "float16"  # type of the factors
-    published_ratio: float | None = None  # the paper's speed-up, an operation count
+    dictionary: str
+    densities: tuple[float, ...] = ()
+    macs_ratio: float | None = None
+    filters_per_pattern: int = 1
+    storage: str = "float16"
+    published_ratio: float | None = None
     note: str = ""
 
 
@@ -115,7 +123,7 @@ SUITES = {"paper": PAPER}
 
 @dataclass(frozen=True)
 class Coding:
-    """One layer as k = ``size`` rows and ``nonzeros`` lookups of all its filters; dense for a ``reason`` where k is 0."""
+    """One layer as k = ``size`` rows and ``nonzeros`` lookups of all filters; with k = 0 it stays dense for a ``reason``."""
 
     layer: Layer
     size: int
@@ -193,7 +201,8 @@ def solve_density(found: Sequence[Layer], named: Sequence[tuple[Layer, int]], se
         paying = {n: c for n, c in full.items() if c.macs_stage1 + density * c.macs_stage2 < c.layer.dense_macs}
         if len(paying) == len(full):
             return density
-        full = paying  # the others stay dense, which takes another density of the rest
+        # Layers that do not pay stay dense, and then the rest takes another density.
+        full = paying
 
 
 def density_of(codings: Sequence[Coding]) -> float:

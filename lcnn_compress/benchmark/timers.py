@@ -17,10 +17,10 @@ class Timers:
 
         Timers(net_times=lambda model, threads: NetTimes(7.0, {"conv": 3.0, OTHER: 0.5}))
 
-    ``net_times`` (``bench.profile``): the dense net, whole and layer by layer.
-    ``time_forms`` (``bench.layer_cost``): what one layer would take in each form.
-    ``measure_gain`` (``bench.gain``): two forms of a net in turn, whole and layer by layer.
-    ``time_ratio`` (``bench.gain``): how many times faster the second of two files is.
+    ``net_times`` (``benchmark.profile``): the dense net, whole and layer by layer.
+    ``time_forms`` (``benchmark.layer_cost``): what one layer would take in each form.
+    ``measure_gain`` (``benchmark.gain``): two forms of a net in turn, whole and layer by layer.
+    ``time_ratio`` (``benchmark.gain``): how many times faster the second of two files is.
     """
 
     net_times: Callable[..., profile.NetTimes] = profile.net_times

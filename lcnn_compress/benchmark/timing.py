@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import onnx
 
 RUN_ERRORS: tuple[type[Exception], ...] = (MemoryError, *runtime.ORT_ERRORS)
-RunOnce = Callable[[], list[NDArray[np.float32]]]  # runs a net once and returns its outputs
+# A function of this type runs a net once and returns its outputs.
+RunOnce = Callable[[], list[NDArray[np.float32]]]
 MEMORY_RUNS = 3
 
 
@@ -52,7 +53,7 @@ def peak_memory(run: RunOnce | None) -> Memory:
     if run is not None:
         for _ in range(MEMORY_RUNS):
             run()
-    # Not getrusage: its peak survives exec, so a large parent process would be counted.
+    # getrusage would not do: its peak survives exec, so a large parent process would be counted.
     status = Path("/proc/self/status").read_text()
     return Memory(1024 * int(status.partition("VmHWM:")[2].split()[0]))
 
@@ -61,11 +62,11 @@ def outputs_in_turn(files: tuple[Path, Path], shape: list[int], threads: int, pa
     """Time runs of two files in turn, the order swapped each time.
 
     Args:
-        files: dense and lookup.
-        shape: of the input.
-        threads: of one operator.
-        pairs: counted and warm-up.
-        seed: of the input.
+        files: the dense and the lookup net.
+        shape: shape of the input.
+        threads: number that one operator may use.
+        pairs: numbers of counted pairs of runs and of warm-up pairs before them.
+        seed: seed of the random input.
 
     Raises:
         SettingsError: the shape does not fit the files or the memory, or the outputs are not of one shape.
@@ -88,8 +89,8 @@ def time_in_turn(runs: Sequence[RunOnce], rounds: Sequence[int]) -> list[list[fl
     nets left in the caches is no part of it, as where a process runs one net again and again.
 
     Args:
-        runs: one for each net.
-        rounds: counted and warm-up.
+        runs: a function for each net that runs it once.
+        rounds: numbers of counted rounds and of warm-up rounds before them.
     """
     times: list[list[float]] = [[] for _ in runs]
     counted, warmup = rounds
@@ -111,7 +112,7 @@ def open_net(model: Path, shape: Sequence[int] | None, threads: int, seed: int) 
 
 
 def session_options() -> ort.SessionOptions:
-    """Let the workers of a session sleep between runs: they would spin on the cores the other session is timed on."""
+    """Return options with which workers sleep between runs: they would spin on the cores another session is timed on."""
     options = ort.SessionOptions()
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options

@@ -247,7 +247,8 @@ def inspect(request: InspectRequest, given: frozenset[str]) -> None:  # noqa: AR
 @takes(DoctorRequest)
 def doctor(request: DoctorRequest, given: frozenset[str]) -> None:  # noqa: ARG001
     """Check this machine and the native library; run a self-test."""
-    from lcnn_compress.self_test import check  # without the rest of the interface: it needs no torch
+    # The rest of the interface is not imported: the check needs no torch.
+    from lcnn_compress.self_test import check
 
     result = asdict(check())
     if request.as_json:

@@ -21,7 +21,7 @@ from lcnn_compress.errors import LcnnError
 MISSING, FILES, INTERNAL, INTERRUPTED = 3, 5, 70, 130
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-# Fields of settings whose options are not called like them.
+# The options of these fields of settings are not called like the fields.
 _FLAGS = {
     "dictionary": "--dict", "speedup": "--target-speedup", "latency_ms": "--target-latency-ms", "size_mb": "--target-size-mb",
     "batches": "--batch",
@@ -50,7 +50,7 @@ def guarded(command: Command) -> Command:
         try:
             return command(*args, **kwargs)
         except (typer.Exit, typer.Abort, typer.BadParameter):
-            raise  # control flow of the command line
+            raise  # these are control flow of the command line
         except BrokenPipeError:  # who reads our output has left: nothing more can be said, not even by Python at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(FILES) from None

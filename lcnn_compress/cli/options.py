@@ -19,7 +19,8 @@ from lcnn_compress.cli.error_boundary import with_flags
 MODEL, DICTIONARY, TARGETS, DATA, TRAINING = "Model", "Dictionary", "Targets", "Data", "Training"
 MEASUREMENT, OUTPUT = "Measurement", "Output"
 PANELS = (MODEL, DICTIONARY, TARGETS, DATA, TRAINING, MEASUREMENT, OUTPUT, "Options")
-RENAMED = {"--share": "--filters-per-pattern", "--coefficients": "--storage"}  # still understood
+# These old names of options are still understood.
+RENAMED = {"--share": "--filters-per-pattern", "--coefficients": "--storage"}
 Request = TypeVar("Request")
 
 

@@ -22,7 +22,8 @@ from lcnn_compress.forms.kinds import DENSE, KINDS, LOOKUP, Kind
 from lcnn_compress.progress import Progress
 
 METRICS = {"top1_percent": "top-1 accuracy in %", "labels_percent": "labels told right in %", "psnr_db": "PSNR in dB"}
-PIPE_WIDTH = 1000  # a pipe has no width; columns shall not be cut
+# A pipe has no width, and columns shall not be cut.
+PIPE_WIDTH = 1000
 
 
 def out(whole_lines: bool = False) -> Console:
@@ -69,7 +70,7 @@ def _show(table: Table, whole_lines: bool = False) -> None:
 
 
 class Stages:
-    """One bar with time left for each stage of the work, on a terminal only."""
+    """Shows one bar with the time left for each stage of the work, on a terminal only."""
 
     def __init__(self, bars: Bars) -> None:
         self.bars = bars
@@ -280,7 +281,8 @@ def suite_table(result: Json) -> None:
             if (row["batch"], row["threads"]) == (batch, threads):
                 table.add_row(*_suite_row(row))
         text("")
-        _show(table, whole_lines=True)  # wider than many terminals: better wrapped than cut
+        # The table is wider than many terminals: it had better be wrapped than cut.
+        _show(table, whole_lines=True)
     text("")
     for line in result["notes"]:
         text(line)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 TARGET_FIELDS = ("target_speedup", "target_latency_ms", "target_size_mb", "max_drop")
 TRAINING_FIELDS = ("lr", "batch_size", "sparsity", "l1", "threshold_c", "distill", "precision", "device")
 DATA_FIELDS = ("calib", "samples", "data", "mean", "std")
-# Options that do nothing without one of others, and how those are called in a message.
+# The options named first do nothing without one of those named next; a message calls these as the text says.
 _NEEDS_DATA = (("samples", "mean", "std"), ("calib", "data"), "--calib or --data")
 _NEEDS = (
     (TRAINING_FIELDS, ("epochs",), "--epochs N"),

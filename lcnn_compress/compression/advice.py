@@ -6,9 +6,11 @@ import math
 
 from lcnn_compress.artefact.report import LayerReport, Report
 
-COARSE = 0.3  # the relative error of a layer's filters beyond which a net without calibration usually loses much
-MIN_OF_TARGET = 0.92  # two measurements of one net differ by less
-# Enough for each coefficient of a filter is one of the two: positions of one image are alike.
+# Beyond this relative error of a layer's filters a net without calibration usually loses much.
+COARSE = 0.3
+# A net has missed its target below this fraction of it: two measurements of one net differ by less.
+MIN_OF_TARGET = 0.92
+# A coefficient of a filter has seen enough with this many positions or with this many images: positions of one image are alike.
 FIT_POSITIONS, FIT_IMAGES = 20, 5
 
 

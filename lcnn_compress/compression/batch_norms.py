@@ -54,11 +54,12 @@ def reestimate_batch_norms(net: nn.Module, batches: Iterable[Tensor]) -> None:
         try:
             for norm in norms.values():
                 norm.reset_running_stats()
-                norm.momentum = None  # cumulative average
+                # Without a momentum torch takes the cumulative average.
+                norm.momentum = None
                 norm.train()
             for x in batches:
                 net(x)
-        except ValueError as error:  # torch's word for one value per channel
+        except ValueError as error:  # torch raises it for one value per channel
             raise DataError(
                 f"a calibration batch cannot give batch-norm statistics: {error}; use larger batches, or one image fewer"
             ) from error

@@ -21,12 +21,12 @@ class Configuration:
     """A compression as asked for.
 
     Attributes:
-        settings: how. The plan in them plays no part where there are ``plans``.
+        settings: how to compress. The plan in them plays no part where there are ``plans``.
         data: where the data comes from.
         arch: factory of the net whose state_dict is compressed.
-        input_shape: (1, ...); None where it is found out.
+        input_shape: shape (1, ...) of the input; None where it is found out.
         plans: decisions of an earlier run, which are repeated; nothing is planned or measured then.
-        sha256: of the net those decisions were made for.
+        sha256: hash of the net those decisions were made for.
     """
 
     settings: CompressSettings = field(default_factory=CompressSettings)

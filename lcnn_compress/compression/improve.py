@@ -28,13 +28,17 @@ from lcnn_compress.train.loop import Goal, finetune
 from lcnn_compress.train.recipe import FinetuneSettings
 
 log = logging.getLogger(__name__)
-JUDGED_IMAGES = 128  # of the calibration data, on which outputs are held against the dense net's
-# Re-estimated batch norms may take outputs so much further from the dense net's and stay: on the images that coefficients were
-# solved for, those look better than they are.
+# Outputs are held against the dense net's on at most this many calibration images.
+JUDGED_IMAGES = 128
+# Re-estimated batch norms stay if they take outputs at most this many times further from the dense net's: on the images that
+# coefficients were solved for, the net before looks better than it is.
 MAX_WORSE = 1.1
-MAX_DENSE_FEATURES = 1200  # of a dense layer that is solved anew: its cost grows with their square
+# A dense layer is solved anew only with at most this many features: the cost grows with their square.
+MAX_DENSE_FEATURES = 1200
+# A dense layer is solved anew only from at least this many samples for each feature.
 SAMPLES_PER_FEATURE = 8
-PRUNING_STEPS = 1000  # a net that prunes while it trains needs time to recover; shorter trainings start from the final lookups
+# A net that prunes while it trains needs this many steps to recover; shorter trainings start from the final lookups.
+PRUNING_STEPS = 1000
 
 
 def prunes(tuning: FinetuneSettings | None, examples: Examples | None) -> bool:
@@ -83,8 +87,8 @@ def improve(
 def _reestimate_where_no_worse(net: fx.GraphModule, dense: fx.GraphModule, calibration: Sequence[Tensor]) -> None:
     """Re-estimate batch norms unless that takes the outputs clearly further from the dense net's.
 
-    It does where the dense net's own statistics are not those of the images: they are of another kind than it was trained on,
-    or few, or its batch norms were never trained.
+    It does so where the dense net's own statistics are not those of the images: these are few or of another kind than those it
+    was trained on, or its batch norms were never trained.
     """
     norms = batch_norms(net)
     if not norms:
@@ -133,7 +137,7 @@ def _refit_layers(net: fx.GraphModule, captured: Captured, batches: Sequence[Ten
 
 
 def _can_refit(layer: Layer, images: int) -> bool:
-    """Tell whether so many images determine all weights of a layer."""
+    """Tell whether a layer can be solved anew: it is not too wide, and ``images`` images determine all its weights."""
     if layer.obstacle is not None or isinstance(layer.module, LookupConv2d):
         return False
     features = layer.in_channels // layer.geometry.groups * layer.geometry.taps

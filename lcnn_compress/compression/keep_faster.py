@@ -25,7 +25,8 @@ from lcnn_compress.forms.kinds import DENSE
 from lcnn_compress.net.edit import finished
 from lcnn_compress.progress import Progress, silent
 
-MIN_GAIN = 0.95  # of the dense time: the medians of one layer differ by a few per cent between two measurements
+# A lookup layer counts as faster only below this fraction of the dense time: two medians of one layer differ by a few per cent.
+MIN_GAIN = 0.95
 
 
 def measured_report(
@@ -59,10 +60,11 @@ class Timing:
         """Export ``net`` and measure it."""
         progress("exporting", 0, 1)
         storage = self.settings.storage
-        done = finished(net, storage)  # factors as the file stores them: normalisation can magnify rounding
+        # Factors are measured as the file stores them: normalisation can magnify rounding.
+        done = finished(net, storage)
         if self.template is None:
             self.model = to_onnx(done, self.input_shape, only_timed(storage), {})
-        else:  # the exporter takes minutes for some nets
+        else:  # the template spares the exporter, which takes minutes for some nets
             self.model = with_factors(self.template, done, storage)
         progress("exporting", 1, 1)
         self.measure(progress)

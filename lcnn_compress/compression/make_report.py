@@ -1,4 +1,4 @@
-"""Fills the report of a compression: what was done to each layer and what it costs now."""
+"""Fill the report of a compression: what was done to each layer and what it costs now."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lcnn_compress.operators.encoding import encode_positions
 def layer_reports(
     net: fx.GraphModule, found: Sequence[Layer], plans: Sequence[LayerPlan], storage: str
 ) -> tuple[LayerReport, ...]:
-    """Describe every layer: ``found`` are the dense layers, ``net`` holds the lookup convolutions."""
+    """Describe every layer: ``found`` are the layers of the dense net, ``net`` holds the lookup convolutions."""
     return tuple(_layer_report(net.get_submodule(p.name), layer, p, storage) for layer, p in zip(found, plans, strict=True))
 
 

@@ -26,14 +26,14 @@ class Outputs:
         return self._error(outputs(net, x) for x in self.batches)
 
     def error_behind(self, net: fx.GraphModule, name: str) -> Callable[[], float]:
-        """Return what tells ``error(net)`` while nothing before a layer changes: that is computed now, and only once."""
+        """Return a function that tells ``error(net)`` while nothing before a layer changes; that part is run now, only once."""
         head, tail = cut(net, name)
         with torch.inference_mode():
             before = [head.eval()(x) for x in self.batches]
 
         @torch.inference_mode()
         def error_now() -> float:
-            # Copies, because nets change values in place; of all together, so that what shares memory still does.
+            # Values are copied, because nets change them in place; all together, so that those that share memory still do.
             return self._error(outputs(tail, *copy.deepcopy(values)) for values in before)
 
         return error_now

@@ -30,7 +30,7 @@ class Reusable:
 
     Attributes:
         built: lookup convolutions by plan; a compression adds its own. They are a memo: a plan always gives the same one.
-        template: the net as ``with_factors`` wants it; what is measured is not exported anew then.
+        template: the net as ``with_factors`` wants it; nothing that is measured is exported anew then.
     """
 
     built: dict[LayerPlan, LookupConv2d] = field(default_factory=dict)
@@ -50,11 +50,11 @@ def compress_net(
 
     Args:
         captured: the net and its layers.
-        settings: how.
+        settings: how to compress it.
         data: calibration and training data; none of it is required.
         plans: decisions of an earlier run (its ``config["layers"]``); nothing is planned or measured then.
         progress: called as work goes on.
-        reusable: of earlier calls with this net and these settings.
+        reusable: what earlier calls with this net and these settings made.
         timers: what lookup layers are measured with.
 
     Raises:
@@ -83,7 +83,8 @@ def compress_net(
     rows = layer_reports(improved, found, decided, settings.storage)
     net = finished(improved, settings.storage)
     if timing is not None and (training is not None or plans is not None):
-        timing.export(net, progress)  # training chose other lookups than those measured before
+        # Training chose other lookups than those measured before, or nothing has been measured yet.
+        timing.export(net, progress)
     config = {
         "init": settings.init, "seed": settings.seed, "coefficients": settings.storage,
         "layers": [plan.to_json() for plan in decided],

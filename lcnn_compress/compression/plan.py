@@ -1,7 +1,7 @@
 """Decide for every layer whether it becomes a lookup convolution, and with how large a dictionary.
 
-The paper's rules (Bagherinezhad et al. 2017, section 4) as far as they carry over to a pretrained net: a dictionary is smaller
-than the number of vectors it codes, and not larger than the vectors are long unless that is asked for.
+The rules are the paper's (Bagherinezhad et al. 2017, section 4) as far as they carry over to a pretrained net: a dictionary has
+fewer rows than there are vectors to code, and no more than the vectors are long unless that is asked for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from lcnn_compress.forms.size_rules import DictionaryRule, parse_dictionary
 from lcnn_compress.geometry import lookup_macs
 from lcnn_compress.net.layers import MAX_BARE_CHANNELS, Layer
 
-TINY_SHARE = 0.01  # of the MACs, and of the weights; in nets of many layers this part of an average layer's
+# A layer is tiny if its parts of the net's MACs and of its weights are both below this fraction.
+TINY_SHARE = 0.01
+# In nets of many layers a tiny layer's parts are also below this fraction of an average layer's.
 TINY_PART = 0.2
 
 

@@ -1,6 +1,6 @@
 """Adapt a compressed net to unlabelled calibration batches: patterns and coefficients layer by layer, batch-norm statistics.
 
-All of it is in closed form, without gradients; on Fashion-MNIST it brings back most of what cutting lookups loses.
+All of it is computed in closed form, without gradients; on Fashion-MNIST it brings back most of what cutting lookups loses.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from lcnn_compress.progress import Progress, silent
 
 SAMPLES = 32768
 SAMPLES_AT_ONCE = 2048
-RIDGE = 1e-3  # pull toward the current coefficients, relative to the mean square of a response
+# Solved coefficients are pulled toward the current ones by this fraction of the mean square of a response.
+RIDGE = 1e-3
 PASS_BYTES = 512 << 20
 
 T = TypeVar("T")
@@ -46,20 +47,20 @@ def refit(
 ) -> dict[str, tuple[float, float]]:
     """Re-solve the kept coefficients and the bias of every LookupConv2d of ``net`` in place; dictionaries stay.
 
-    Layers are solved in the order they are called. Each filter gets the ridge least squares of what its dense layer gives in
-    ``dense``, on the input that ``net``, solved so far, gives the lookup layer: later layers make up for errors of earlier
-    ones. It is solved at seeded positions of the images. Where ``targets`` asks for fewer entries, those whose loss the
-    output shows least are kept (``choose_pattern``).
+    Layers are solved in the order they are called. Each filter is fitted by ridge least squares to what its dense layer gives
+    in ``dense``, on the input that the lookup layer gets in ``net`` as solved so far: later layers make up for errors of
+    earlier ones. The fit sees seeded positions of the images. Where ``targets`` asks for fewer entries, those go whose loss
+    the output shows least (``choose_pattern``).
 
     Args:
-        net: with lookup convolutions under the names of layers of ``dense``.
+        net: a net with lookup convolutions under the names of layers of ``dense``.
         dense: the net it was made from.
         batches: inputs, each (N, ...).
         progress: gets ("refitting", passes over a batch done, in total).
         targets: non-zeros to keep by layer; layers left out keep their support, and there a filter keeps its old values
             where new ones are not better, so that no error on the samples grows.
-        samples: output positions of a layer, all images together, that its least squares see.
-        pass_bytes: of outputs of the dense net held at a time; layers beyond it wait for another pass over the batches.
+        samples: number of output positions of a layer, all images together, that its least squares see.
+        pass_bytes: bytes of the dense net's outputs held at a time; layers beyond it wait for another pass over the batches.
 
     Returns:
         For each layer |lookup - dense| / |dense - mean of dense| over the samples, before and after.
@@ -129,7 +130,7 @@ def _hooked(hooks: Mapping[Any, Callable[..., None]], before: bool = False) -> I
 
 
 def split_by_memory(sizes: Iterable[tuple[T, int]], pass_bytes: int) -> list[list[T]]:
-    """Return things in parts, in order, whose sizes in bytes fit into ``pass_bytes``; one too large is a part alone."""
+    """Split things, in order, into parts whose bytes add up to at most ``pass_bytes``; one too large is a part alone."""
     parts: list[list[T]] = []
     room = 0
     for thing, needed in sizes:
@@ -248,7 +249,7 @@ def _solve(lookup: LookupConv2d, moments: _Moments, target: int | None) -> tuple
         kernel *= supports
     new = old.clone()
     for g, centred in enumerate(by_group):
-        # Rounded before comparing, so that what is compared is what is kept.
+        # Values are rounded before they are compared, so that what is compared is what is kept.
         solved = centred.least_squares(kernel[g].double(), supports[g]).to(kernel.dtype)
         solved_bias = (centred.mean_y - solved.double() @ centred.mean_f).to(bias.dtype)
         errors = centred.squared_errors(solved, solved_bias)
@@ -280,7 +281,7 @@ class _Centred:
     def least_squares(self, kernel: Tensor, supports: Tensor) -> Tensor:
         """Return the kernel (O, F) solved inside ``supports``, pulled toward ``kernel`` by the ridge."""
         solved = kernel.clone()
-        if self.ridge == 0:  # inputs that are always zero
+        if self.ridge == 0:  # the inputs are always zero
             return solved
         patterns, pattern_of = torch.unique(supports, dim=0, return_inverse=True)
         gradient = self.fy - self.ff @ kernel.T  # (F, O)

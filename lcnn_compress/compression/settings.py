@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class PlanSettings:
     """Which layers to compress and how far.
 
-    ``lookups`` as int are entries per kernel position, as float they are a share of the dictionary; None is what the preset
+    ``lookups`` as int are entries per kernel position, as float a share of the dictionary; None takes what the preset
     ``dictionary`` says, or a quarter. ``only`` and ``skip`` are globs on the names of layers.
 
     Raises:
@@ -72,13 +72,13 @@ class LayerPlan:
     """What happens to one layer.
 
     Attributes:
-        name: of the layer.
-        kind: name of one of ``kinds.KINDS``.
+        name: name of the layer.
+        kind: name of one of ``forms.kinds.KINDS``.
         reason: why it stays dense, else empty.
         dictionary_size: k; the channels of a group for ``sparse`` layers.
-        lookups: from 1 on entries for each position, below 1 a fraction of k; k itself for ``lowrank`` layers.
+        lookups: entries for each position if 1 or more, a fraction of k if less; k itself for ``lowrank`` layers.
         note: what else there is to say.
-        filters_per_pattern: so many neighbouring filters have the same pattern, one of ``FILTERS_PER_PATTERN``.
+        filters_per_pattern: this many neighbouring filters have the same pattern, one of ``FILTERS_PER_PATTERN``.
     """
 
     name: str
@@ -143,7 +143,7 @@ class TrainingData:
 
     ``on_plan`` gets the layer decisions before training starts: a resumed run must be given the same ones. ``origin`` says
     where the data came from, for the configuration; None where it was in memory. ``held_out`` are labelled examples nothing
-    is trained or calibrated on: a largest drop is judged by them. ``enough`` may stop training early: see ``finetune``.
+    is trained or calibrated on: a largest drop is judged by them. ``enough`` may stop training early: see ``train.loop.Goal``.
     """
 
     calibration: Sequence[Tensor] = ()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-OPTIONAL = {"optional": True}  # Metadata of a field whose key ``as_json`` leaves out where the value is None.
+# ``as_json`` leaves a field with this metadata out where its value is None.
+OPTIONAL = {"optional": True}
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class SizeRound:
 
 @dataclass(frozen=True)
 class Trial:
-    """The loss of a plan after a short training; ``recovery`` is the exponent it was chosen with."""
+    """The loss of a plan after a short training; ``recovery`` is the ``Problem.recovery_exponent`` it was chosen with."""
 
     recovery: float
     loss: float
@@ -107,7 +108,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class TriedNet(Drop):
-    """The drop of one net on the way to a largest drop, with its expected time, and whether it was trained."""
+    """The drop of one net that was tried for a largest drop, its expected time, and whether it was trained."""
 
     predicted_ms: float | None
     trained: bool

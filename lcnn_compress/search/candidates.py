@@ -26,22 +26,28 @@ from lcnn_compress.geometry import lookup_macs
 from lcnn_compress.net.layers import Layer
 from lcnn_compress.progress import Progress, silent
 
-# Rows as shares of m, the channels of a group. Time is close to linear in the non-zeros, so three numbers of them tell it.
+# Dictionaries are tried with these numbers of rows, as fractions of m, the channels of a group.
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
-RANKS = (1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4)  # Ranks likewise: what they leave out is cheap to know.
+# Ranks are fractions of m likewise; they are more, because what a rank leaves out is cheap to know.
+RANKS = (1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4)
+# These numbers of lookups per position are tried; drafts of dictionaries give the errors of those in ``DRAFTED_LOOKUPS``.
 LOOKUPS = (1, 2, 3, 4, 6, 8, 12, 16)
 DRAFTED_LOOKUPS = (1, 2, 4, 8, 16)
+# Time is close to linear in the non-zeros, so times at these numbers of lookups and densities tell the others.
 TIMED_LOOKUPS = (1, 4, 16)
 TIMED_DENSITIES = (0.02, 0.07, 0.2, 0.6)
 DENSITIES = tuple(float(d) for d in np.geomspace(TIMED_DENSITIES[0], TIMED_DENSITIES[-1], 24))
-PATTERNS = (1, 4)  # So many neighbouring filters have the same lookups: fewer loads for the runtime, coarser filters.
-MAX_PACE = 3.0  # A layer takes at most so many times as long in the net as alone; beyond that something was disturbed.
-NODE_BYTES = 400  # Names and attributes of one node take about so many bytes of a file.
+# This many neighbouring filters have the same lookups: 4 need fewer loads at run time, but make filters coarser.
+PATTERNS = (1, 4)
+# A layer in the net takes at most this many times as long as alone; beyond that something was disturbed.
+MAX_PACE = 3.0
+# Names and attributes of one node take about this many bytes of a file.
+NODE_BYTES = 400
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One thing a layer can become; ``weight_error`` is |W - PD|^2 / |W|^2, ``ms`` of one image, all calls together."""
+    """One thing a layer can become; ``weight_error`` is |W - PD|^2 / |W|^2, ``ms`` the time of all its calls for one image."""
 
     plan: LayerPlan
     nonzeros: int
@@ -52,7 +58,7 @@ class Candidate:
 
 
 def dense_candidate(layer: Layer, reason: str, ms: float) -> Candidate:
-    """Return what it costs to leave a layer alone, which took ``ms`` in the dense net."""
+    """Return the candidate that leaves a layer alone, which takes ``ms`` in the dense net."""
     n_bytes = 4 * (layer.weight().numel() + layer.out_channels) + NODE_BYTES
     return Candidate(LayerPlan(layer.name, DENSE.name, reason), 0, layer.dense_macs, n_bytes, 0.0, ms)
 
@@ -60,7 +66,7 @@ def dense_candidate(layer: Layer, reason: str, ms: float) -> Candidate:
 def candidates(layer: Layer, storage: str, seed: int) -> list[Candidate]:
     """Return every form of a layer on the grid with fewer MACs than dense; their times are not known yet.
 
-    ``storage`` is the type of its factors, one of ``storage.TYPES``.
+    ``storage`` is the type of its factors, one of ``forms.storage.TYPES``.
     """
     weight = layer.weight().detach().numpy()
     m, groups, taps = weight.shape[1], layer.geometry.groups, layer.geometry.taps
@@ -96,7 +102,7 @@ def candidates(layer: Layer, storage: str, seed: int) -> list[Candidate]:
 
 
 def _lookup_errors(layer: Layer, weight: NDArray[np.float32], size: int, seed: int) -> dict[tuple[int, int], float]:
-    """Return the error of the filters by pattern and number of lookups below ``size``; between drafted ones interpolated."""
+    """Return the errors of the filters by pattern and number of lookups below ``size``, interpolated between drafted ones."""
     drafted = [count for count in DRAFTED_LOOKUPS if count < size]
     errors = draft_errors(
         weight, groups=layer.geometry.groups, dictionary_size=size, lookups=drafted, seed=seed, shares=PATTERNS
@@ -124,7 +130,7 @@ def _candidate(layer: Layer, plan: LayerPlan, nonzeros: int, weight_error: float
 def _kept_energy(weight: NDArray[np.float32], groups: int, filters_per_pattern: int) -> NDArray[np.float64]:
     """Return the share of the squared norm that each number of largest entries holds, from 0 on.
 
-    With ``filters_per_pattern`` neighbouring filters of one pattern their entries come together, by their sum of squares.
+    Where ``filters_per_pattern`` neighbouring filters have one pattern, entries of one place are ranked by their mean square.
     """
     squares = np.square(weight, dtype=np.float32).reshape(groups, len(weight) // groups, -1)
     if filters_per_pattern > 1:
@@ -139,8 +145,8 @@ def _kept_energy(weight: NDArray[np.float32], groups: int, filters_per_pattern: 
 def list_bytes(nonzeros: int, slots: int, coefficient_bytes: int) -> int:
     """Return about how long the list of gaps and coefficients is, if each of ``slots`` is used with the same chance.
 
-    A gap beyond the integer type is bridged by entries that stand for nothing: of geometric gaps the share (1 - p)^limit, and
-    of those that share again (``encoding.encode_positions``).
+    A gap beyond the integer type is bridged by entries that stand for nothing (``operators.encoding.encode_positions``). Gaps
+    are geometric: the fraction (1 - p)^limit of them needs such an entry, the same fraction of those another one, and so on.
     """
     empty = max(0.0, 1 - nonzeros / slots)
     sizes = []
@@ -164,13 +170,13 @@ def timed(
     """Return the options of each layer with their times on this machine, at the speed it had when ``dense_ms`` was measured.
 
     Args:
-        layers: that may change.
-        options: of each layer.
+        layers: those that may change.
+        options: candidates of each layer.
         dense_ms: times of the layers in the dense net.
-        threads: of one operator.
+        threads: number that one operator may use.
         cache: folder of layer times; None is the user's.
         progress: gets ("timing layers", shapes done, in total).
-        time_forms: times the forms of shapes, as ``bench.layer_cost.time_forms`` does.
+        time_forms: times the forms of shapes, as ``benchmark.layer_cost.time_forms`` does.
 
     Raises:
         MissingError: the native library is not there.
@@ -192,9 +198,9 @@ def timed(
 
 
 def _paces(layers: Sequence[Layer], dense_ms: Mapping[str, float], times: Mapping[Shape, Mapping[Form, float]]) -> list[float]:
-    """Return for each layer how much longer it takes in the dense net than its ordinary form beside the others.
+    """Return for each layer its time in the dense net over the time of its ordinary form beside the others.
 
-    What is out of all proportion gets the median.
+    A ratio out of all proportion is replaced by the median of the others.
     """
     found: list[float | None] = []
     for layer in layers:

@@ -23,13 +23,19 @@ from lcnn_compress.search.candidates import Candidate
 from lcnn_compress.search.layer_errors import MAX_FEATURES, coded, local_errors
 from lcnn_compress.search.layer_fit import gather
 
+# These lookups per position are tried of each dictionary size, and this many sparse forms and low ranks.
 PROBED_LOOKUPS, PROBED_SPARSE, PROBED_RANKS = (1, 4), 3, 4
-FEW_PROBES = {LOOKUP: 3, SPARSE: 2, LOW_RANK: 2}  # Nets as large as ResNet-50, which has 800 of the others, get these.
-MAX_MACS = 1e12  # The dense net may take so many on all images and probes: about a minute of one core.
-IMAGES = (16, 64)  # At least and at most so many images are compared.
-MAX_PROBE_MACS = 2e13  # All probes on the fewest images may take so many.
+# In nets as large as ResNet-50, which would have 800 of those probes, this many of each kind are tried for a layer.
+FEW_PROBES = {LOOKUP: 3, SPARSE: 2, LOW_RANK: 2}
+# With all probes the images take about this many MACs of the dense net, about a minute of one core.
+MAX_MACS = 1e12
+# At least and at most this many images are compared, whatever they take.
+IMAGES = (16, 64)
+# Fewer forms are tried where all probes on the fewest images would take more MACs than this.
+MAX_PROBE_MACS = 2e13
 MIN_EFFECT = 1e-12
-SLOPES = (1.0, 4.0)  # An effect grows with the error of the outputs by such powers beyond what was tried.
+# Beyond the forms tried, an effect grows with a power of the outputs' error, which is kept within these bounds.
+SLOPES = (1.0, 4.0)
 
 
 def estimate(
@@ -46,12 +52,12 @@ def estimate(
 
     Args:
         dense: the net the layers are of.
-        layers: those that may be replaced.
+        layers: those that may be replaced, one at a time.
         options: candidates of each layer, none of them dense.
         batches: calibration inputs, each (N, ...); some of them are used.
         progress: gets ("trying layers", forms tried, in total), and what ``gather`` says.
         max_features: as for ``local_errors``.
-        max_probe_macs: of all probes on the fewest images; where they would be more, fewer forms are tried.
+        max_probe_macs: MACs of all probes on the fewest images beyond which fewer forms are tried.
     """
     probes = [choose_probes(listed) for listed in options]
     macs = _macs_of(dense, layers, batches)
@@ -60,8 +66,9 @@ def estimate(
     images = first_images(batches, int(np.clip(MAX_MACS / max(1.0, macs * sum(map(len, probes))), *IMAGES)))
     net: fx.GraphModule = copy.deepcopy(dense)
     for module in net.modules():
-        if isinstance(module, nn.Conv2d):  # not the net as a whole: tensors of five axes have no such order
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it; a quarter faster
+        # This order makes convolutions a quarter faster; the whole net cannot have it: tensors of five axes have no such order.
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     judge = Outputs(net, images)
     effects: list[list[float]] = []
     done, total = 0, sum(map(len, probes)) + len(probes)
@@ -95,12 +102,12 @@ def _macs_of(dense: fx.GraphModule, layers: Sequence[Layer], batches: Sequence[T
 def choose_probes(options: Sequence[Candidate], few: bool = False) -> list[Candidate]:
     """Return the forms of a layer that are tried: every dictionary size at few and many lookups, some densities and ranks.
 
-    With ``few`` less than half of them: of each kind the most and the least harmful, and lookups between.
+    With ``few`` less than half as many are: of each kind the most and the least harmful, and lookups between.
     """
 
     def listed(kind: Kind, size: int | None = None) -> list[Candidate]:
         found = [c for c in options if c.plan.form == kind and size in (None, c.plan.dictionary_size)]
-        # Common patterns are told from the others by their local errors, where there are others.
+        # Forms with common patterns are left out where there are others: their local errors tell them apart.
         own = [c for c in found if c.plan.filters_per_pattern == 1]
         return sorted(own or found, key=lambda c: c.nonzeros)
 
@@ -123,9 +130,9 @@ def replaced(net: fx.GraphModule, layer: Layer, weight: Tensor, shift: Tensor) -
 
     Args:
         net: the dense net.
-        layer: of it.
-        weight: (C_out, m, taps).
-        shift: added to its bias (C_out).
+        layer: the layer of that net.
+        weight: its weight for a while, (C_out, m, taps).
+        shift: what is added to its bias, (C_out).
     """
     module = net.get_submodule(layer.name)
     old, bias = module.weight, module.bias
@@ -141,10 +148,10 @@ def replaced(net: fx.GraphModule, layer: Layer, weight: Tensor, shift: Tensor) -
 
 
 def _interpolated(candidate: Candidate, error: float, known: Sequence[tuple[Candidate, float, float]]) -> float:
-    """Return the effect of a candidate from those of the probes nearest in kind: of its own dictionary size where there are.
+    """Return the effect of a candidate from those of the probes nearest in kind: of its own dictionary size if there are any.
 
     Args:
-        candidate: any.
+        candidate: any candidate of the layer.
         error: its local error.
         known: probes with their local errors and effects.
     """
@@ -154,7 +161,7 @@ def _interpolated(candidate: Candidate, error: float, known: Sequence[tuple[Cand
         key = plan.kind, plan.dictionary_size
         own = [(e, effect) for p, e, effect in known if (p.plan.kind, p.plan.dictionary_size) == key] or own
     points = sorted(own)
-    # Worse outputs of a layer never do less harm: what says so is noise of few images.
+    # Worse outputs of a layer never do less harm: probes that say so show the noise of few images.
     x = np.log(np.maximum([e for e, _ in points], MIN_EFFECT))
     y = np.maximum.accumulate(np.log(np.maximum([effect for _, effect in points], MIN_EFFECT)))
     at = float(np.log(max(error, MIN_EFFECT)))

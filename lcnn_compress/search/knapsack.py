@@ -1,7 +1,7 @@
 """Choose one option for each layer so that the errors add up to the least within a budget: a multiple-choice knapsack.
 
 Dynamic programming over the layers (Kellerer, Pferschy, Pisinger, "Knapsack Problems", 2004, chapter 11), on lists of states
-that no other state beats in cost and error. Costs stay what they are, so a solution never exceeds the budget by rounding; it is
+that no other state beats in cost and error. Costs are not rounded, so a solution never exceeds the budget by rounding; it is
 exact until a list holds ``max_states`` states, beyond that near-equal costs share a state.
 """
 
@@ -22,10 +22,10 @@ def choose_options(
     """Return the option of each layer whose errors have the least sum while their costs add up to at most ``budget``.
 
     Args:
-        costs: for each layer, of each of its options.
-        errors: likewise.
-        budget: in the unit of the costs.
-        max_states: that a list may hold.
+        costs: cost of each option of each layer.
+        errors: error of each option of each layer.
+        budget: largest sum of costs.
+        max_states: number of states that a list may hold.
 
     Returns:
         Indices, one for each layer; None where even the cheapest options exceed the budget.
@@ -33,7 +33,8 @@ def choose_options(
     options = [_worth_having(np.asarray(c, float), np.asarray(e, float)) for c, e in zip(costs, errors, strict=True)]
     cheapest = [float(np.min(costs[i])) for i in range(len(options))]
     cost, error = np.zeros(1), np.zeros(1)
-    steps: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []  # of each state: where it came from, and its option
+    # Each state has its origin, a state of the step before, and its option.
+    steps: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
     for i, chosen in enumerate(options):
         room = budget - sum(cheapest[i + 1 :])
         total = (cost[:, None] + np.asarray(costs[i], float)[chosen]).ravel()

@@ -1,4 +1,4 @@
-"""How far the outputs of one layer are off in each of its forms, on the inputs it gets: closed form, no pass through the net.
+"""How far one layer's outputs are off in each of its forms, on the inputs it gets: computed without a pass through the net.
 
 Filters with the same error of their weights differ widely in what that does to the outputs: data chooses patterns, and some
 forms leave it more choice. A few forms of each kind, dictionary and sharing are solved, on a sample of the filters; between
@@ -21,10 +21,14 @@ from lcnn_compress.net.layers import Layer
 from lcnn_compress.search.candidates import Candidate
 from lcnn_compress.search.layer_fit import InputMoments
 
-FILTERS = 16, 64  # At least and at most so many filters of a layer are solved.
-MAX_FEATURES = 5000  # A layer with more channels times taps would take seconds for each form.
-FILTER_MACS = 1e8  # Filters times the square of the features are at most so many: wider layers have fewer filters solved.
-SOLVED = 5  # So many forms of a kind, dictionary and sharing are solved.
+# At least and at most this many filters of a layer are solved.
+FILTERS = 16, 64
+# A layer with more channels times taps than this is left out: it would take seconds for each form.
+MAX_FEATURES = 5000
+# Filters times the square of the features are at most this many: wider layers have fewer filters solved.
+FILTER_MACS = 1e8
+# This many forms of a kind, dictionary and sharing are solved; the others are interpolated.
+SOLVED = 5
 MIN_ERROR = 1e-9
 
 
@@ -39,10 +43,10 @@ def local_errors(
     """Return the squared error of the outputs for each option, relative to their variance.
 
     Args:
-        layer: of the dense net.
-        options: none of them dense.
-        moments: of the inputs of the layer.
-        filters: at least and at most so many are solved, of all groups together, in whole blocks that may share a pattern.
+        layer: a layer of the dense net.
+        options: its candidates, none of them dense.
+        moments: moments of its inputs.
+        filters: at least and at most this many are solved, of all groups together, in whole blocks that may share a pattern.
         max_features: channels of a group times taps up to which forms are solved.
 
     Returns:
@@ -70,7 +74,7 @@ def local_errors(
         found = iter(_errors(prediction, wanted, variance))
         for filters_per_pattern, few in solved.items():
             x = np.sqrt([candidate.nonzeros for candidate in few])
-            # More non-zeros never make it worse: what says so is an iteration that has not ended.
+            # More non-zeros never make outputs worse: errors that say so are of an iteration that has not ended.
             y = np.minimum.accumulate(np.log(np.maximum([next(found) for _ in few], MIN_ERROR)))
             for candidate in of_size[filters_per_pattern]:
                 errors[id(candidate)] = float(np.exp(np.interp(math.sqrt(candidate.nonzeros), x, y)))
@@ -111,7 +115,7 @@ def _errors(prediction: Prediction, wanted: Sequence[tuple[int, int]], variance:
 
 
 def coded(layer: Layer, candidate: Candidate) -> tuple[Tensor, Tensor]:
-    """Return dictionary (groups * k, m) and kernel (C_out, k, kH, kW) of a form; lookups in a quick draft of a dictionary."""
+    """Return dictionary (groups * k, m) and kernel (C_out, k, kH, kW) of a form; for lookups a quick draft of them."""
     plan, weight = candidate.plan, layer.weight().detach().numpy()
     groups = layer.geometry.groups
     if plan.form.init is None:

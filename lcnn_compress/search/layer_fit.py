@@ -1,6 +1,6 @@
 """Least squares of one layer's coefficients for its own inputs, from second moments that serve every form of the layer.
 
-``compress.refit`` solves the layers of a net one after the other, each with the net before it; trying dozens of forms of a
+``compression.refit`` solves the layers of a net one after the other, each with the net before it; trying dozens of forms of a
 layer alone needs less: what the dense layer gives is linear in its inputs, so their covariance tells everything.
 """
 
@@ -20,11 +20,16 @@ from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.net.layers import Layer
 from lcnn_compress.progress import Progress, silent
 
-SAMPLES = 8192  # So many input patches of a layer are read,
-MAX_MOMENT_MACS = 2e11  # but fewer of wide layers, whose moments would take more MACs.
-MAX_SOLVE_MACS = 3e10  # A form that would take more keeps its coefficients as coded.
-MAX_RESPONSES = 1200  # With so many rows times taps a pattern is chosen within a second; larger forms keep theirs.
-BLOCK_NUMBERS = 1 << 24  # The systems solved at a time hold so many numbers.
+# This many input patches of a layer are read.
+SAMPLES = 8192
+# Fewer patches are read of wide layers, whose moments would take more MACs than this.
+MAX_MOMENT_MACS = 2e11
+# A form that would take more MACs to solve keeps its coefficients as coded.
+MAX_SOLVE_MACS = 3e10
+# A form with at most this many rows times taps gets its pattern chosen, within a second; larger forms keep theirs.
+MAX_RESPONSES = 1200
+# The systems solved at a time hold about this many numbers at most.
+BLOCK_NUMBERS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -47,14 +52,14 @@ class InputMoments:
     ) -> tuple[Tensor, Tensor]:
         """Return the weight (C_out, m, taps) of a coding with solved coefficients, and what its bias must add (C_out).
 
-        As in ``compress.refit``, a small sparse kernel gets the pattern that suits the inputs best, with as many entries.
+        As in ``compression.refit``, a small sparse kernel gets the pattern that suits the inputs best, with as many entries.
 
         Args:
             dictionary: (groups * k, m).
             kernel: (C_out, k, kH, kW).
             weight: (C_out, m, kH, kW), of the dense layer.
-            filters_per_pattern: so many neighbouring filters get the same pattern.
-            ridge: pull toward the coefficients as coded, relative to the mean square of a response.
+            filters_per_pattern: this many neighbouring filters get the same pattern.
+            ridge: strength of the pull toward the coefficients as coded, relative to the mean square of a response.
             max_responses: rows times taps up to which a pattern is chosen.
         """
         groups = len(self.mean)
@@ -75,7 +80,7 @@ class InputMoments:
         return float(((filters @ self.covariance) * filters).sum())
 
     def responses(self, group: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the covariances (k * taps, F) of what rows (k, m) give at each tap with the inputs, and among themselves."""
+        """Return covariances of what rows (k, m) give at each tap: (k * taps, F) with the inputs, and (k * taps, k * taps)."""
         m, taps = rows.shape[1], self.taps
         covariance = self.covariance[group].view(m, taps, m, taps)
         half = torch.einsum("km,mtns->ktns", rows, covariance).flatten(0, 1)  # (k * taps, m, taps)

@@ -1,6 +1,6 @@
-"""The fastest net whose score stays within a largest drop, judged on examples that nothing was calibrated or trained on.
+"""Find the fastest net whose score stays within a largest drop, judged on examples that nothing was calibrated or trained on.
 
-The drop is the mean over images of what the dense net scores more, so that both nets are judged on the same images; its 95 %
+The drop is the mean over images of how much more the dense net scores: both nets are judged on the same images. Its 95 %
 interval is that of this mean (1.96 standard errors). With few images the interval is wide, and the report says so.
 """
 
@@ -24,15 +24,18 @@ from lcnn_compress.progress import Progress, silent
 from lcnn_compress.search.budget_report import Drop, TriedNet
 from lcnn_compress.search.problem import Choice, Problem
 
-TRIALS = 6  # The bisection builds and scores at most so many nets,
-TRAININGS = 3  # and at most so many are trained.
-RECOVERED = 4.0  # A drop so many times as large before fine-tuning is worth a try: it usually wins back three quarters.
+# The bisection builds and scores at most this many nets.
+TRIALS = 6
+# At most this many nets are trained.
+TRAININGS = 3
+# A net is worth fine-tuning up to a drop this many times the limit: training usually wins back three quarters.
+RECOVERED = 4.0
 Judge = Callable[[fx.GraphModule], Drop]
 
 
 @dataclass(frozen=True)
 class Found:
-    """The net that was found, its choice, its drop, and every net that was tried as (expected ms, drop)."""
+    """The net that was found, its choice, its drop, and every net that was tried."""
 
     artefact: Artefact
     choice: Choice
@@ -41,13 +44,13 @@ class Found:
 
 
 def judge_by(dense: fx.GraphModule, held_out: Examples, task: Task | None = None, progress: Progress = silent) -> Judge:
-    """Return what tells the drop of a net against the dense one on held-out examples; their labels tell a task that is None."""
+    """Return what tells the drop of a net against the dense one on held-out examples; without a ``task`` labels tell it."""
     metric, scores = image_scores(torch_runner(dense), held_out, progress, task)
     return lambda net: drop_of(metric, scores, image_scores(torch_runner(net), held_out, progress, task)[1])
 
 
 def drop_of(metric: str, dense: Tensor, scores: Tensor) -> Drop:
-    """Return the drop from the scores of each image, (n,) both."""
+    """Return the drop from the scores of each image in the two nets, (n,) both."""
     lost = dense - scores
     half = 1.96 * float(lost.std(correction=1)) / math.sqrt(len(lost)) if len(lost) > 1 else math.inf
     value = float(lost.mean())
@@ -114,13 +117,14 @@ def fastest_within(problem: Problem, limit: float, data: TrainingData, judge: Ju
 def _trained_within(
     problem: Problem, limit: float, choice: Choice, judge: Judge, data: TrainingData, progress: Progress
 ) -> Found:
-    """Train a choice and, while it loses too much, others half the way to the dense net's time; return the last one."""
+    """Train a choice and, while it loses too much, others halfway to the dense net's time; return the last one."""
     assert problem.dense_ms is not None
     settings = replace(problem.settings, measure=False)
     tried: list[TriedNet] = []
 
     def may_stop(net: nn.Module) -> bool:
-        return judge(cast(fx.GraphModule, net)).high <= limit  # Even the upper end of its interval is within the limit.
+        # Training may stop once even the upper end of the drop's interval is within the limit.
+        return judge(cast(fx.GraphModule, net)).high <= limit
 
     while True:
         judged = replace(data, enough=may_stop)

@@ -1,7 +1,7 @@
 """Meet a target: allocate, build the net, measure it, correct what was foreseen and allocate again.
 
 Layers timed alone and the same layers in a net differ by a few per cent, more where layouts change between them. The built net
-tells by how much, so that a second or third allocation lands.
+tells by how much, so that a second or third allocation meets the target.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ from lcnn_compress.search.budget_report import SizeRound, TimeRound
 from lcnn_compress.search.problem import Choice, Problem
 from lcnn_compress.search.target import Target
 
-CLOSE = 0.04  # Two measurements of one net differ by so much of it.
+# A net meets a target of time within this fraction of it: two measurements of one net differ by as much.
+CLOSE = 0.04
 MAX_ROUNDS = 4
-TIME_CORRECTIONS = (0.3, 3.0)  # A layer in the net takes so much of its time alone; beyond that something was disturbed.
-SIZE_SLACK = 0.97  # A file that uses so much of a target size is good enough.
+# A layer's time in the net over its time alone is within these bounds; beyond them something was disturbed.
+TIME_CORRECTIONS = (0.3, 3.0)
+# A file that takes at least this fraction of a target size is good enough.
+SIZE_SLACK = 0.97
 MB = 1e6
 
 
@@ -62,7 +65,7 @@ def initial_choice(problem: Problem, target: Target) -> Choice:
 
 
 def wanted_ms(problem: Problem, target: Target) -> float:
-    """Return the time of the net, as a quiet machine would measure it, that a target of time asks for."""
+    """Return the time of the net that a target of time asks for, as a quiet machine would measure it."""
     assert problem.dense_ms is not None
     if target.kind == "latency_ms":
         return target.value * problem.corrections.quiet_over_busy
@@ -79,7 +82,8 @@ def fit(problem: Problem, target: Target, progress: Progress = silent) -> Fit:
 
 
 def _fit_time(problem: Problem, target: Target, progress: Progress) -> Fit:
-    rounds: list[tuple[float, Choice]] = []  # measured over wanted
+    # The first of each pair is the measured over the wanted time.
+    rounds: list[tuple[float, Choice]] = []
     notes: list[TimeRound] = []
     dense_ms = problem.dense_ms
     assert dense_ms is not None
@@ -87,7 +91,8 @@ def _fit_time(problem: Problem, target: Target, progress: Progress) -> Fit:
         dense = Path(folder) / "dense.onnx"
         write_atomically(dense, problem.model(problem.stay_dense()).SerializeToString())
         for _ in range(MAX_ROUNDS):
-            choice = problem.within_ms(wanted_ms(problem, target)) or problem.fastest()  # measured before it is given up
+            # The fastest choice is measured before the target is given up.
+            choice = problem.within_ms(wanted_ms(problem, target)) or problem.fastest()
             if any(choice.plans == known.plans for _, known in rounds):
                 break
             gain = _measure(problem, choice, dense, progress)
@@ -126,7 +131,7 @@ def correct_times(problem: Problem, choice: Choice, gain: Gain, taken: float) ->
     Half of each difference is believed (the geometric mean): measurements scatter, and the next choice must not follow that.
 
     Args:
-        problem: as the choice was made.
+        problem: the problem that the choice was made for.
         choice: what was built.
         gain: its measured times.
         taken: ms of the whole built net, as a quiet machine would measure it.
@@ -194,7 +199,7 @@ def _fit_size(problem: Problem, target: Target) -> Fit:
 
 
 def _rest_bytes(problem: Problem) -> int:
-    """Return the bytes of a file that belong to no layer, about: those of the dense net without its layers."""
+    """Return about how many bytes of a file belong to no layer: those of the dense net without its layers."""
     model = problem.model(problem.stay_dense())
     return max(0, len(model.SerializeToString()) - problem.stay_dense().weight_bytes)
 

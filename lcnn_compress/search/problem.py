@@ -40,7 +40,7 @@ from lcnn_compress.search.knapsack import choose_options
 
 @dataclass(frozen=True)
 class Choice:
-    """One allocation: the option of every layer, and what it is expected to give. ``error`` is relative to the output."""
+    """One allocation: the option of every layer, and what that should give; ``error`` is relative to the outputs' spread."""
 
     picked: tuple[Candidate, ...]
     ms: float | None
@@ -84,11 +84,11 @@ class Problem:
     Attributes:
         captured: the net and its layers.
         settings: which layers may change, threads, stored type, training.
-        options: of each layer.
-        effects: of each option, the squared error it adds to the outputs relative to their variance.
+        options: candidates of each layer.
+        effects: squared error that each option adds to the outputs, relative to their variance.
         measured_effects: whether effects are of outputs; else they are the errors of the filters.
-        dense_ms: of the whole net; None where nothing was timed.
-        corrections: of the times; ``meet_target`` returns problems with others.
+        dense_ms: time of the whole dense net; None where nothing was timed.
+        corrections: what measured nets have told about times; ``meet_target`` returns problems with others.
         recovery_exponent: when choices are compared, an effect is divided by (fraction of parameters kept) to this power: 0
             without training; above 0 because options with more parameters recover more.
         reusable: what was built and exported. Problems made from one another share its lookup convolutions by plan: they are a
@@ -228,7 +228,7 @@ def prepare(
         options = timed(
             free, options, times, threads=settings.threads, cache=cache, progress=progress, time_forms=timers.time_forms
         )
-        # What takes longer than dense is never worth an error.
+        # A form that takes longer than dense is never worth an error.
         options = [[c for c in o if c.ms < times[layer.name]] for layer, o in zip(free, options, strict=True)]
     if calibration:
         effects = estimate(captured.net, free, options, calibration, progress)
@@ -263,7 +263,8 @@ def _template(captured: Captured, reasons: Sequence[str | None], storage: str, p
             groups = layer.geometry.groups
             dictionary = torch.zeros(groups, layer.in_channels // groups)
             kernel = torch.zeros(layer.out_channels, 1, *layer.geometry.kernel)
-            kernel.view(-1)[0] = 1.0  # the only entry of its support
+            # This is the only entry of its support.
+            kernel.view(-1)[0] = 1.0
             stand_ins[layer.name] = LookupConv2d(dictionary, kernel, layer.module.bias, layer.geometry, kind=LOOKUP)
     net = with_lookups(captured, stand_ins)
     fold_batch_norms(net)

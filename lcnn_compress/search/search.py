@@ -64,9 +64,9 @@ def compress_to_target(
 
     Args:
         captured: the net and its layers.
-        settings: ``plan`` says which layers may be compressed, its dictionary plays no part.
+        settings: how to compress; ``plan`` says which layers may be, its dictionary plays no part.
         target: what is asked for.
-        data: with calibration inputs or examples effects are measured on outputs; a largest drop needs ``held_out``.
+        data: calibration inputs or examples let effects be measured on outputs; a largest drop needs ``held_out``.
         cache: folder of layer times; None is the user's.
         progress: called as work goes on.
         timers: what layers and nets are measured with.

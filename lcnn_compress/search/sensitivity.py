@@ -27,8 +27,10 @@ from lcnn_compress.search.effects import replaced
 from lcnn_compress.search.layer_fit import gather
 from lcnn_compress.search.target import SensitivitySettings
 
-IMAGES = 128  # Outputs are compared on at most so many.
-CELL_WIDTH, CELL_HEIGHT, NAME_WIDTH = 90, 24, 260  # pixels
+# Outputs are compared on at most this many images.
+IMAGES = 128
+# These sizes of the picture are in pixels.
+CELL_WIDTH, CELL_HEIGHT, NAME_WIDTH = 90, 24, 260
 LIGHT, DARK = (236, 241, 247), (23, 79, 134)
 
 

@@ -1,6 +1,6 @@
 """What is asked for: a target in place of a dictionary, or how sensitive layers are.
 
-Nothing heavy is imported: options of commands are made from these fields.
+Nothing heavy is imported, because options of commands are made from these fields.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from lcnn_compress.compression.settings import CompressSettings, PlanSettings
 from lcnn_compress.errors import SettingsError
 
 TARGETS = ("speedup", "latency_ms", "size_mb", "max_drop")
-INIT = "ksvd"  # K-SVD is clearly better than k-means at the few lookups of a target, in every layer tried.
-HELD_OUT = 0.3  # So much of the labelled examples is held out to judge a largest drop by.
+# Dictionaries start from K-SVD: at the few lookups of a target it is clearly better than k-means, in every layer tried.
+INIT = "ksvd"
+# This fraction of the labelled examples is held out to judge a largest drop by.
+HELD_OUT = 0.3
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Target:
 
 @dataclass(frozen=True)
 class SensitivitySettings:
-    """Dictionaries to try as shares of the channels of a layer, a quarter of each looked up, and which layers.
+    """Which layers to try, and dictionaries as shares of their channels; a quarter of each dictionary is looked up.
 
     Raises:
         SettingsError: a share is not above 0 and up to 1.

@@ -1,9 +1,8 @@
 """Which of two plans trains better: each is trained for a short while and judged on examples it has not seen.
 
-Effects are measured before training. Forms with more coefficients make up for more of theirs by it, by how much differs from
-net to net: with effects divided by the share of the coefficients kept, planned for the same speed, the residual net of
-``examples/compare_methods.py`` came to 93.95 instead of 93.70 % of its validation images, demosaicnet to 41.36 instead of
-42.22 dB.
+Effects are measured before training. Forms with more parameters win back more of theirs by training, but how much more differs
+from net to net: when effects were divided by the fraction of parameters kept, at the same speed, the residual net of
+``examples/compare_methods.py`` came out better and demosaicnet worse. So both plans are tried.
 """
 
 from __future__ import annotations
@@ -25,10 +24,14 @@ from lcnn_compress.search.target import Target
 from lcnn_compress.train.losses import loss_of
 from lcnn_compress.train.recipe import FinetuneSettings
 
+# A plan is tried for each of these values of ``Problem.recovery_exponent``.
 RECOVERIES = (0.0, 1.0)
-SHARE = 0.1  # A short training has so much of the steps of the whole one,
-STEPS = 50, 500  # but at least and at most so many.
-JUDGED = 0.1, 1000  # So much of the examples is held out to judge by, at most so many.
+# A short training has this fraction of the steps of the whole one.
+SHARE = 0.1
+# A short training has at least and at most this many steps.
+STEPS = 50, 500
+# This fraction of the examples is held out to judge by, and at most this many of them.
+JUDGED = 0.1, 1000
 Judge = Callable[[nn.Module, fx.GraphModule, Examples, FinetuneSettings], float]
 
 
@@ -57,9 +60,9 @@ def best_trained(
     """Fit a plan for each of ``RECOVERIES`` to a target of time and return the one with the least loss after a short training.
 
     Args:
-        problem: its settings say how to train; every plan starts from its corrections.
-        target: of time.
-        data: with examples, of which some are held out here to judge by.
+        problem: what the net can become; its settings say how to train, and every plan starts from its corrections.
+        target: a target of time.
+        data: training data with examples, of which some are held out here to judge by.
         progress: called as work goes on.
         judge: returns the loss of a net on examples, given the dense one.
 

@@ -18,9 +18,11 @@ import torch
 from lcnn_compress.errors import ArtefactError, FileError, SettingsError
 from lcnn_compress.files import write_atomically
 
-CHECKPOINT_MAGIC = b"lcnn training 2\n"  # then the SHA-256 of the rest, which torch.save wrote
+# A checkpoint starts with this line; then come the SHA-256 of the rest and the rest, which torch.save wrote.
+CHECKPOINT_MAGIC = b"lcnn training 2\n"
 
-State = dict[str, Any]  # tensors and plain values by name, as a checkpoint holds them
+# A checkpoint holds tensors and plain values by name.
+State = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
         asked.set()
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    if handlers[signal.SIGINT] in (signal.SIG_IGN, None):  # None: set by another language, and could not be put back
+    # A handler of None was set by another language and could not be put back.
+    if handlers[signal.SIGINT] in (signal.SIG_IGN, None):
         del handlers[signal.SIGINT]
     if handlers[signal.SIGTERM] is not signal.default_int_handler:
         del handlers[signal.SIGTERM]
@@ -80,7 +83,7 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
 
 
 def write_checkpoint(path: Path, state: State) -> None:
-    """Write tensors and plain values; a file of before stays whole until then.
+    """Write tensors and plain values; an earlier file stays whole until that is done.
 
     Raises:
         FileError: it cannot be written.
@@ -117,8 +120,7 @@ def read_checkpoint(path: Path) -> State:
 
 @contextmanager
 def complete(path: Path) -> Iterator[None]:
-    """Say of what is missing or does not fit, when a net and its optimiser are restored inside the block, that ``path`` is
-    to blame.
+    """Blame ``path`` for what is missing or does not fit when the block restores a net and its optimiser.
 
     Raises:
         ArtefactError: something is missing or does not fit.
@@ -133,7 +135,7 @@ def check_same(path: Path, subject: str, saved: Mapping[str, object], present: M
     """Refuse to continue with something else than the training began with.
 
     Args:
-        path: of the checkpoint.
+        path: path of the checkpoint, for the message.
         subject: what the values are about, for the message.
         saved: values by name, from the checkpoint.
         present: those of this run.

@@ -90,9 +90,9 @@ def train(
     Args:
         net: any module that takes x and returns one tensor. The ``support`` of its lookup layers, if it has some, may hold
             more entries than shall stay.
-        examples: 2 or more; class labels train with cross entropy, float targets with the squared error, several labels with
-            the binary cross entropy where ``recipe.task`` says that they are such.
-        recipe: how.
+        examples: at least 2; class labels train with cross entropy, float targets with the squared error, several labels
+            with the binary cross entropy where ``recipe.task`` says that they are such.
+        recipe: how to train.
         teacher: a net with outputs like those of ``net`` to learn from, not changed; None trains on labels alone.
         goal: where to end.
         checkpoint: where to keep the training.
@@ -136,7 +136,7 @@ def _take_steps(
             try:
                 progress(training.step)
                 x, y = examples.batch(order[training.step % training.steps_per_epoch])
-            except KeyboardInterrupt:  # raised by a callback
+            except KeyboardInterrupt:  # a callback has raised it
                 torch.set_rng_state(randomness)
                 checkpoint.write(training.state())
                 raise
@@ -154,7 +154,7 @@ def _take_steps(
 
 
 def _is_enough(training: Training, enough: Callable[[nn.Module], bool]) -> bool:
-    """Ask about a copy; random numbers drawn meanwhile do not count."""
+    """Ask ``enough`` about a copy of the net; random numbers drawn meanwhile do not count."""
     result = training.result()
     move(result, torch.device("cpu"))
     with torch.random.fork_rng(devices=[]):
@@ -165,14 +165,14 @@ class Training:
     """A net in training between two steps; ``state`` and ``load`` carry it through a checkpoint.
 
     Args:
-        net: on ``recipe.device``, like ``teacher``.
+        net: the net, on ``recipe.device`` like ``teacher``.
         recipe: how to train.
-        n_examples: in an epoch.
-        teacher: in eval mode.
-        nonzeros: of ``Goal``.
+        n_examples: number of examples in an epoch.
+        teacher: as for ``train``, in eval mode.
+        nonzeros: as in ``Goal``.
 
     Attributes:
-        step: steps taken, of ``total``.
+        step: number of steps taken, out of ``total``.
         losses: mean loss of each epoch that has ended.
         stopped: whether training ends before its last step.
     """
@@ -191,7 +191,8 @@ class Training:
         self.total = self.steps_per_epoch * recipe.epochs
         self.device = torch.device(recipe.device)
         self.step = 0
-        self.loss_sum = 0.0  # of the epoch under way
+        # The losses of the epoch under way add up here.
+        self.loss_sum = 0.0
         self.losses: list[float] = []
         self.stopped = False
         self.lookups = LookupLayers(net, recipe, nonzeros, self.total)
@@ -245,7 +246,8 @@ class Training:
 
     @torch.no_grad()
     def _add_to_averages(self) -> None:
-        decay = min(self.recipe.average, (1 + self.step) / (10 + self.step))  # else the start would weigh most
+        # Without the second bound the start would weigh most.
+        decay = min(self.recipe.average, (1 + self.step) / (10 + self.step))
         present = self.net.state_dict()
         for name, average in self.averages.items():
             if average.is_floating_point():

@@ -24,7 +24,7 @@ def loss_of(output: Tensor, y: Tensor | None, taught: Tensor | None, recipe: Rec
     """Return the training loss of a batch, ().
 
     Args:
-        output: of the net, (n, classes) if y holds classes or several labels.
+        output: output of the net, (n, classes) if y holds classes or several labels.
         y: (n,) int64 classes, float labels or targets like ``output``, or None.
         taught: output of the dense net, or None without distillation.
         recipe: says how both are weighed, and the task where y does not.
@@ -106,8 +106,8 @@ class Objective:
     """The loss of a net in training on a batch, with or without a teacher.
 
     Args:
-        net: in training.
-        teacher: in eval mode, on the same device; None trains on labels alone.
+        net: the net in training.
+        teacher: the net to learn from, in eval mode on the same device; None trains on labels alone.
         compared: names of layers of both nets whose outputs shall be alike, as much as ``recipe.feature_weight`` says.
         recipe: how losses are weighed, and the precision of products.
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SPARSITIES = ("gradual", "threshold")
 PRECISIONS = ("float32", "bfloat16")
-# Fields that 0.1.0 did not have. A configuration names them only where they say something else than what 0.1.0 did, so that
+# 0.1.0 did not have these fields. A configuration names them only where they say something else than what 0.1.0 did, so that
 # the same run is recorded with the same bytes.
 NEWER_FIELDS = ("task", "optimiser", "schedule")
 
@@ -86,19 +86,20 @@ class Recipe:
         threshold_c: epsilon of a layer in standard deviations of its kernel at the start (threshold).
         l1: lambda' of the paper; the penalty of a layer is l1 * epsilon * |P| (threshold).
         distill: learn from the dense net too.
-        distill_weight: its share of the loss.
-        temperature: of the softened class probabilities (Hinton et al. 2015).
-        seed: of the order of examples and of dropout.
-        feature_weight: of the squared error between the outputs of compressed layers and of their dense ones, relative to the
-            variance of the latter, added to the loss.
+        distill_weight: share of the dense net in the loss.
+        temperature: temperature of the softened class probabilities (Hinton et al. 2015).
+        seed: seed of the order of examples and of dropout.
+        feature_weight: weight of the squared error between the outputs of compressed layers and of their dense ones, relative
+            to the variance of the latter, in the loss.
         average: decay of the moving average of weights and statistics that is the result; less in the first steps, 0 for none.
         accumulate: parts a batch is computed in, to save memory; batch norms see one part at a time.
-        precision: one of ``PRECISIONS``, of the products of both nets; weights, their changes and the loss stay float32 (mixed
-            precision, Micikevicius et al. 2018, arXiv 1710.03740). Faster where the processor multiplies bfloat16, else slower.
+        precision: type of the products of both nets, one of ``PRECISIONS``; weights, their changes and the loss stay float32
+            (mixed precision, Micikevicius et al. 2018, arXiv 1710.03740). bfloat16 is faster where the processor multiplies it,
+            else slower.
         device: where to train, one of ``devices()``.
         task: what labels mean; None tells classes from targets by their type, so only several labels need it.
-        optimiser: what makes changes of gradients.
-        schedule: what makes the learning rate of each step of ``lr``.
+        optimiser: what turns gradients into changes of weights.
+        schedule: what gives each step its learning rate, up to ``lr``.
 
     Raises:
         SettingsError: a value is outside its range; the message names the field.
@@ -156,7 +157,7 @@ class Recipe:
         check("task", self.task in (None, *Task), f"None or one of {', '.join(task.value for task in Task)}")
 
     def recorded(self) -> dict[str, Any]:
-        """Return the object that a configuration holds of it, which ``from_recorded`` takes; see ``NEWER_FIELDS``."""
+        """Return what a configuration records of the recipe and ``from_recorded`` reads; see ``NEWER_FIELDS``."""
         values = asdict(self)
         if self.task is not None:
             values["task"] = Task(self.task).value
@@ -179,4 +180,5 @@ class Recipe:
         return cls(**made)
 
 
-FinetuneSettings = Recipe  # its name in 0.1.0
+# Users of 0.1.0 know the recipe by this name.
+FinetuneSettings = Recipe

@@ -19,7 +19,8 @@ from lcnn_compress.forms.pattern import largest, shared_scores
 from lcnn_compress.train.checkpoint import State
 from lcnn_compress.train.recipe import Recipe
 
-PRUNE_EVERY = 8  # steps between two prunings of the gradual schedule
+# The gradual schedule prunes once in this many steps.
+PRUNE_EVERY = 8
 
 
 class Sparsity(Protocol):
@@ -30,15 +31,15 @@ class Sparsity(Protocol):
         ...
 
     def prunes(self, step: int) -> bool:
-        """Tell whether entries die after so many steps; 0 is the start of training."""
+        """Tell whether entries die after ``step`` steps; 0 is the start of training."""
         ...
 
     def alive(self, name: str, magnitude: Tensor, support: Tensor, step: int) -> Tensor:
-        """Return which entries of a layer live on after so many steps.
+        """Return which entries of a layer live on after ``step`` steps.
 
         Args:
-            name: of the layer.
-            magnitude: (C_out, k, kH, kW), of its kernel; neighbouring filters of one pattern have the same.
+            name: name of the layer.
+            magnitude: magnitudes of its kernel, (C_out, k, kH, kW); neighbouring filters of one pattern have the same.
             support: (C_out, k, kH, kW) bool, the entries that live now.
             step: as in ``prunes``.
 
@@ -62,8 +63,8 @@ class Gradual:
 
     Attributes:
         starts: non-zeros of each layer before training.
-        ends: at the end.
-        last: steps after which each layer has come to its end, 1 or more.
+        ends: non-zeros of each layer at the end.
+        last: number of steps after which each layer has come to its end, 1 or more.
     """
 
     starts: Mapping[str, int]
@@ -97,7 +98,7 @@ class Threshold:
     """Penalise magnitudes and kill what comes within epsilon of zero.
 
     Attributes:
-        epsilons: of each layer, in units of its kernel.
+        epsilons: epsilon of each layer, in the unit of its kernel.
         l1: lambda' of the paper; the penalty of a layer is l1 * epsilon * |P|.
     """
 
@@ -129,12 +130,12 @@ class Threshold:
 
 
 class LookupLayers:
-    """The lookup layers of a net in training, none where there are none, and the rule by which their kernels lose entries.
+    """The lookup layers of a net in training, if it has any, and the rule by which their kernels lose entries.
 
     Attributes:
-        layers: by name.
+        layers: the lookup layers by name.
         ends: non-zeros that each may keep: what the targets say, and no more than it has.
-        rule: made of the kernels as they are now, dictionary rows normalised.
+        rule: the rule, made from the kernels before training, dictionary rows normalised.
     """
 
     def __init__(self, net: nn.Module, recipe: Recipe, targets: Mapping[str, int], total: int) -> None:
@@ -183,7 +184,7 @@ class LookupLayers:
         magnitude = shared_scores(by_group, lookup.filters_per_pattern).flatten(0, 1)
         lookup.restrict_(self.rule.alive(name, magnitude, lookup.support, step))
         for memory in optimiser.state.get(lookup.sparse_kernel, {}).values():
-            if isinstance(memory, Tensor) and memory.shape == lookup.support.shape:  # a moment of each entry
+            if isinstance(memory, Tensor) and memory.shape == lookup.support.shape:  # it holds a moment of each entry
                 memory.mul_(lookup.support)
 
     def _normalise(self) -> None:
@@ -210,5 +211,5 @@ def settle(net: nn.Module) -> None:
 
 
 def _epsilon(lookup: LookupConv2d, threshold_c: float) -> float:
-    """Return so many standard deviations of the entries that live, or 0 where none does."""
+    """Return ``threshold_c`` standard deviations of the entries that live, or 0 where none does."""
     return threshold_c * float(lookup.sparse_kernel.detach()[lookup.support].std(correction=0)) if lookup.n_nonzeros else 0.0
