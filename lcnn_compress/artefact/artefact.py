@@ -88,17 +88,22 @@ def load_artefact(path: Path) -> Artefact:
     description = _parse(path / "lcnn.json", content["lcnn.json"])
     config = _parse(path / "config.json", content["config.json"])
     report = _read_report(path / "report.json")
-    _complete(description["graph"]["modules"], config)
-    net = from_json(description["graph"], tensors, str(path))
-    return Artefact(net, tuple(description["input_shape"]), config, report)
+    net = from_json(description.get("graph", {}), tensors, str(path), _patterns_of(config))
+    return Artefact(net, _shape_of(description, path / "lcnn.json"), config, report)
 
 
-def _complete(modules: Json, config: Json) -> None:
-    """Add ``filters_per_pattern``, which 0.1.0 wrote into the configuration only; without it training would split patterns."""
-    planned = {plan.get("name"): plan.get("share", 1) for plan in config.get("layers", ()) if isinstance(plan, dict)}
-    for name, values in modules.items():
-        if values.get("type") == "LookupConv2d":
-            values.setdefault("filters_per_pattern", planned.get(name, 1))
+def _patterns_of(config: Json) -> dict[str, object]:
+    """Return ``filters_per_pattern`` by layer: 0.1.0 wrote it into the configuration only; without it training splits patterns."""
+    plans = config.get("layers")
+    plans = [plan for plan in plans if isinstance(plan, dict)] if isinstance(plans, list) else []
+    return {str(plan.get("name")): plan.get("share", 1) for plan in plans}
+
+
+def _shape_of(description: Json, path: Path) -> tuple[int, ...]:
+    shape = description.get("input_shape")
+    if not isinstance(shape, list) or not shape or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise ArtefactError(f"{path}: input_shape is {shape!r}; it must be a list of sizes, make the artefact again")
+    return tuple(shape)
 
 
 def is_artefact(path: Path) -> bool:

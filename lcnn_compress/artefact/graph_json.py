@@ -7,7 +7,9 @@ file can therefore not run anything else.
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from dataclasses import fields
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -56,8 +58,16 @@ def to_json(net: fx.GraphModule, storage: str = "float32") -> tuple[Json, dict[s
     return {"nodes": nodes, "modules": modules}, tensors
 
 
-def from_json(graph: Json, tensors: dict[str, Tensor], source: str) -> fx.GraphModule:
-    """Invert ``to_json``; ``source`` names the file in messages.
+def from_json(
+    graph: Json, tensors: dict[str, Tensor], source: str, patterns: Mapping[str, object] = MappingProxyType({})
+) -> fx.GraphModule:
+    """Invert ``to_json``.
+
+    Args:
+        graph: as ``to_json`` returned it, or anything that a damaged file holds.
+        tensors: by name.
+        source: names the file in messages.
+        patterns: ``filters_per_pattern`` by layer, for graphs of 0.1.0, which do not hold it.
 
     Raises:
         ArtefactError: a tensor is missing or of the wrong shape, or the graph is not one this version writes.
@@ -65,7 +75,8 @@ def from_json(graph: Json, tensors: dict[str, Tensor], source: str) -> fx.GraphM
     try:
         root = nn.Module()
         for name, values in graph["modules"].items():
-            _add_submodule(root, name, _module_from_json(name, values, tensors))
+            common = {"filters_per_pattern": patterns.get(name, 1)}
+            _add_submodule(root, name, _module_from_json(name, {**common, **values}, tensors))
         built = fx.Graph()
         nodes: dict[str, fx.Node] = {}
         for values in graph["nodes"]:
@@ -121,10 +132,10 @@ def _lookup_from_json(name: str, values: Json, tensors: dict[str, Tensor]) -> Lo
     dictionary, bias = _take(tensors, f"{name}.dictionary").float(), _take(tensors, f"{name}.bias")
     if not all(bool(torch.isfinite(t).all()) for t in (dictionary, bias, coefficients)) or len(bias) != shape[0]:
         raise ValueError(f"{name}: dictionary, coefficients and bias must be finite, with {shape[0]} biases")
-    common = values.get("filters_per_pattern", 1)  # 0.1.0 wrote neither this nor the kind: see ``artefact._complete``
+    common = values["filters_per_pattern"]
     if common not in FILTERS_PER_PATTERN:
         raise ValueError(f"{name}: filters_per_pattern is {common!r}; it must be one of {FILTERS_PER_PATTERN}")
-    kind = KINDS[values["kind"]] if "kind" in values else None
+    kind = KINDS[values["kind"]] if "kind" in values else None  # 0.1.0 did not write it: the factors tell
     if kind is not None and not kind.is_coded:
         raise ValueError(f"{name}: kind is {kind.name!r}, but the layer is a lookup convolution")
     return LookupConv2d(dictionary, torch.from_numpy(kernel), bias, geometry, kind=kind, filters_per_pattern=common)

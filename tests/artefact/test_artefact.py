@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -146,6 +147,48 @@ def test_a_damaged_report_is_found(copied, change, message):
     (copied / "report.json").write_text(json.dumps(values))
     with pytest.raises(ArtefactError, match=rf"report\.json: .*{message}; .* make the artefact again"):
         load_artefact(copied)
+
+
+def edited(folder: Path, name: str, change) -> None:
+    """Change a JSON file of an artefact and its hash in the manifest, as somebody who means to would."""
+    values = json.loads((folder / name).read_text())
+    change(values)
+    (folder / name).write_text(json.dumps(values))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["sha256"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def first_lookup(values):
+    return next(module for module in values["graph"]["modules"].values() if module["type"] == "LookupConv2d")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda values: values.pop("graph"),
+        lambda values: values.update(graph=[]),
+        lambda values: values["graph"].pop("modules"),
+        lambda values: values["graph"].update(modules=dict.fromkeys(values["graph"]["modules"], 3)),
+        lambda values: values.pop("input_shape"),
+        lambda values: values.update(input_shape=[1, "3"]),
+        lambda values: first_lookup(values).update(kind="dense"),
+        lambda values: first_lookup(values).update(kind=["lookup"]),
+        lambda values: first_lookup(values).update(kind="fast"),
+        lambda values: first_lookup(values).update(filters_per_pattern=3),
+        lambda values: first_lookup(values).update(filters_per_pattern={}),
+    ],
+)
+def test_an_edited_graph_is_refused(copied, change):
+    edited(copied, "lcnn.json", change)
+    with pytest.raises(ArtefactError, match=r"copy\.lcnn.*make (it|the artefact) again"):
+        load_artefact(copied)
+
+
+@pytest.mark.parametrize("layers", [3, [3, None], [{"name": ["x"]}], {"name": "x"}])
+def test_a_configuration_of_anything_does_not_stop_a_net_from_loading(copied, layers):
+    edited(copied, "config.json", lambda values: values.update(layers=layers))
+    load_artefact(copied)
 
 
 def test_the_report_says_when_it_was_made(made):
