@@ -93,7 +93,10 @@ def load_artefact(path: Path) -> Artefact:
 
 
 def _patterns_of(config: Json) -> dict[str, object]:
-    """Return ``filters_per_pattern`` by layer: 0.1.0 wrote it into the configuration only; without it training splits patterns."""
+    """Return ``filters_per_pattern`` by layer name, which release 0.1.0 wrote into the configuration only.
+
+    Without it training would split the patterns that groups of filters share.
+    """
     plans = config.get("layers")
     plans = [plan for plan in plans if isinstance(plan, dict)] if isinstance(plans, list) else []
     return {str(plan.get("name")): plan.get("share", 1) for plan in plans}
