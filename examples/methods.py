@@ -34,8 +34,8 @@ from torch import Tensor, nn
 from lcnn_compress.compression.plan import LayerPlan, PlanSettings, plan_layers
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.forms.dictionary import factorise
-from lcnn_compress.geometry import lookup_macs
 from lcnn_compress.net.layers import Layer
+from lcnn_compress.operators.geometry import lookup_macs
 
 OURS, UNIFORM, PAPER, SPARSE, LOW_RANK, NARROWER, INT8 = (
     "lookup (ours)", "lookup (one rule)", "lookup (paper)", "sparse", "low rank", "narrower", "int8",

@@ -10,10 +10,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from lcnn_compress import runtime
-from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.machine import machine
 from lcnn_compress.operators.common import DOMAIN, OP_VERSION, OPSET
 from lcnn_compress.operators.encoding import encode_positions
+from lcnn_compress.operators.geometry import ConvGeometry
 from lcnn_compress.operators.lookup_conv import INPUTS, OP_TYPE, function_body, node_attributes
 from lcnn_compress.version import __version__
 

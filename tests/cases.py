@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lcnn_compress.forms.lookup import LookupConv2d
-from lcnn_compress.geometry import ConvGeometry
+from lcnn_compress.operators.geometry import ConvGeometry
 
 EPS32 = float(np.finfo(np.float32).eps)
 

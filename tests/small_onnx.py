@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.operators.common import DOMAIN, OP_VERSION, OPSET
 from lcnn_compress.operators.encoding import encode_positions
+from lcnn_compress.operators.geometry import ConvGeometry
 from lcnn_compress.operators.lookup_conv import OP_TYPE, function_body, node_attributes
 
 SAME = ConvGeometry((3, 3), (1, 1), (1, 1, 1, 1))

@@ -22,7 +22,7 @@ MAX_PLAIN_DICTS = 30  # where JSON crosses
 
 # A module imports from its own room and from rooms of lower levels. Whatever is new goes into the lowest room it fits.
 LEVELS = {
-    "errors": 0, "progress": 0, "version": 0, "zoo": 0, "geometry": 0, "files": 1, "parallel": 1,
+    "errors": 0, "progress": 0, "renamed": 0, "version": 0, "zoo": 0, "files": 1, "parallel": 1,
     "operators": 1, "forms": 2,
     "net": 3, "artefact": 3, "runtime": 3,
     "machine": 4, "sources": 4, "export": 4,

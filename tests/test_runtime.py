@@ -15,9 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lcnn_compress import runtime
 from lcnn_compress.errors import ArtefactError, FileError, MissingError
-from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.operators.common import DOMAIN, OP_VERSION, OPSET
 from lcnn_compress.operators.encoding import encode_positions
+from lcnn_compress.operators.geometry import ConvGeometry
 from lcnn_compress.operators.lookup_conv import INPUTS, OP_TYPE, function_body, node_attributes
 
 

@@ -10,8 +10,8 @@ from command_line import needs_library
 
 from lcnn_compress import runtime
 from lcnn_compress.errors import MissingError
-from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.machine import machine
+from lcnn_compress.operators.geometry import ConvGeometry
 from lcnn_compress.self_test import check, self_test, single_node_model
 from lcnn_compress.version import __version__
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lcnn_compress.forms.lookup import LookupConv2d
-from lcnn_compress.geometry import ConvGeometry
+from lcnn_compress.operators.geometry import ConvGeometry
 from lcnn_compress.train.loop import FinetuneReport, Goal, finetune
 from lcnn_compress.train.recipe import Recipe
 

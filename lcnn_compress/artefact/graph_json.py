@@ -21,8 +21,8 @@ from lcnn_compress.errors import ArtefactError, ModelError
 from lcnn_compress.forms.kinds import FILTERS_PER_PATTERN, KINDS
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.storage import StoredFactors
-from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.operators.encoding import decode_positions
+from lcnn_compress.operators.geometry import ConvGeometry
 
 _CONV_FIELDS = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
 _MODULES: dict[str, tuple[Any, tuple[str, ...]]] = {

@@ -29,10 +29,10 @@ from lcnn_compress.errors import FileError
 from lcnn_compress.export.rewrite import matrix_product, split_full
 from lcnn_compress.files import sha256_of, write_atomically
 from lcnn_compress.forms.kinds import LOOKUP, SPARSE, settled
-from lcnn_compress.geometry import ConvGeometry, lookup_macs
 from lcnn_compress.machine import machine
 from lcnn_compress.operators.common import DOMAIN, OP_VERSION, OPSET
 from lcnn_compress.operators.encoding import encode_positions
+from lcnn_compress.operators.geometry import ConvGeometry, lookup_macs
 from lcnn_compress.operators.lookup_conv import OP_TYPE, node_attributes
 from lcnn_compress.progress import Progress, silent
 

@@ -21,8 +21,8 @@ from lcnn_compress import zoo
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.size_rules import parse_dictionary
-from lcnn_compress.geometry import lookup_macs
 from lcnn_compress.net.layers import Layer
+from lcnn_compress.operators.geometry import lookup_macs
 
 
 @dataclass(frozen=True)

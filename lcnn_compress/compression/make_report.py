@@ -13,10 +13,10 @@ from lcnn_compress.benchmark.gain import Gain
 from lcnn_compress.compression.settings import LayerPlan
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.storage import coefficient_type, dictionary_bytes
-from lcnn_compress.geometry import lookup_macs
 from lcnn_compress.machine import machine
 from lcnn_compress.net.layers import Layer
 from lcnn_compress.operators.encoding import encode_positions
+from lcnn_compress.operators.geometry import lookup_macs
 
 
 def layer_reports(

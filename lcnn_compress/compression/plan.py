@@ -14,8 +14,8 @@ from lcnn_compress.compression.settings import LayerPlan, PlanSettings
 from lcnn_compress.errors import ModelError, SettingsError
 from lcnn_compress.forms.kinds import DENSE, FILTERS_PER_PATTERN, KINDS, LOOKUP
 from lcnn_compress.forms.size_rules import DictionaryRule, parse_dictionary
-from lcnn_compress.geometry import lookup_macs
 from lcnn_compress.net.layers import MAX_BARE_CHANNELS, Layer
+from lcnn_compress.operators.geometry import lookup_macs
 
 # A layer is tiny if its parts of the net's MACs and of its weights are both below this fraction.
 TINY_SHARE = 0.01

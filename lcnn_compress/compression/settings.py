@@ -15,6 +15,7 @@ from lcnn_compress.data.data_settings import CALIBRATION_BATCH, CALIBRATION_IMAG
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.forms.kinds import FILTERS_PER_PATTERN, KINDS, Kind
 from lcnn_compress.forms.size_rules import DEFAULT_LOOKUPS, PRESETS, check_amount, parse_dictionary
+from lcnn_compress.renamed import renamed
 from lcnn_compress.train.recipe import FinetuneSettings
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from lcnn_compress.data.examples import Examples
 
 
+@renamed(share="filters_per_pattern")
 @dataclass(frozen=True)
 class PlanSettings:
     """Which layers to compress and how far.
@@ -67,6 +69,7 @@ class PlanSettings:
         return self.lookups if self.lookups is not None else PRESETS.get(self.dictionary, (0.0, DEFAULT_LOOKUPS))[1]
 
 
+@renamed(share="filters_per_pattern")
 @dataclass(frozen=True)
 class LayerPlan:
     """What happens to one layer.
@@ -106,6 +109,7 @@ class LayerPlan:
         return cls(filters_per_pattern=rest.pop("share", 1), **rest)
 
 
+@renamed(coefficients="storage")
 @dataclass(frozen=True)
 class CompressSettings:
     """Everything that decides the result, apart from the model and the data.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lcnn_compress.renamed import renamed
+
 MAX_DIFFERENCE = 1e-3
 
 
+@renamed(coefficients="storage")
 @dataclass(frozen=True)
 class ExportSettings:
     """How to write an ONNX file.

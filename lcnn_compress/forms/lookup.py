@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lcnn_compress.forms.kinds import LOOKUP, SPARSE, Kind, settled
-from lcnn_compress.geometry import ConvGeometry, dense_macs, lookup_macs
+from lcnn_compress.operators.geometry import ConvGeometry, dense_macs, lookup_macs
 
 
 class LookupConv2d(nn.Module):

@@ -12,7 +12,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from lcnn_compress.errors import ModelError
 from lcnn_compress.forms.lookup import LookupConv2d
-from lcnn_compress.geometry import ConvGeometry, dense_macs
+from lcnn_compress.operators.geometry import ConvGeometry, dense_macs
 
 # Vectors of at most this many channels leave no room for a dictionary.
 MAX_BARE_CHANNELS = 7

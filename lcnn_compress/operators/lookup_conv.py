@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.operators.common import DOMAIN, OPSET, attribute_reference
+from lcnn_compress.operators.geometry import ConvGeometry
 
 if TYPE_CHECKING:
     import onnx

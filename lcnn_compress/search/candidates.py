@@ -22,8 +22,8 @@ from lcnn_compress.compression.settings import LayerPlan
 from lcnn_compress.forms.dictionary import draft_errors
 from lcnn_compress.forms.kinds import DENSE, LOOKUP, LOW_RANK, SPARSE
 from lcnn_compress.forms.storage import coefficient_type, dictionary_bytes
-from lcnn_compress.geometry import lookup_macs
 from lcnn_compress.net.layers import Layer
+from lcnn_compress.operators.geometry import lookup_macs
 from lcnn_compress.progress import Progress, silent
 
 # Dictionaries are tried with these numbers of rows, as fractions of m, the channels of a group.

@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from lcnn_compress.compression.refit import PASS_BYTES, RIDGE, split_by_memory
 from lcnn_compress.forms.pattern import choose_pattern
-from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.net.layers import Layer
+from lcnn_compress.operators.geometry import ConvGeometry
 from lcnn_compress.progress import Progress, silent
 
 # This many input patches of a layer are read.

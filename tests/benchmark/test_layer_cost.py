@@ -14,7 +14,7 @@ from command_line import needs_library
 
 from lcnn_compress import runtime
 from lcnn_compress.benchmark.layer_cost import ORDINARY, Form, LookupForm, Shape, default_cache, forms_model, time_forms
-from lcnn_compress.geometry import ConvGeometry
+from lcnn_compress.operators.geometry import ConvGeometry
 
 SHAPE = Shape(8, 6, ConvGeometry((3, 3), padding=(1, 1, 1, 1)), (7, 5))
 FORMS: list[Form] = [LookupForm(4, 30), LookupForm(0, 100), LookupForm(2, 108)]

@@ -19,8 +19,8 @@ from lcnn_compress.errors import DataError
 from lcnn_compress.forms.dictionary import factorise
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.pattern import largest
-from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.net.capture import capture
+from lcnn_compress.operators.geometry import ConvGeometry
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -24,10 +24,10 @@ from lcnn_compress.compression.settings import CompressSettings
 from lcnn_compress.export.rewrite import dense_form
 from lcnn_compress.export.to_onnx import ExportSettings, to_onnx
 from lcnn_compress.forms.lookup import LookupConv2d
-from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.net.capture import capture
 from lcnn_compress.net.edit import with_lookups
 from lcnn_compress.net.layers import Captured, layers
+from lcnn_compress.operators.geometry import ConvGeometry
 from lcnn_compress.operators.lookup_conv import OP_TYPE
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -20,10 +20,10 @@ from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export.to_onnx import ExportSettings, to_onnx
 from lcnn_compress.forms.lookup import LookupConv2d
-from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.net.capture import capture
 from lcnn_compress.net.edit import with_lookups
 from lcnn_compress.net.layers import Captured, layers
+from lcnn_compress.operators.geometry import ConvGeometry
 from lcnn_compress.train.recipe import FinetuneSettings
 
 PLANS = [

@@ -21,7 +21,7 @@ from lcnn_compress.errors import SettingsError
 from lcnn_compress.export.to_onnx import ExportSettings
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.storage import MAX_BYTE_ERROR, MIN_BYTE_ENTRIES, dictionary_bytes, dictionary_type, round_factors
-from lcnn_compress.geometry import ConvGeometry
+from lcnn_compress.operators.geometry import ConvGeometry
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-4, 1e3])

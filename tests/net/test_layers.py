@@ -11,10 +11,10 @@ from nets import exact_lookup
 from torch import Tensor, nn
 
 from lcnn_compress.compression.plan import PlanSettings, plan_layers, planned_macs
-from lcnn_compress.geometry import ConvGeometry
 from lcnn_compress.net.capture import capture
 from lcnn_compress.net.edit import replace_layer
 from lcnn_compress.net.layers import MAX_BARE_CHANNELS, Layer, layers
+from lcnn_compress.operators.geometry import ConvGeometry
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lcnn_compress.geometry import ConvGeometry, dense_macs, lookup_macs
+from lcnn_compress.operators.geometry import ConvGeometry, dense_macs, lookup_macs
 
 
 def test_macs_are_counted_by_hand():
