@@ -7,7 +7,7 @@ of a dense layer) is None here and left out there.
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import PurePath
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -106,8 +106,8 @@ class TrainingReport:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a compression did.
+class Report(Mapping[str, Any]):
+    """What a compression did; read by key, ``report["layers"]``, it is the object of ``report.json``, as in 0.1.0.
 
     Attributes:
         input_shape: (1, ...).
@@ -145,6 +145,15 @@ class Report:
         parts = {"layers": [row.to_json() for row in self.layers], "totals": self.totals.to_json()}
         values = {"command": self.command} | asdict(self) | parts | {"evaluation": None}
         return {key: value for key, value in values.items() if value is not None or key in ("training", "evaluation")}
+
+    def __getitem__(self, key: str) -> Any:
+        return self.to_json()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.to_json())
+
+    def __len__(self) -> int:
+        return len(self.to_json())
 
     @staticmethod
     def from_json(values: Json) -> Report:

@@ -48,6 +48,16 @@ def test_the_report_has_the_keys_of_the_first_release_and_a_date() -> None:
     assert set(untimed.to_json()) == {"macs_dense", "macs", "weight_bytes_dense", "weight_bytes", "macs_ratio"}
 
 
+def test_the_report_is_read_by_key_as_in_the_first_release() -> None:
+    assert dict(REPORT) == REPORT.to_json()
+    assert [row["name"] for row in REPORT["layers"]] == [row.name for row in REPORT.layers]
+    assert REPORT.get("training", "nothing") is None
+    assert "date" in REPORT
+    assert "times" not in REPORT
+    with pytest.raises(KeyError, match="times"):
+        REPORT["times"]
+
+
 @pytest.mark.parametrize(
     "report",
     [
