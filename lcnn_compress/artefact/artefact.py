@@ -29,7 +29,6 @@ from lcnn_compress.files import directory_atomically
 from lcnn_compress.version import __version__
 
 FORMAT_VERSION = 1
-SUFFIX = ".lcnn"
 _HASHED = ("lcnn.json", "model.safetensors", "config.json")
 FILES = ("manifest.json", *_HASHED, "report.json", "report.html")
 

@@ -18,11 +18,6 @@ from lcnn_compress.operators.geometry import ConvGeometry, dense_macs
 MAX_BARE_CHANNELS = 7
 aten = torch.ops.aten
 FLATTENS = (aten.flatten.using_ints, aten.view.default, aten.reshape.default)
-_NOT_CONVERTED = {
-    aten.conv1d.default: "Conv1d",
-    aten.conv3d.default: "Conv3d",
-    aten.conv_transpose2d.input: "ConvTranspose2d",
-}
 
 
 @dataclass(frozen=True)
@@ -130,11 +125,6 @@ def layers(net: fx.GraphModule, example: Tensor) -> list[Layer]:
 def source_of(node: fx.Node, layer: Layer) -> fx.Node:
     """Return what a call of a layer reads, before a zero padding that its geometry includes."""
     return _TYPES[type(layer.module)].geometry(node, layer.module)[1]
-
-
-def unconverted(net: fx.GraphModule) -> list[tuple[str, str]]:
-    """List (name, kind) of convolutions this tool leaves alone: 1-d, 3-d and transposed ones."""
-    return [(node.name, _NOT_CONVERTED[node.target]) for node in net.graph.nodes if node.target in _NOT_CONVERTED]
 
 
 def _conv_geometry(node: fx.Node, module: nn.Conv2d) -> tuple[ConvGeometry, fx.Node]:

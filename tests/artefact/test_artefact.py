@@ -20,6 +20,7 @@ from lcnn_compress import api, runtime
 from lcnn_compress.artefact.artefact import FORMAT_VERSION, load_artefact, save_artefact
 from lcnn_compress.compression.settings import CompressSettings
 from lcnn_compress.errors import ArtefactError, FileError
+from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.layers import layers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -186,9 +187,13 @@ def test_an_edited_graph_is_refused(copied, change):
 
 
 @pytest.mark.parametrize("layers", [3, [3, None], [{"name": ["x"]}], {"name": "x"}])
-def test_a_configuration_of_anything_does_not_stop_a_net_from_loading(copied, layers):
+def test_a_configuration_of_anything_does_not_stop_a_net_from_loading(made, copied, layers):
+    """Only a file of 0.1.0, whose layers do not say it themselves, is asked how many filters have a pattern."""
+    edited(copied, "lcnn.json", lambda values: first_lookup(values).pop("filters_per_pattern"))
     edited(copied, "config.json", lambda values: values.update(layers=layers))
-    load_artefact(copied)
+    net, x = load_artefact(copied).net, torch.randn(2, 3, 16, 16)
+    assert torch.equal(net(x), made[0].net(x))
+    assert {module.filters_per_pattern for module in net.modules() if isinstance(module, LookupConv2d)} == {1}
 
 
 def test_the_report_says_when_it_was_made(made):
