@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import fx
 
-from lcnn_compress.artefact.graph_json import from_json, to_json
+from lcnn_compress.artefact.graph_json import from_json, problem_of, to_json
 from lcnn_compress.artefact.report import Json, Report
 from lcnn_compress.artefact.report_html import html
 from lcnn_compress.errors import ArtefactError, FileError, SettingsError
@@ -88,7 +88,10 @@ def load_artefact(path: Path) -> Artefact:
     config = _parse(path / "config.json", content["config.json"])
     report = _read_report(path / "report.json")
     net = from_json(description.get("graph", {}), tensors, str(path), _patterns_of(config))
-    return Artefact(net, _shape_of(description, path / "lcnn.json"), config, report)
+    shape = _shape_of(description, path / "lcnn.json")
+    if (problem := problem_of(net, shape)) is not None:
+        raise ArtefactError(f"{path}: {problem}; the artefact is damaged or was edited, make it again")
+    return Artefact(net, shape, config, report)
 
 
 def _patterns_of(config: Json) -> dict[str, object]:
@@ -103,7 +106,11 @@ def _patterns_of(config: Json) -> dict[str, object]:
 
 def _shape_of(description: Json, path: Path) -> tuple[int, ...]:
     shape = description.get("input_shape")
-    if not isinstance(shape, list) or not shape or not all(isinstance(size, int) and size > 0 for size in shape):
+    if (
+        not isinstance(shape, list)
+        or not 0 < len(shape) < 8
+        or not all(type(size) is int and 0 < size < 1 << 24 for size in shape)
+    ):
         raise ArtefactError(f"{path}: input_shape is {shape!r}; it must be a list of sizes, make the artefact again")
     return tuple(shape)
 
@@ -167,7 +174,7 @@ def _read(path: Path) -> bytes:
 def _parse(path: Path, data: bytes) -> Json:
     try:
         values = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtefactError(f"{path}: not JSON ({error}); the file is damaged, make the artefact again") from error
     if not isinstance(values, dict):
         raise ArtefactError(f"{path}: holds a {type(values).__name__}, not an object; make the artefact again")

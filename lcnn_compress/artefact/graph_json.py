@@ -1,12 +1,13 @@
 """A captured net as plain JSON plus tensors, so that an artefact needs neither pickle nor the model's source code.
 
-Only torch.nn modules listed in ``_MODULES``, LookupConv2d, ATen operators and integer arithmetic on sizes can appear; reading a
-file can therefore not run anything else.
+Only torch.nn modules listed in ``_MODULES``, LookupConv2d, and operators that only compute (``operators/aten.py``) can appear.
+torch writes names of nodes, modules, tensors and keyword arguments into the source it generates, so names that are not harmless
+there (``operators/names.py``) are refused, as are keywords that an operator does not have: reading a file can not run anything.
 """
 
 from __future__ import annotations
 
-import operator
+import keyword
 from collections.abc import Mapping
 from dataclasses import fields
 from types import MappingProxyType
@@ -15,14 +16,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses import FakeTensorMode
 
 from lcnn_compress.artefact.report import Json
 from lcnn_compress.errors import ArtefactError, ModelError
 from lcnn_compress.forms.kinds import FILTERS_PER_PATTERN, KINDS
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.storage import StoredFactors
+from lcnn_compress.operators.aten import check_keywords, name_of, operator_of
 from lcnn_compress.operators.encoding import decode_positions
 from lcnn_compress.operators.geometry import ConvGeometry
+from lcnn_compress.operators.interface import Interface, interface_of, n_outputs, set_interface
+from lcnn_compress.operators.names import is_harmless
 
 _CONV_FIELDS = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
 _MODULES: dict[str, tuple[Any, tuple[str, ...]]] = {
@@ -33,10 +38,8 @@ _MODULES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "Dropout": (nn.Dropout, ("p",)),
     "Dropout2d": (nn.Dropout2d, ("p",)),
 }
-_SIZE_ARITHMETIC = {
-    f"operator.{name}": getattr(operator, name)
-    for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "getitem", "eq", "ne", "lt", "le", "gt", "ge", "pow")
-}
+# No net has tensors of so many values.
+MAX_ELEMENTS = 1 << 33
 _TORCH_CONSTANTS = (torch.dtype, torch.memory_format, torch.layout)
 
 
@@ -55,7 +58,9 @@ def to_json(net: fx.GraphModule, storage: str = "float32") -> tuple[Json, dict[s
             owner, _, leaf = str(node.target).rpartition(".")
             tensors[str(node.target)] = getattr(net.get_submodule(owner), leaf).detach().contiguous().clone()
     nodes = [_node_to_json(node) for node in net.graph.nodes]
-    return {"nodes": nodes, "modules": modules}, tensors
+    interface = interface_of(net)
+    axes = {} if interface.open_axes is None else {"open_axes": list(interface.open_axes)}
+    return {"nodes": nodes, "modules": modules, **axes, "outputs": list(interface.outputs)}, tensors
 
 
 def from_json(
@@ -75,19 +80,76 @@ def from_json(
     try:
         root = nn.Module()
         for name, values in graph["modules"].items():
+            _check_name(name)
             common = {"filters_per_pattern": patterns.get(name, 1)}
             _add_submodule(root, name, _module_from_json(name, {**common, **values}, tensors))
         built = fx.Graph()
         nodes: dict[str, fx.Node] = {}
         for values in graph["nodes"]:
             if values["op"] == "get_attr":
+                _check_name(values["target"])
                 _add_tensor(root, values["target"], _take(tensors, values["target"]))
             nodes[values["name"]] = _node_from_json(built, values, nodes)
+        _check_graph(built, graph["modules"])
         net = fx.GraphModule(root, built)
         net.graph.lint()
-    except (ModelError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+        if (interface := _interface(graph, net)) is not None:
+            set_interface(net.graph, interface)
+    except (ModelError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError, RecursionError) as error:
         raise ArtefactError(f"{source}: {error}; the artefact is damaged or was edited, make it again") from error
     return net.eval()
+
+
+def problem_of(net: fx.GraphModule, input_shape: tuple[int, ...]) -> str | None:
+    """Return what keeps a net from running on its input, found without computing anything, or None."""
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+        try:
+            _Sizes(net).run(mode.from_tensor(torch.zeros(1)).expand(input_shape))
+        except Exception as error:  # operators raise whatever they like for arguments that do not fit
+            return f"the net does not run on an input of {input_shape} ({str(error).strip().splitlines()[0][:200]})"
+    return None
+
+
+class _Sizes(fx.Interpreter):
+    """Runs a net on tensors without values and refuses those that would be absurdly large."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, Tensor) and result.numel() > MAX_ELEMENTS:
+            raise ValueError(f"node '{n.name}' gives {result.numel()} values, more than {MAX_ELEMENTS}")
+        return result
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not is_harmless(name):
+        raise ValueError(f"the name {str(name)[:60]!r} is not one that this version writes")
+
+
+def _check_graph(graph: fx.Graph, modules: Json) -> None:
+    """Refuse a graph that is not from one input through the modules of the file to one output."""
+    kinds = [node.op for node in graph.nodes]
+    if kinds.count("placeholder") != 1 or kinds.count("output") != 1 or kinds[-1] != "output":
+        raise ValueError("the graph must have one input and end in one output")
+    if missing := [str(n.target) for n in graph.nodes if n.op == "call_module" and n.target not in modules]:
+        raise ValueError(f"the graph calls {missing[0][:60]!r}, which is not a module of it")
+
+
+def _interface(graph: Json, net: fx.GraphModule) -> Interface | None:
+    """Return the interface that a file states; 0.1.0 wrote none."""
+    axes, outputs = graph.get("open_axes"), graph.get("outputs")
+    if outputs is None:
+        return None
+    if axes is not None and not (isinstance(axes, list) and all(axis in (0, 2, 3) and axis is not False for axis in axes)):
+        raise ValueError(f"open_axes is {str(axes)[:60]}; it must be a list of 0, 2 and 3")
+    if (
+        not isinstance(outputs, list)
+        or len(outputs) != n_outputs(net)
+        or len({*map(str, outputs), "input"}) != len(outputs) + 1  # "input" is the name of the input
+    ):
+        raise ValueError(f"outputs is {str(outputs)[:60]}; it must be a list of {n_outputs(net)} names")
+    for name in outputs:
+        _check_name(name)
+    return Interface(None if axes is None else tuple(axes), tuple(outputs))
 
 
 def _module_to_json(name: str, module: nn.Module, tensors: dict[str, Tensor], storage: str) -> Json:
@@ -115,9 +177,15 @@ def _module_from_json(name: str, values: Json, tensors: dict[str, Tensor]) -> nn
         return _lookup_from_json(name, values, tensors)
     factory, arguments_of = _MODULES[kind]
     arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items() if key in (*arguments_of, "bias")}
-    module: nn.Module = factory(**arguments) if kind.startswith("Dropout") else nn.utils.skip_init(factory, **arguments)
+    if kind.startswith("Dropout"):
+        module: nn.Module = factory(**arguments)
+        return module
+    module = factory(**arguments, device="meta")  # sizes are compared with the tensors before anything is allocated
     state = {key: _take(tensors, f"{name}.{key}") for key in module.state_dict()}
-    module.load_state_dict(state)
+    for key, expected in module.state_dict().items():
+        if state[key].shape != expected.shape:
+            raise ValueError(f"{name}.{key} has the shape {tuple(state[key].shape)}, not {tuple(expected.shape)}")
+    module.to_empty(device="cpu").load_state_dict(state)
     return module
 
 
@@ -150,40 +218,40 @@ def _take(tensors: dict[str, Tensor], name: str) -> Tensor:
 def _node_to_json(node: fx.Node) -> Json:
     target = str(node.target)
     if node.op == "call_function":
-        target = f"operator.{node.target.__name__}" if getattr(node.target, "__module__", "") == "_operator" else target  # type: ignore[union-attr]
-        _function(target)
+        try:
+            target = name_of(node.target)
+        except ValueError as error:
+            raise ModelError(f"{error}; the net cannot be saved with it") from error
     values = {"op": node.op, "name": node.name, "target": target, "args": _encode(node.args)}
-    return values | ({"kwargs": _encode(node.kwargs)} if node.kwargs else {})
+    kwargs = {key: _encode(value) for key, value in node.kwargs.items()}
+    return values | ({"kwargs": {"dict": kwargs}} if kwargs else {})
 
 
 def _node_from_json(graph: fx.Graph, values: Json, nodes: dict[str, fx.Node]) -> fx.Node:
     operation, target = values["op"], values["target"]
     if operation not in ("placeholder", "get_attr", "call_module", "call_function", "output"):
         raise ValueError(f"node '{values['name']}' has the unknown kind '{operation}'")
+    name = values["name"]
+    for given in (name, *([target] if operation == "placeholder" else [])):
+        if not isinstance(given, str) or not given.isidentifier() or keyword.iskeyword(given):
+            raise ValueError(f"the name {str(given)[:60]!r} of a node is not one that this version writes")
     args = _decode(values["args"], nodes)
     if operation == "output":
         args = [tuple(result) if isinstance(result, list) else result for result in args]  # several outputs are a tuple
-    kwargs = _decode(values["kwargs"], nodes) if "kwargs" in values else {}
-    callee = _function(target) if operation == "call_function" else target
-    return graph.create_node(operation, callee, tuple(args), kwargs, name=values["name"])
-
-
-def _function(target: str) -> Any:
-    """Look an operator up by name; nothing but ATen and size arithmetic is found."""
-    if target in _SIZE_ARITHMETIC:
-        return _SIZE_ARITHMETIC[target]
-    namespace, *path = target.split(".")
-    if namespace != "aten" or len(path) != 2 or not all(part.isidentifier() for part in path):
-        raise ModelError(f"operator '{target}' cannot be saved; a net may call ATen operators and arithmetic on sizes only")
-    return getattr(getattr(torch.ops.aten, path[0]), path[1])
+    kwargs: dict[str, Any] = {}
+    callee = target
+    if operation == "call_function":
+        callee = operator_of(target)
+        if "kwargs" in values:
+            kwargs = {key: _decode(value, nodes) for key, value in values["kwargs"]["dict"].items()}
+        check_keywords(callee, kwargs)
+    return graph.create_node(operation, callee, tuple(args), kwargs, name=name)
 
 
 def _encode(value: Any) -> Any:
     match value:
         case fx.Node():
             return {"node": value.name}
-        case dict():
-            return {"dict": {key: _encode(v) for key, v in value.items()}}
         case list() | tuple():
             return [_encode(v) for v in value]
         case float() if not np.isfinite(value):
@@ -212,12 +280,10 @@ def _decode_marked(kind: str, content: Any, nodes: dict[str, fx.Node]) -> Any:
     match kind:
         case "node":
             return nodes[content]
-        case "dict":
-            return {key: _decode(v, nodes) for key, v in content.items()}
         case "float":
             return float(content)
-        case "device":
-            return torch.device(content)
+        case "device" if content == "cpu":
+            return torch.device("cpu")
         case "torch":
             constant = getattr(torch, content)
             if not isinstance(constant, _TORCH_CONSTANTS):

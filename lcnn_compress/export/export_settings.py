@@ -18,7 +18,8 @@ class ExportSettings:
         storage: type of the factors, dictionaries included, one of ``forms.storage.TYPES``.
         fallback: write the function body that runs the operator where the native library is missing.
         dense: write ordinary Conv nodes instead of LookupConv.
-        tolerance: largest difference to torch that is allowed, relative to the largest output (at least 1).
+        tolerance: largest difference to torch that is allowed, as a share of the spread of an output (its largest value less
+            its smallest).
 
     Raises:
         SettingsError: there is no such type of factors.
@@ -28,7 +29,7 @@ class ExportSettings:
     fallback: bool = field(default=True, metadata={"help": "Add the body that runs the operator where our library is missing"})
     dense: bool = field(default=False, metadata={"help": "Write ordinary convolutions, for engines without our operator"})
     tolerance: float = field(default=MAX_DIFFERENCE, metadata={
-        "help": "Largest difference to torch, relative to the largest output", "metavar": "NUMBER",
+        "help": "Largest difference to torch, as a share of the spread of the outputs", "metavar": "NUMBER",
     })  # fmt: skip
 
     def __post_init__(self) -> None:

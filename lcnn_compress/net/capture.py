@@ -2,31 +2,37 @@
 
 The captured graph calls torch.nn modules for what has weights (under the model's own dotted names) and ATen operators for
 everything else. It needs no source code of the model, trains like the original, and can be written as JSON (``graph_json.py``).
+Before anybody works with it, it is held against the model, which decides which sizes of its input are open (``agreement.py``).
 """
 
 from __future__ import annotations
 
 import copy
-import logging
+import inspect
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from operator import getitem
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from torch.fx.node import map_arg
 
 from lcnn_compress.errors import ModelError
+from lcnn_compress.net.agreement import ROUNDED_TOLERANCE, TOLERANCE, Agreement, DisagreementError, Outputs, as_arrays
 from lcnn_compress.net.edit import move
 from lcnn_compress.net.layers import FLATTENS, aten, calls
+from lcnn_compress.net.program import Unlifted, bounds, unlifted
 from lcnn_compress.net.restore import restore_modules, tensor_of
+from lcnn_compress.net.spelling import respell
+from lcnn_compress.operators.interface import interface_of, set_interface
+from lcnn_compress.operators.names import harmless
 
-log = logging.getLogger(__name__)
 # A capture that keeps heights and widths open may take this many seconds of the processor.
 MAX_SECONDS = 30.0
 _LAYERS = (
@@ -34,52 +40,141 @@ _LAYERS = (
 )  # fmt: skip
 
 
-def capture(model: nn.Module, example: Tensor, max_seconds: float = MAX_SECONDS) -> fx.GraphModule:
-    """Capture ``model`` as a net with dynamic batch, height and width wherever the model allows.
+class _OfOneTensor(nn.Module):
+    """A model behind a plain signature: torch.export wants to know about every argument, and averaged models take ``*args``."""
 
-    It is captured in evaluation mode; each of its modules is left in the mode it was in.
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Any:
+        return self.model(x)
+
+
+_PREFIX = "model."
+
+
+def capture(model: nn.Module, example: Tensor, max_seconds: float = MAX_SECONDS) -> fx.GraphModule:
+    """Capture ``model`` as a net with batch, height and width open wherever it then agrees with the model.
+
+    It is captured in evaluation mode; its modules are left in the mode they were in, and its buffers as they were.
 
     Height and width are open only if that takes no longer than ``max_seconds`` of the processor: where a net computes with its
     sizes, formulas grow with every layer, and simplifying those of MobileViTv2 was not done after four minutes.
 
     Raises:
-        ModelError: torch.export cannot capture it, or it does not map one tensor to tensors.
+        ModelError: the model does not run on the example, torch.export cannot capture it, it does not map one tensor to
+            tensors, or what was captured gives other results.
     """
     modes = {module: module.training for module in model.modules()}
+    held = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_meta]
     try:
-        return _captured(model.eval(), example, max_seconds)
+        return _Capture(model.eval(), example, max_seconds).best()
     finally:
         for module, training in modes.items():
             module.training = training
+        with torch.no_grad():
+            for buffer, value in held:
+                buffer.copy_(value)
 
 
-def _captured(model: nn.Module, example: Tensor, max_seconds: float) -> fx.GraphModule:
-    auto = torch.export.Dim.AUTO
-    two = example  # it has two images or more, because a batch of 1 would be taken for a constant
-    if len(example) < 2:
-        two = example.expand(2, *example.shape[1:]).contiguous()
-    problem: Exception | None = None
-    tries: tuple[tuple[tuple[int, ...], Tensor, bool], ...] = (
-        ((0, 2, 3) if example.ndim == 4 else (0,), two, False), ((0,), two, False),
-        ((0,), two, True),  # the strict tracer alone keeps len(x) open, but it fails on more nets
-        ((), example, False),
-    )  # fmt: skip
-    for axes, given, strict in tries:
-        try:
-            with torch.no_grad(), _attention_in_parts(), _limited(max_seconds if 2 in axes else 0.0):
-                program = torch.export.export(model, (given,), dynamic_shapes=(dict.fromkeys(axes, auto),), strict=strict)
-        except Exception as error:  # torch.export raises whatever the model's own code raises
-            problem = problem or error
-        else:
-            net = from_program(program)
-            taken = next(node for node in net.graph.nodes if node.op == "placeholder").meta["val"]
-            if not (axes and is_concrete_int(taken.shape[0])):  # a batch that the model's own code fixes stays what it was
+@dataclass(frozen=True)
+class _Capture:
+    model: nn.Module
+    example: Tensor
+    max_seconds: float
+
+    def best(self) -> fx.GraphModule:
+        """Return the net of the first way to capture the model that keeps the batch open, else the one with most open axes."""
+        self._check_input()
+        one = self.example
+        two = one  # it has two images or more, because a batch of 1 would be taken for a constant
+        if len(one) < 2:
+            two = one.expand(2, *one.shape[1:]).contiguous()
+        ways: list[tuple[tuple[int, ...], Tensor, bool]] = [((0,), two, False), ((0,), two, True), ((), one, False)]
+        if one.ndim == 4:
+            ways = [((0, 2, 3), two, False), *ways[:2], ((2, 3), one, False), ways[2]]
+        found: list[fx.GraphModule] = []
+        problem: Exception | None = None
+        for axes, given, strict in ways:  # the strict tracer alone keeps len(x) open, but it fails on more nets
+            try:
+                program = self._exported(axes, given, strict)
+            except Exception as error:  # torch.export raises whatever the model's own code raises
+                problem = problem or error
+                continue
+            if len(given) != len(one) and 0 not in bounds(program):
+                continue  # the model's own code fixed the batch, to ours of two
+            try:
+                net = self._net(program, tuple(one.shape))
+            except DisagreementError as error:
+                problem = error
+                continue
+            if 0 in (interface_of(net).open_axes or ()):
                 return net
-    first_line = str(problem).strip().splitlines()[0] if str(problem).strip() else ""
-    raise ModelError(
-        f"the model cannot be captured for an input of {tuple(example.shape)}: {type(problem).__name__}: {first_line}; "
-        "torch.export must be able to trace it (check `input_shape`, and avoid control flow that depends on values)"
-    ) from problem
+            found.append(net)
+        if found:
+            return max(found, key=lambda net: len(interface_of(net).open_axes or ()))  # the first of several
+        raise self._refusal(problem) from problem
+
+    def _exported(self, axes: tuple[int, ...], given: Tensor, strict: bool) -> torch.export.ExportedProgram:
+        auto = torch.export.Dim.AUTO
+        with torch.no_grad(), _attention_in_parts(), _limited(self.max_seconds if 2 in axes else 0.0):
+            return torch.export.export(
+                _OfOneTensor(self.model), (given.clone(),), dynamic_shapes=(dict.fromkeys(axes, auto),), strict=strict
+            )
+
+    def _net(self, program: torch.export.ExportedProgram, shape: tuple[int, ...]) -> fx.GraphModule:
+        made = unlifted(program, _PREFIX)
+        limits = bounds(program)
+
+        def outputs(x: Tensor) -> Outputs:
+            with torch.no_grad(), _attention_in_parts():
+                return as_arrays(self.model(x), made.kept)
+
+        return _held_against(_restored(made.net), made, outputs, shape, limits)
+
+    def _check_input(self) -> None:
+        required = [
+            p.name
+            for p in inspect.signature(self.model.forward).parameters.values()
+            if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        ]
+        if len(required) > 1:
+            raise ModelError(f"the model takes {len(required)} inputs ({', '.join(required)}); only one tensor is supported")
+        try:
+            with torch.no_grad():
+                self.model(self.example.clone())
+        except Exception as error:  # the model's own code may raise anything
+            raise ModelError(
+                f"the model does not run on one tensor of {tuple(self.example.shape)}, and only nets of one tensor are "
+                f"supported: {_in_short(error)}; check `input_shape`"
+            ) from error
+
+    def _refusal(self, problem: Exception | None) -> ModelError:
+        shape = tuple(self.example.shape)
+        if isinstance(problem, DisagreementError):
+            return ModelError(
+                f"what torch.export captures of the model is not the model: {problem}; it must compute the same from the same "
+                "input every time, without state of its own"
+            )
+        return ModelError(
+            f"the model cannot be captured for an input of {shape}: {_in_short(problem)}; torch.export must be able to "
+            "trace it (avoid control flow that depends on values, and code outside torch)"
+        )
+
+
+def _in_short(error: BaseException | None) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}".rstrip(": ")
+
+
+def _held_against(net: fx.GraphModule, made: Unlifted, model: Any, shape: tuple[int, ...], limits: Any) -> fx.GraphModule:
+    """Return a net whose interface says on which axes it agrees with the model it came from."""
+    tolerance = ROUNDED_TOLERANCE if made.is_rounded else TOLERANCE
+    axes, why = Agreement(net, model, shape, limits, tolerance).open_axes()
+    notes = (*made.notes, *([f"files of this net have fixed sizes: {why}"] if why else []))
+    set_interface(net.graph, replace(interface_of(net), open_axes=axes, notes=notes))
+    return net
 
 
 @contextmanager
@@ -121,37 +216,55 @@ def _limited(seconds: float) -> Iterator[None]:
 def from_program(program: torch.export.ExportedProgram) -> fx.GraphModule:
     """Turn an exported program into a net.
 
+    Its open axes are those that the program keeps open without a bound, and the batch where images do not depend on each other.
+
     Raises:
-        ModelError: the program takes anything but one tensor.
+        ModelError: the program takes anything but one tensor, or cannot be kept.
     """
-    captured = program.module(check_guards=False)
-    net = fx.GraphModule(captured, copy.deepcopy(captured.graph))  # the program's own class refuses train() and eval()
-    _simplify(net)
+    made = unlifted(program)
+    plain = copy.deepcopy(made.net)
+    move(plain, torch.device("cpu"))
+    given = next(node for node in made.net.graph.nodes if node.op == "placeholder").meta["val"]
+    shape = tuple(size if isinstance(size, int) else size.node.hint for size in given.shape)
+    limits = bounds(program)
+
+    def outputs(x: Tensor) -> Outputs:
+        """Ask the program, which is the only word on its model: beyond its limits nothing is known."""
+        for axis, (lower, upper) in limits.items():
+            if x.shape[axis] < lower > 2 or (upper is not None and x.shape[axis] > upper):
+                return []
+        with torch.no_grad():
+            return as_arrays(plain(x)) if 0 in limits else _by_batches(plain, x, shape[0])
+
+    net = _restored(made.net)
+    try:
+        return _held_against(net, made, outputs, shape, {0: (1, None), **limits})
+    except DisagreementError as error:
+        raise ModelError(f"the program of torch.export cannot be kept: {error}") from error
+
+
+def _by_batches(plain: fx.GraphModule, x: Tensor, size: int) -> Outputs:
+    """Return what a program of a fixed batch gives for any number of images, if each image has a row of each output."""
+    n_images = len(x)
+    padded = torch.cat([x, x[-1:].expand(-n_images % size, *x.shape[1:])])
+    parts = [as_arrays(plain(part.clone())) for part in padded.split(size)]
+    if any(array.shape[:1] != (size,) for part in parts for array in part):
+        return parts[0] if n_images == size else []
+    return [np.concatenate(arrays)[:n_images] for arrays in zip(*parts, strict=True)]
+
+
+def _restored(net: fx.GraphModule) -> fx.GraphModule:
+    """Give a graph of operators its layers, and tensors of its own."""
+    respell(net)
     _compute_weights(net)
-    inputs = [node for node in net.graph.nodes if node.op == "placeholder"]
-    if len(inputs) != 1:
-        raise ModelError(f"the model takes {len(inputs)} inputs ({', '.join(n.name for n in inputs)}); only one is supported")
     restore_modules(net)
+    _separate_reads(net)
     _drop_before_flattening(net)
     _prune_attributes(net)
     for tensor in [*net.parameters(), *net.buffers()]:
         tensor.data = tensor.data.clone()  # the caller's model keeps its own
     move(net, torch.device("cpu"))  # the program may have been captured on a GPU
     return net.eval()
-
-
-def _simplify(net: fx.GraphModule) -> None:
-    """Drop guards and asserts, and return plain tensors instead of a pytree."""
-    for node in list(net.graph.nodes):
-        asserting = node.op == "call_function" and any(word in str(node.target) for word in ("_assert", "sym_constrain"))
-        if asserting or node.name.startswith("_guards_fn"):
-            net.graph.erase_node(node)
-    net.graph.set_codegen(fx.graph.CodeGen())
-    output = net.graph.output_node()
-    leaves = [leaf for leaf in torch.utils._pytree.tree_leaves(output.args[0]) if isinstance(leaf, fx.Node)]
-    output.args = (leaves[0],) if len(leaves) == 1 else (tuple(leaves),)
-    net.graph.eliminate_dead_code()
-    net.recompile()
 
 
 @torch.no_grad()
@@ -179,6 +292,17 @@ def _is_pure(node: fx.Node) -> bool:
         return True
     operator = node.target if isinstance(node.target, torch._ops.OpOverload) else None
     return operator is not None and not operator._schema.is_mutable and torch.Tag.nondeterministic_seeded not in operator.tags
+
+
+def _separate_reads(net: fx.GraphModule) -> None:
+    """Let what reads the tensor of a layer beside the layer itself read a copy: the layer may become another."""
+    called = {str(node.target) for node in net.graph.nodes if node.op == "call_module"}
+    for node in net.graph.nodes:
+        owner, _, leaf = str(node.target).rpartition(".")
+        if node.op == "get_attr" and owner in called:
+            name = harmless(f"{owner}.{leaf}".replace(".", "_"), {*net._modules, *net._buffers, *net._parameters})
+            net.register_buffer(name, tensor_of(net, node).detach())
+            node.target = name
 
 
 def _drop_before_flattening(net: fx.GraphModule) -> None:

@@ -41,7 +41,7 @@ def _call_on_planes(net: fx.GraphModule, node: fx.Node, layer: Layer) -> None:
     node.args = (planes,)
     with net.graph.inserting_after(node):
         rows = net.graph.call_function(aten.reshape.default, (node, [*sizes, layer.out_channels]))
-    rows.meta = dict(node.meta)
+    rows.meta, node.meta = dict(node.meta), {}
     for user in users:
         user.replace_input_with(node, rows)
 
@@ -74,13 +74,27 @@ def fold_batch_norms(net: fx.GraphModule) -> None:
         if not alone or sum(n.target == producer.target for n in net.graph.nodes) != 1:
             continue
         layer = net.get_submodule(str(producer.target))
-        if isinstance(layer, LAYER_TYPES):
+        if isinstance(layer, LAYER_TYPES) and _keeps_channels(producer, source, isinstance(layer, nn.Linear)):
             _fold(layer, norm)
             node.replace_all_uses_with(source)
             net.graph.erase_node(node)
     net.graph.eliminate_dead_code()
     net.delete_all_unused_submodules()
     net.recompile()
+
+
+def _keeps_channels(layer: fx.Node, normalised: fx.Node, is_linear: bool) -> bool:
+    """Tell whether axis 1, which a batch norm normalises, is that of a layer's outputs, perhaps behind a reshape."""
+    given, taken = _shape(layer), _shape(normalised)
+    if is_linear or not given:
+        return len(taken) == 2  # rows of features; of (N, tokens, features) axis 1 counts tokens
+    return given[:2] == taken[:2]
+
+
+def _shape(node: fx.Node) -> tuple[str, ...]:
+    """Return the sizes of what a node gives, symbols as text; nothing where planes of one pixel stand for a Linear's rows."""
+    known = node.meta.get("tensor_meta", node.meta.get("val"))
+    return () if known is None else tuple(str(size) for size in known.shape)
 
 
 def _fold(layer: Any, norm: Any) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from lcnn_compress.errors import ModelError
 from lcnn_compress.net.layers import aten
+from lcnn_compress.operators.names import harmless
 
 
 def restore_modules(net: fx.GraphModule) -> None:
@@ -15,6 +17,12 @@ def restore_modules(net: fx.GraphModule) -> None:
         module = _module_of(net, node)
         if module is None:
             continue
+        n_dims = n_dims_of(node.all_input_nodes[0])
+        if isinstance(module, nn.Conv2d) and n_dims != 4:
+            raise ModelError(
+                f"the model convolves a tensor of {n_dims} axes, as if it were given images one by one or a list of them; only "
+                "nets of one tensor (N, C, H, W) are supported, so let it convolve batches"
+            )
         name = _module_name(net, node, module)
         with net.graph.inserting_before(node):
             call = net.graph.call_module(name, (node.args[0],))
@@ -33,20 +41,27 @@ def _module_of(net: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     if node.op != "call_function":
         return None
     rest: list[Any] = [tensor_of(net, a) if isinstance(a, fx.Node) and a.op == "get_attr" else a for a in node.args][1:]
+    if any(isinstance(value, fx.Node) for value in rest):
+        return None  # a weight that depends on the input
     match node.target:
-        case aten.conv2d.default | aten.conv2d.padding if isinstance(rest[0], Tensor):
+        case aten.conv2d.default | aten.conv2d.padding:
             return _conv(*rest)
-        case aten.convolution.default if isinstance(rest[0], Tensor) and rest[0].ndim == 4 and not rest[5]:
+        case aten.convolution.default if rest[0].ndim == 4 and not rest[5]:
             return _conv(rest[0], rest[1], rest[2], rest[3], rest[4], rest[7])
-        case aten.linear.default if isinstance(rest[0], Tensor):
+        case aten.linear.default:
             return _linear(*rest)
-        case aten.batch_norm.default if isinstance(rest[2], Tensor) and isinstance(rest[3], Tensor):
-            return _batch_norm(*rest, n_dims=node.all_input_nodes[0].meta["val"].ndim)
+        case aten.batch_norm.default if isinstance(rest[2], Tensor) and not rest[4] and n_dims_of(node.all_input_nodes[0]) <= 4:
+            return _batch_norm(*rest, n_dims=n_dims_of(node.all_input_nodes[0]))
         case aten.dropout.default:
             return nn.Dropout(rest[0])
         case aten.feature_dropout.default:
             return nn.Dropout2d(rest[0])
     return None
+
+
+def n_dims_of(node: fx.Node) -> int:
+    """Return the number of axes of what a node of a captured program gives."""
+    return int(node.meta["val"].ndim)
 
 
 def _conv(
@@ -102,18 +117,22 @@ def _module_name(net: fx.GraphModule, node: fx.Node, module: nn.Module) -> str:
     if owner and (net.get_submodule(owner)._modules or _holds_more(net, owner, node, module)):  # attention holds more
         stem = leaf.removesuffix("_weight")
         owner = f"{owner}.{stem if stem != leaf else type(module).__name__.lower()}"
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    name = owner or (stack[-1][0] if stack and stack[-1][0] else node.name)
+    name = owner or node.meta.get("path") or harmless(node.name)
     if not owner and any(
         other.op in ("get_attr", "call_module") and str(other.target).startswith(f"{name}.")
         for other in net.graph.nodes
         if other not in node.all_input_nodes
     ):
         name = f"{name}.{type(module).__name__.lower()}"  # weights may be part of a larger one, as attention's
-    name, suffix = name.removeprefix("L__self__"), 1
+    suffix = 1
+    tensors = {*dict(net.named_parameters()), *dict(net.named_buffers())}
     while True:
         candidate = name if suffix == 1 else f"{name}_{suffix}"
         known = dict(net.named_modules()).get(candidate)
+        steps = candidate.split(".")
+        if any(".".join(steps[:end]) in tensors for end in range(1, len(steps) + 1)):
+            suffix += 1
+            continue
         if known is None or type(known) is nn.Module:  # a bare container of the attributes
             net.add_submodule(candidate, module)
             return candidate

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -14,15 +16,22 @@ import torch
 from torch import Tensor, fx, nn
 
 from lcnn_compress.artefact.artefact import Artefact
+from lcnn_compress.artefact.graph_json import from_json, to_json
 from lcnn_compress.artefact.report import Json
-from lcnn_compress.errors import LcnnError, SettingsError
+from lcnn_compress.errors import LcnnError, ModelError, SettingsError
+from lcnn_compress.files import sha256_of
 from lcnn_compress.forms.kinds import DENSE
+from lcnn_compress.net.agreement import TOLERANCE, as_arrays, difference
 from lcnn_compress.net.capture import capture, from_program
 from lcnn_compress.net.edit import fold_batch_norms
 from lcnn_compress.net.layers import Captured, layers
+from lcnn_compress.operators.interface import interface_of
 from lcnn_compress.sources.input_shape import infer_input_shape
 from lcnn_compress.sources.load_model import load_model
 from lcnn_compress.sources.model import LoadedModel, unwrapped
+
+# Factories of our own, which an artefact may name.
+_OURS = re.compile(r"lcnn_compress\.zoo:\w+")
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class Source:
 
 
 def open_source(
-    model: nn.Module | str | Path,
+    model: nn.Module | torch.export.ExportedProgram | str | Path,
     input_shape: tuple[int, ...] | None = None,
     *,
     arch: str | None = None,
@@ -68,7 +77,7 @@ def open_source(
     """Load and capture a dense net; ``model`` itself is not changed.
 
     Args:
-        model: a module, a file of one, or ``pkg.mod:factory``.
+        model: a module, a program of torch.export, a file of either, or ``pkg.mod:factory``.
         input_shape: (N, C, H, W); without it the shape is found out where that is possible.
         arch: factory for a state_dict, ``pkg.mod:fn`` or ``file.py:fn``.
         trust_pickle: let a pickled model run code.
@@ -79,7 +88,9 @@ def open_source(
     """
     if isinstance(model, nn.Module):
         model = unwrapped(model)
-        loaded = LoadedModel(model, "memory", type(model).__name__, None, None, None, ())
+        loaded = LoadedModel(model, "memory", type(model).__name__)
+    elif isinstance(model, torch.export.ExportedProgram):
+        loaded = LoadedModel(model, "memory", type(model).__name__, input_shape=_example_shape(model))
     else:
         loaded = load_model(str(model), arch=arch, trust_pickle=trust_pickle)
     notes = list(loaded.notes)
@@ -95,8 +106,38 @@ def open_source(
         net = from_program(loaded.model)
     if shape is None:
         raise SettingsError(f"{loaded.source}: the input shape is not known; give `input_shape`, for example 1,3,224,224")
+    shape = (1, *shape[1:]) if 0 in (interface_of(net).open_axes or ()) else tuple(shape)
+    _check_kept(net, shape, loaded.source)
+    notes += interface_of(net).notes
     origin = Origin(loaded.source, loaded.kind, arch, loaded.sha256 or _weights_sha256(net))
-    return Source(net, (1, *shape[1:]), origin, tuple(notes))
+    return Source(net, shape, origin, tuple(notes))
+
+
+def _example_shape(program: torch.export.ExportedProgram) -> tuple[int, ...] | None:
+    """Return the shape of the one tensor that a program was exported with, if it was one."""
+    positional, keywords = program.example_inputs or ((), {})
+    given = [*positional, *keywords.values()]
+    return tuple(given[0].shape) if len(given) == 1 and isinstance(given[0], Tensor) else None
+
+
+@torch.no_grad()
+def _check_kept(net: fx.GraphModule, shape: tuple[int, ...], name: str) -> None:
+    """Refuse a net that an artefact would not keep, before any work: it is written, read and run once in memory.
+
+    Raises:
+        ModelError: something in the net cannot be written, or what is read is not the same net.
+    """
+    graph, tensors = to_json(net)
+    twin = from_json(json.loads(json.dumps(graph)), tensors, name)
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    try:
+        wanted = as_arrays(net(x.clone()))
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        reason = next(iter(str(error).strip().splitlines()), "")
+        raise ModelError(f"{name}: does not run on an input of {shape}: {reason}; check `input_shape`") from error
+    off = difference(as_arrays(twin(x)), wanted)
+    if not off <= TOLERANCE:
+        raise ModelError(f"{name}: an artefact would not keep the net: its outputs would be {off:.1%} off")
 
 
 def _float32_on_cpu(model: nn.Module) -> tuple[nn.Module, str | None]:
@@ -123,14 +164,21 @@ def find_dense(artefact: Artefact, path: Path, trust_pickle: bool = False) -> So
     origin, spec = artefact.config.get("model", {}), artefact.report.model
     if spec is None or origin.get("kind") in (None, "memory"):
         return "the net was compressed from memory"
+    by_code = spec if origin["kind"] == "factory" else origin.get("arch")
+    if by_code and not trust_pickle and not _OURS.fullmatch(str(by_code)):
+        return f"it is made by the code {by_code}, which an artefact may name but only `trust_pickle` runs"
     beside = path.resolve().parent / spec
-    if origin["kind"] != "factory" and beside.exists():
+    if origin["kind"] != "factory":
+        if not beside.is_file():
+            return f"{spec}: there is no such file beside the artefact"
         spec = os.path.relpath(beside)
+        if sha256_of(beside) != origin.get("sha256"):
+            return f"{spec}: has changed since it was compressed"
     try:
-        source = open_source(spec, artefact.input_shape, arch=origin["arch"], trust_pickle=trust_pickle)
+        source = open_source(spec, artefact.input_shape, arch=origin.get("arch"), trust_pickle=trust_pickle)
     except LcnnError as error:
         return str(error)
-    if source.origin.sha256 != origin["sha256"]:
+    if source.origin.sha256 != origin.get("sha256"):
         return f"{spec}: has changed since it was compressed"
     return source
 

@@ -137,11 +137,15 @@ class Noisy(nn.Conv2d):
         return functional.conv2d(x, self.weight + torch.randn_like(self.weight), self.bias)
 
 
-def test_random_weights_stay_random():
-    x = torch.randn(2, 3, 8, 8)
-    net = capture(Noisy(3, 8, 3), x)
-    assert layers(net, x) == []
-    assert not torch.equal(net(x), net(x))
+def test_nets_that_draw_random_numbers_are_refused():
+    class AlwaysDropping(nn.Module):
+        def forward(self, x):
+            return functional.dropout(x)  # whose training flag is True by default
+
+    with pytest.raises(ModelError, match=r"'aten\.randn_like\.default' draws random numbers"):
+        capture(Noisy(3, 8, 3), torch.randn(2, 3, 8, 8))
+    with pytest.raises(ModelError, match=r"'aten\.dropout\.default' draws random numbers.*training=self\.training"):
+        capture(AlwaysDropping(), torch.randn(2, 3, 8, 8))
 
 
 def test_takes_a_program_of_another_device():
