@@ -24,6 +24,7 @@ from lcnn_compress.errors import ModelError
 from lcnn_compress.export.clean import finish
 from lcnn_compress.export.export_settings import MAX_DIFFERENCE, ExportSettings
 from lcnn_compress.export.rewrite import dense_form, split_full
+from lcnn_compress.export.stand_ins import put_in
 from lcnn_compress.export.verify import ANOTHER_NET, largest_difference, sizes_of, verify
 from lcnn_compress.files import write_atomically
 from lcnn_compress.forms.lookup import LookupConv2d
@@ -68,25 +69,6 @@ class _LookupConvNode(nn.Module):
         )
 
 
-def _attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **options: Any
-) -> Tensor:
-    """Attend to tensors (..., L, E) of any rank as to (N, heads, L, E), which is all that torch's exporter takes."""
-    attend = nn.functional.scaled_dot_product_attention
-    if query.ndim == 4:
-        return attend(query, key, value, attn_mask, *args, **options)
-    q, k, v = (_four_dimensional(x, query.shape[:-2]) for x in (query, key, value))
-    if attn_mask is not None and attn_mask.ndim > 2:
-        attn_mask = _four_dimensional(attn_mask, query.shape[:-2])
-    return attend(q, k, v, attn_mask, *args, **options).reshape(*query.shape[:-1], value.shape[-1])
-
-
-def _four_dimensional(x: Tensor, leading: torch.Size) -> Tensor:
-    """Return (*leading, L, E), or what is broadcast to that, as (N, heads, L, E)."""
-    x = x.expand(*leading, -1, -1)
-    return x.unsqueeze(-3).flatten(0, -4) if len(leading) < 2 else x.flatten(0, -4)
-
-
 def to_onnx(
     net: fx.GraphModule, input_shape: tuple[int, ...], settings: ExportSettings, metadata: dict[str, Any]
 ) -> onnx.ModelProto:
@@ -98,10 +80,7 @@ def to_onnx(
     stand_in = fx.GraphModule(net, copy.deepcopy(net.graph))
     for node, lookup in list(calls(net, LookupConv2d)):
         stand_in.add_submodule(str(node.target), _LookupConvNode(lookup, settings.storage))
-    for node in stand_in.graph.nodes:
-        if node.target is torch.ops.aten.scaled_dot_product_attention.default:
-            node.target = _attention
-    stand_in.recompile()
+    put_in(stand_in)
     model = _trace(net, stand_in, input_shape, settings.tolerance)
     if settings.dense:
         model = dense_form(model)

@@ -67,15 +67,23 @@ def capture(model: nn.Module, example: Tensor, max_seconds: float = MAX_SECONDS)
             tensors, or what was captured gives other results.
     """
     modes = {module: module.training for module in model.modules()}
-    held = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_meta]
     try:
         return _Capture(model.eval(), example, max_seconds).best()
     finally:
         for module, training in modes.items():
             module.training = training
-        with torch.no_grad():
-            for buffer, value in held:
-                buffer.copy_(value)
+
+
+@torch.no_grad()
+def _run(model: nn.Module, x: Tensor) -> Any:
+    """Run a model on a copy of ``x`` and give its buffers, which may count calls, the values back that they had."""
+    held = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        with _attention_in_parts():
+            return model(x.clone())
+    finally:
+        for buffer, value in held:
+            buffer.copy_(value)
 
 
 @dataclass(frozen=True)
@@ -128,8 +136,7 @@ class _Capture:
         limits = bounds(program)
 
         def outputs(x: Tensor) -> Outputs:
-            with torch.no_grad(), _attention_in_parts():
-                return as_arrays(self.model(x), made.kept)
+            return as_arrays(_run(self.model, x), made.kept)
 
         return _held_against(_restored(made.net), made, outputs, shape, limits)
 
@@ -142,8 +149,7 @@ class _Capture:
         if len(required) > 1:
             raise ModelError(f"the model takes {len(required)} inputs ({', '.join(required)}); only one tensor is supported")
         try:
-            with torch.no_grad():
-                self.model(self.example.clone())
+            _run(self.model, self.example)
         except Exception as error:  # the model's own code may raise anything
             raise ModelError(
                 f"the model does not run on one tensor of {tuple(self.example.shape)}, and only nets of one tensor are "

@@ -12,7 +12,7 @@ from torch.fx.node import map_aggregate
 
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.storage import round_factors
-from lcnn_compress.net.layers import LAYER_TYPES, Captured, Layer, aten, calls, source_of
+from lcnn_compress.net.layers import FLATTENS, LAYER_TYPES, Captured, Layer, aten, calls, source_of
 
 
 def replace_layer(net: fx.GraphModule, layer: Layer, lookup: LookupConv2d) -> None:
@@ -68,7 +68,7 @@ def fold_batch_norms(net: fx.GraphModule) -> None:
     for node, norm in list(calls(net, (nn.BatchNorm1d, nn.BatchNorm2d))):
         source = node.all_input_nodes[0]
         producer = source
-        if producer.target is aten.reshape.default and len(producer.users) == 1:
+        if producer.target in FLATTENS and len(producer.users) == 1:
             producer = producer.all_input_nodes[0]
         alone = producer.op == "call_module" and len(producer.users) == 1 and len(source.users) == 1
         if not alone or sum(n.target == producer.target for n in net.graph.nodes) != 1:

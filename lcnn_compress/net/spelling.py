@@ -14,6 +14,7 @@ _TRANSPOSES = {
     aten.permute.default: (([1, 0],),),
     aten.transpose.int: ((0, 1), (1, 0), (-2, -1), (-1, -2)),
 }
+_REPEATS = (aten.view.default, aten.expand.default, aten.reshape.default, aten._unsafe_view.default)
 
 
 def respell(net: fx.GraphModule) -> None:
@@ -25,7 +26,7 @@ def respell(net: fx.GraphModule) -> None:
         match node.target:
             case aten.addmm.default if not node.kwargs and (weight := _transposed(node.args[2])) is not None:
                 _replace(net, node, aten.linear.default, (node.args[1], weight, node.args[0]))
-            case aten.mm.default if (weight := _transposed(node.args[1])) is not None:
+            case aten.mm.default | aten.bmm.default if (weight := _transposed(node.args[1])) is not None:
                 _replace(net, node, aten.linear.default, (node.args[0], weight))
             case aten._native_batch_norm_legit_no_training.default:
                 for user in [user for user in node.users if user.target is getitem and user.args[1] == 0]:
@@ -36,7 +37,12 @@ def respell(net: fx.GraphModule) -> None:
 
 
 def _transposed(node: Any) -> fx.Node | None:
-    """Return the tensor of the net that ``node`` transposes, or None."""
+    """Return the tensor of the net that ``node`` transposes, and perhaps repeats for each image, or None."""
+    while isinstance(node, fx.Node) and node.target in _REPEATS and isinstance(node.args[0], fx.Node):
+        inner = node.args[0]
+        if tuple(node.meta["val"].shape[-2:]) != tuple(inner.meta["val"].shape[-2:]):
+            return None
+        node = inner
     if not isinstance(node, fx.Node) or node.target not in _TRANSPOSES:
         return None
     source, *axes = node.args

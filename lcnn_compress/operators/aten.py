@@ -71,7 +71,7 @@ _LISTED = frozenset(
 _RANDOM = (
     "draws random numbers, so its results are never the same; use what it does in evaluation mode (training=self.training)"
 )
-_NEVER = frozenset({"as_strided", "empty_strided", "_local_scalar_dense"})
+_NEVER = frozenset({"as_strided", "empty_strided", "_local_scalar_dense", "resize", "set"})
 
 
 def operator_of(name: str) -> Callable[..., Any]:
@@ -129,7 +129,7 @@ def _objection(found: torch._ops.OpOverload[..., Any], name: str) -> str | None:
     listed = plain in _LISTED or torch.Tag.core in found.tags or torch.Tag.pointwise in found.tags
     if is_random(found) and "dropout" not in plain and plain != "scaled_dot_product_attention":
         return _RANDOM
-    if name in _NEVER or not (listed or _is_core(plain)):
+    if plain in _NEVER or not (listed or _is_core(plain)):
         return "is not on the list of those that only compute"
     return None
 

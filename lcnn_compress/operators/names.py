@@ -35,4 +35,6 @@ def harmless(name: str, taken: Container[str] = ()) -> str:
 def _harmless_part(part: str) -> str:
     part = unicodedata.normalize("NFKC", part)[:MAX_PART]  # Python compares the names in its source in this form
     part = _FOREIGN.sub("_", "".join(c if c.isprintable() else "_" for c in part)).replace(".", "_") or "_"
-    return f"{part}_" if part in _RESERVED or part.startswith("__") else part
+    if part.startswith("__"):  # such names mean something to Python
+        part = f"_{part.strip('_')}"
+    return f"{part}_" if part in _RESERVED else part

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from lcnn_compress.artefact.artefact import Artefact
 from lcnn_compress.artefact.graph_json import from_json, to_json
 from lcnn_compress.artefact.report import Json
-from lcnn_compress.errors import LcnnError, ModelError, SettingsError
+from lcnn_compress.errors import ArtefactError, LcnnError, ModelError, SettingsError
 from lcnn_compress.files import sha256_of
 from lcnn_compress.forms.kinds import DENSE
 from lcnn_compress.net.agreement import TOLERANCE, as_arrays, difference
@@ -128,7 +128,10 @@ def _check_kept(net: fx.GraphModule, shape: tuple[int, ...], name: str) -> None:
         ModelError: something in the net cannot be written, or what is read is not the same net.
     """
     graph, tensors = to_json(net)
-    twin = from_json(json.loads(json.dumps(graph)), tensors, name)
+    try:
+        twin = from_json(json.loads(json.dumps(graph)), tensors, name)
+    except ArtefactError as error:
+        raise ModelError(f"{name}: an artefact would not keep the net: {error.__cause__}") from error
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     try:
         wanted = as_arrays(net(x.clone()))

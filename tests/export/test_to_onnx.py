@@ -108,35 +108,6 @@ def test_a_failed_check_writes_nothing(exported, tmp_path):
     assert path.read_bytes() == b"the old file"
 
 
-class WindowAttention(nn.Module):
-    """Attention over 12 tokens with 0 to 3 axes before them and the batch, as windows and grids of windows have."""
-
-    def __init__(self, axes, mask):
-        super().__init__()
-        self.linear = nn.Linear(16, 48)
-        self.axes, self.mask = axes, mask
-
-    def forward(self, x):
-        q, k, v = self.linear(x.flatten(1).reshape(len(x), *self.axes, -1, 16)).chunk(3, -1)
-        length = q.shape[-2]
-        mask = {
-            "none": None,
-            "plain": torch.ones(length, length).tril(),
-            "whole": q.mean(-1, keepdim=True).repeat_interleave(length, -1),
-        }
-        return nn.functional.scaled_dot_product_attention(q, k, v, mask[self.mask], scale=0.3)
-
-
-@pytest.mark.parametrize(("axes", "mask"), [((), "plain"), ((2, 3), "whole"), ((1, 2, 3), "none")])
-def test_attention_of_any_rank(tmp_path, axes, mask):
-    torch.manual_seed(0)
-    net = capture(WindowAttention(axes, mask), torch.zeros(1, 3, 8, 8))
-    export_onnx(net, tmp_path / "attention.onnx", (1, 3, 8, 8))
-    x = torch.randn(3, 3, 8, 8)
-    with torch.no_grad():
-        np.testing.assert_allclose(outputs(tmp_path / "attention.onnx", x), net(x).numpy(), atol=1e-5)
-
-
 def test_a_net_that_magnifies_rounding_is_exported_at_the_users_word(tmp_path):
     net, path = compressed(two_layers(), (1, 3, 16, 16)), tmp_path / "model.onnx"
     off_in_torch(net.get_submodule("2"), lambda y: 1.005 * y)

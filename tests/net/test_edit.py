@@ -93,3 +93,57 @@ def test_input_of_another_size_is_refused_as_before(channels: int) -> None:
         assert net(planes()).shape == (3, 12)
         with pytest.raises(RuntimeError):
             net(torch.zeros(1, 3, 8, 10))  # four times the plane
+
+
+class Normalised(nn.Module):
+    """A layer, and a batch norm over one of the axes that its outputs have afterwards."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.conv, self.linear = nn.Conv2d(16, 16, 3, padding=1), nn.Linear(16, 16)
+        self.norm2d, self.norm1d, self.norm3d = nn.BatchNorm2d(16), nn.BatchNorm1d(16), nn.BatchNorm3d(16)
+        for norm in (self.norm2d, self.norm1d, self.norm3d):
+            norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2), nn.init.uniform_(norm.weight, 0.5, 2)
+
+    def forward(self, x):
+        f, tokens = self.conv(x), self.linear(x.flatten(2).transpose(1, 2)[:, :16])
+        match self.kind:
+            case "planes":
+                return self.norm2d(f)
+            case "flattened planes":
+                return self.norm1d(f.flatten(2))
+            case "rows":
+                return self.norm1d(self.linear(x.mean((2, 3))))
+            case "tokens":
+                return self.norm1d(tokens)  # over 16 tokens of 16 features
+            case "features of tokens":
+                return self.norm1d(tokens.transpose(1, 2))
+            case "permuted planes":
+                return self.norm2d(f.transpose(1, 2))
+            case "pixels as rows":
+                return self.norm1d(f.permute(0, 2, 3, 1).reshape(-1, 16))
+            case "volumes":
+                return self.norm3d(f.unsqueeze(2))
+            case "one row of planes":
+                return self.norm1d(f.mean((2, 3)))
+        raise AssertionError
+
+
+@pytest.mark.parametrize(("kind", "folds"), [
+    ("planes", True), ("flattened planes", True), ("rows", True), ("tokens", False), ("features of tokens", False),
+    ("permuted planes", False), ("pixels as rows", False), ("volumes", False), ("one row of planes", False),
+])  # fmt: skip
+@pytest.mark.parametrize("lookup", [False, True])
+def test_a_batch_norm_is_folded_only_if_it_normalises_the_outputs_of_the_layer(kind: str, folds: bool, lookup: bool) -> None:
+    torch.manual_seed(0)
+    model = Normalised(kind).eval()
+    x = torch.randn(2, 16, 16, 16)
+    net = capture(model, x)
+    if lookup:
+        for layer in layers(net, x):
+            replace_layer(net, layer, exact_lookup(layer))
+    fold_batch_norms(net)
+    left = [n for n in net.graph.nodes if "norm" in str(n.target)]
+    assert bool(left) != folds
+    torch.testing.assert_close(net(x), model(x), rtol=1e-4, atol=1e-4)

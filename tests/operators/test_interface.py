@@ -1,0 +1,36 @@
+"""Outputs are named after the keys of the model's results, and a graph carries its interface through copies."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import fx, nn
+
+from lcnn_compress.operators.interface import Interface, interface_of, n_outputs, output_names, set_interface
+
+
+def test_outputs_have_the_keys_as_names() -> None:
+    assert output_names([()]) == ("output",)
+    assert output_names([(), (), ()]) == ("output", "output_1", "output_2")
+    assert output_names([("scores",), ("aux", "scores"), ("aux", "")]) == ("scores", "aux_scores", "aux")
+    assert output_names([("input",), ("a/b",), ("a_b",), ('x"y',)]) == ("input_", "a_b", "a_b_1", "x_y")
+
+
+def test_copies_of_a_net_and_of_its_graph_keep_the_interface() -> None:
+    net = fx.symbolic_trace(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU()))
+    assert interface_of(net) == Interface(None, ("output",))
+    stated = Interface((0, 3), ("scores",), ("a note",))
+    set_interface(net.graph, stated)
+    for kept in (net, copy.deepcopy(net), fx.GraphModule(net, copy.deepcopy(net.graph))):
+        assert interface_of(kept) == stated
+    assert n_outputs(net) == 1
+
+
+def test_every_tensor_of_a_tuple_is_an_output() -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    graph.output((x, graph.call_function(torch.neg, (x,))))
+    net = fx.GraphModule(nn.Module(), graph)
+    assert n_outputs(net) == 2
+    assert interface_of(net).outputs == ("output", "output_1")
