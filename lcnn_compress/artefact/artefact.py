@@ -58,7 +58,8 @@ def save_artefact(artefact: Artefact, path: Path) -> None:
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
     manifest = {"format": "lcnn", "format_version": FORMAT_VERSION, "written_by": __version__, "sha256": hashes}
     content |= {"manifest.json": _json(manifest), "report.json": _json(artefact.report.to_json())}
-    content["report.html"] = html(artefact.report).encode()
+    # Names of files can hold bytes that are no text; the page shows them escaped, JSON keeps them.
+    content["report.html"] = html(artefact.report).encode(errors="backslashreplace")
     with directory_atomically(path) as folder:
         for name, data in content.items():
             (folder / name).write_bytes(data)

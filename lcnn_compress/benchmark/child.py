@@ -32,8 +32,9 @@ def run_child(job: Callable[..., object], given: Mapping[str, object], subject: 
         ChildError: the process crashed.
         LcnnError: what the job itself raised.
     """
-    # The child shall import this very package and none in the working directory: a source tree has no native library in it.
-    start = f"import sys; sys.path.insert(0, sys.argv[1]); from {__name__} import answer_parent; "
+    # The child shall import this very package and nothing from the working folder, which Python puts first as "": a source tree
+    # has no native library in it, and a statistics.py of the user is not Python's.
+    start = f"import sys; sys.path = [sys.argv[1], *filter(None, sys.path)]; from {__name__} import answer_parent; "
     start += f"from {job.__module__} import {job.__name__} as job; answer_parent(job)"
     command = [sys.executable, "-c", start, str(Path(__file__).parents[2])]
     sent = json.dumps(given, default=str)

@@ -1,11 +1,20 @@
-"""Import and call what ``pkg.mod:fn`` or ``file.py:fn`` names."""
+"""Import and call what ``pkg.mod:fn`` or ``file.py:fn`` names.
+
+Files in the user's folder find each other, but none stands in for a module of Python itself (``profile.py``, ``random.py``),
+and outside the user's own imports none stands in for an installed package. While what the user named is imported and made, the
+user's folder comes before installed packages, as it does for a script there: ``utils`` is the one beside the net, not one that
+some package installed.
+"""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,9 +37,10 @@ def import_callable(spec: str, error: type[LcnnError]) -> Callable[..., Any]:
         error: no such module, file or attribute, the module raises while it is imported, or it is not callable.
     """
     module_name, _, attribute = spec.rpartition(":")
-    make_importable(Path.cwd())
     try:
-        found: Any = _import_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
+        with importable(_folder(module_name)):
+            is_file = module_name.endswith(".py")
+            found: Any = _import_file(Path(module_name)) if is_file else importlib.import_module(module_name)
     except FileNotFoundError as cause:
         raise error(f"{spec}: no file {module_name}; check the path before the colon") from cause
     except Exception as cause:  # the user's code may raise anything
@@ -40,6 +50,8 @@ def import_callable(spec: str, error: type[LcnnError]) -> Callable[..., Any]:
     home = module_name
     for name in attribute.split("."):
         if not hasattr(found, name):
+            if home.partition(".")[0] in sys.stdlib_module_names:
+                raise error(f"{spec}: {home} is a module of Python and has no {name!r}; write {home}.py:{name} for a file")
             near = ", ".join(sorted(n for n in vars(found) if not n.startswith("_"))[:8]) or "nothing"
             raise error(f"{spec}: {home} has no {name!r}; it holds {near}")
         found, home = getattr(found, name), f"{home}.{name}"
@@ -58,7 +70,7 @@ def build_module(spec: str) -> nn.Module:
     if isinstance(factory, nn.Module):
         return factory
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), importable(_folder(spec.rpartition(":")[0])):
             torch.manual_seed(0)  # a factory of random weights makes the same net every time
             module = factory()
     except Exception as cause:  # the user's code may raise anything
@@ -68,16 +80,47 @@ def build_module(spec: str) -> nn.Module:
     return module
 
 
-def make_importable(folder: Path) -> None:
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+def _folder(module_name: str) -> Path:
+    return Path(module_name).resolve().parent if module_name.endswith(".py") else Path.cwd()
+
+
+@contextmanager
+def importable(folder: Path) -> Iterator[None]:
+    """Find modules of the user's folder and the current one: first in this block, after all others from then on."""
+    folders = list(dict.fromkeys((str(folder), str(Path.cwd()))))
+    sys.path += [path for path in folders if path not in sys.path]
+    importlib.invalidate_caches()  # a file may have been written a moment ago
+    finder = _UsersFirst(folders)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _UsersFirst(MetaPathFinder):
+    """Finds modules in some folders, but none that has the name of one of Python's own or of this package."""
+
+    def __init__(self, folders: list[str]) -> None:
+        self.folders = folders
+
+    def find_spec(
+        self,
+        name: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,  # noqa: ARG002
+    ) -> ModuleSpec | None:
+        """Find a module that is not in a package; a folder without __init__.py waits for all other places to be asked."""
+        if path is not None or name in sys.stdlib_module_names or name == __name__.partition(".")[0]:
+            return None
+        spec = PathFinder.find_spec(name, self.folders)
+        return spec if spec is not None and spec.loader is not None else None
 
 
 def _import_file(path: Path) -> ModuleType:
     """Import a Python file under a name that no installed module has."""
     if not path.is_file():
         raise FileNotFoundError(path)
-    make_importable(path.resolve().parent)
     name = f"_lcnn_user_{path.stem}"
     module = ModuleType(name)
     module.__file__ = str(path.resolve())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from typing import TypeGuard
 
 import torch
 from torch import nn
@@ -13,6 +15,8 @@ from lcnn_compress.sources.factory import in_short
 from lcnn_compress.sources.load_model import _log
 
 SIZES = (224, 28, 32, 64, 96, 128, 227, 256, 299, 384)
+# Of one input, as a model may say it of itself: 3x2048x2048 and more.
+MAX_VALUES = 1 << 24
 
 
 def infer_input_shape(
@@ -33,10 +37,11 @@ def infer_input_shape(
     for name in ("pretrained_cfg", "default_cfg"):
         config = getattr(model, name, None)
         size = config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
-        if size is not None:
-            return (1, *(int(n) for n in size)), None
+        if _is_plausible(size):
+            return (1, *size), None
     widths = [m.in_channels for m in model.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
     features = [m.in_features for m in model.modules() if isinstance(m, nn.Linear)]
+    widths, features = ([n for n in numbers if _is_plausible((n,))] for numbers in (widths, features))
     if not widths and not features:
         raise SettingsError(
             "the net has no Conv2d and no Linear to tell its input from; give `input_shape`, such as 1,3,224,224"
@@ -62,6 +67,13 @@ def infer_input_shape(
         )
     text = ",".join(str(n) for n in first)
     return first, f"the net takes images of several sizes; {text} is assumed, `input_shape` changes it"
+
+
+def _is_plausible(size: object) -> TypeGuard[Sequence[int]]:
+    """Tell whether something that a model says of itself, which may be anything in a file, is a size of an input."""
+    if not isinstance(size, (tuple, list)) or not 1 <= len(size) <= 4:
+        return False
+    return all(type(n) is int and n > 0 for n in size) and math.prod(size) <= MAX_VALUES
 
 
 def _accepted(model: nn.Module, shapes: list[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:

@@ -35,6 +35,15 @@ def test_a_linear_layer_on_planes_is_saved_and_reported(tmp_path: Path) -> None:
     assert (row.macs_stage1, row.macs_stage2) == (4 * 8 * 20, 2 * 12 * 20)
 
 
+def test_a_report_names_a_file_whose_name_is_no_text(made, tmp_path):
+    name = b"net_\xe4 <b>[red]\n\x1b[31m.pt".decode("utf-8", "surrogateescape")
+    artefact = replace(made[0], report=replace(made[0].report, model=f"/old/{name}", notes=(f"{name}: read",)))
+    save_artefact(artefact, tmp_path / "net.lcnn")
+    assert load_artefact(tmp_path / "net.lcnn").report.model == f"/old/{name}"  # so that the net is found again
+    page = (tmp_path / "net.lcnn" / "report.html").read_text("utf-8")
+    assert r"net_\udce4 &lt;b&gt;[red]" in page
+
+
 STABLE = ("manifest.json", "lcnn.json", "model.safetensors", "config.json")
 
 

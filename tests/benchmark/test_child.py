@@ -20,6 +20,8 @@ def test_a_child_is_of_this_package_wherever_it_starts(monkeypatch: pytest.Monke
     other = tmp_path / "lcnn_compress"
     other.mkdir()
     (other / "__init__.py").write_text("raise SystemExit('the package in the working directory')")
+    for name in ("json", "signal", "statistics", "subprocess", "onnxruntime"):  # the user's scripts
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a module in the working directory')")
     monkeypatch.chdir(tmp_path)
     assert run_child(measure_memory, {}, EMPTY, 60)["peak_rss_bytes"] > 0
 

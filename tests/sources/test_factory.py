@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import child
 from model_files import small_net
 from torch import nn
 
@@ -77,3 +80,58 @@ def test_import_callable_raises_the_error_it_is_told() -> None:
 def test_specs_of_callables() -> None:
     assert all(map(is_callable_spec, ["a:b", "a.b.c:d", "a/b.py:c", "../x y.py:C.make", "/a.py:b"]))
     assert not any(map(is_callable_spec, ["a", "a.pt", "a:b:c", "a-b:c", "a/b:c", "a.py", "a:", ":b", "a:1", "a..b:c"]))
+
+
+PYTHONS_OWN = ("profile", "statistics", "code", "random", "json", "pickle", "queue", "calendar", "types", "typing", "inspect")
+
+
+@pytest.mark.parametrize("start", [("-c", "import sys; del sys.path[0]; from lcnn_compress.cli.main import main; main()"), ()])
+def test_files_named_like_modules_of_python_do_not_stand_in_for_them(start: tuple[str, ...], tmp_path: Path) -> None:
+    """Such files raise when they are imported, whoever asks for them: as a script that pip installs, and as ``python -m``."""
+    for name in PYTHONS_OWN if start else PYTHONS_OWN[:-3]:  # Python looks there for the last ones before it comes to us
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name}.py of the user was imported')")
+    (tmp_path / "helper.py").write_text("import random\nwidth = random.randint(4, 4)\n")
+    (tmp_path / "net.py").write_text(
+        "import statistics\nimport helper\nfrom torch import nn\n"
+        "def make():\n    import later\n    return nn.Conv2d(3, helper.width * later.times * int(statistics.mean([1, 1])), 1)\n"
+    )
+    (tmp_path / "later.py").write_text("times = 2\n")
+    done = child(*start, "inspect", "net.py:make", "--input-shape", "1,3,8,8", "--json", cwd=tmp_path)
+    assert '"out_channels": 8' in done.stdout
+
+
+def test_the_users_modules_come_before_installed_ones_only_for_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed, own = tmp_path / "site-packages", tmp_path / "own"
+    for folder, width in ((installed, 1), (own, 5)):
+        folder.mkdir()
+        for name in ("utils_of_net", "net_by_name", "asked_later"):
+            source = f"from torch import nn\nwidth = {width}\ndef make():\n    return nn.Conv2d(3, {width}, 1)\n"
+            (folder / f"{name}.py").write_text(source)
+    (own / "my_net.py").write_text("from utils_of_net import make\n")
+    (own / "lcnn_compress.py").write_text("raise SystemExit('the package of the working folder')\n")
+    (own / "statistics.py").write_text("def make():\n    raise SystemExit('never')\n")
+    monkeypatch.syspath_prepend(installed)
+    monkeypatch.chdir(own)
+    for spec in ("my_net.py:make", "net_by_name:make"):
+        made = load_model(spec).model
+        assert isinstance(made, nn.Conv2d)
+        assert made.out_channels == 5
+    assert __import__("asked_later").width == 1
+    assert sys.path[-1] == str(own)
+    assert import_callable("statistics:mean", ModelError) is statistics.mean
+    with pytest.raises(ModelError) as caught:
+        load_model("statistics:make")
+    assert "statistics is a module of Python and has no 'make'; write statistics.py:make for a file" in str(caught.value)
+    for name in ("utils_of_net", "net_by_name", "asked_later"):
+        del sys.modules[name]
+
+
+def test_a_folder_of_the_user_does_not_hide_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "joblib").mkdir()  # without __init__.py, as a folder of results is
+    (tmp_path / "my_net.py").write_text("import joblib\nfrom torch import nn\nassert joblib.__version__\nmake = nn.ReLU\n")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "joblib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(load_model("my_net.py:make").model, nn.ReLU)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -43,6 +44,32 @@ def test_the_shape_is_taken_from_timm() -> None:
     config = type("PretrainedCfg", (), {"input_size": (3, 240, 240)})()
     assert infer_input_shape(ByCfg({"input_size": (3, 240, 320)})) == ((1, 3, 240, 320), None)
     assert infer_input_shape(ByCfg(config)) == ((1, 3, 240, 240), None)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        None, 224, "3x224x224", (), (3, 10**9, 10**9), (3, 1 << 20, 1 << 20), (3, 0, 224), (3, -1, -1), (3, 224.5, 224),
+        ("3", "8", "8"), (3, [224], 224), (1, 1, 1, 1, 1), {"h": 3}, (True, 8, 8), (3, None, None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("wrap", [dict, lambda **values: type("Config", (), values)()])
+def test_what_a_model_says_of_its_input_is_taken_only_where_it_can_be_one(size: object, wrap: Callable[..., object]) -> None:
+    net = Counting(3, (96,))
+    net.pretrained_cfg = wrap(input_size=size)  # type: ignore[assignment]
+    assert infer_input_shape(net) == ((1, 3, 96, 96), None)
+    net.pretrained_cfg = size  # type: ignore[assignment]
+    assert infer_input_shape(net) == ((1, 3, 96, 96), None)
+
+
+@pytest.mark.parametrize("width", [10**12, -3, "3", 3.5, None])
+def test_widths_of_layers_that_can_be_none_are_not_taken(width: object) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2))
+    net[0].in_channels = width  # type: ignore[assignment]
+    assert infer_input_shape(net)[0] == (1, 2)
+    net[3].in_features = width  # type: ignore[assignment]
+    with pytest.raises(SettingsError, match="no Conv2d and no Linear"):
+        infer_input_shape(net)
 
 
 def test_a_net_without_convolutions_takes_the_features_of_its_first_linear() -> None:

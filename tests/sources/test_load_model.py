@@ -44,7 +44,7 @@ def test_a_pickle_without_the_attributes_of_a_module_is_damaged(tmp_path: Path) 
     net = small_net()
     del net.__dict__["_buffers"]
     torch.save(net, tmp_path / "net.pt")
-    with pytest.raises(ModelError, match=r"net\.pt: is damaged or ends too early \(AttributeError: .*_buffers"):
+    with pytest.raises(ModelError, match=r"net\.pt: a module of class Sequential in it has no _buffers; the file is damaged"):
         load_model(str(tmp_path / "net.pt"))
 
 
@@ -68,16 +68,14 @@ def test_an_architecture_needs_a_state_dict(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["0.weight", "1.running_var"])
-def test_values_that_are_not_finite_are_named(value: float, name: str, tmp_path: Path) -> None:
+def test_parameters_that_are_not_finite_are_named(value: float, tmp_path: Path) -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    net.state_dict()[name].view(-1)[:2] = value
+    net.state_dict()["0.weight"].view(-1)[:2] = value
     torch.save(net, tmp_path / "net.pt")
-    count = net.state_dict()[name].numel()
-    with pytest.raises(ModelError, match=rf"net\.pt: {name} holds 2 values of {count} that are NaN or infinite"):
+    with pytest.raises(ModelError, match=r"net\.pt: 0\.weight holds 2 values of 108 that are NaN or infinite"):
         load_model(str(tmp_path / "net.pt"))
     torch.export.save(torch.export.export(net.eval(), (torch.zeros(1, 3, 8, 8),)), tmp_path / "net.pt2")
-    with pytest.raises(ModelError, match=rf"net\.pt2: {name} holds 2 values of {count}"):
+    with pytest.raises(ModelError, match=r"net\.pt2: 0\.weight holds 2 values of 108"):
         load_model(str(tmp_path / "net.pt2"))
 
 
