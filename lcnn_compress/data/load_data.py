@@ -44,7 +44,7 @@ def load_parts(settings: DataSettings, input_shape: tuple[int, ...], *, seed: in
     preprocessing = Preprocessing(settings.mean, settings.std)
     calibration: list[Tensor] = []
     if settings.calib is not None:
-        drawn = load_examples(settings.calib, input_shape, preprocessing, limit=settings.samples, seed=seed)
+        drawn = load_examples(settings.calib, input_shape, preprocessing, limit=settings.samples, seed=seed, labelled=False)
         calibration = [x for x, _ in batches(drawn, CALIBRATION_BATCH)]
     if settings.data is None:
         return LoadedData(calibration, None, None)
