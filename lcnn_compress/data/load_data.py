@@ -73,7 +73,8 @@ def image_size(settings: DataSettings) -> tuple[int, int] | None:
         if path.exists():
             shape = stored_shape(path)
         elif is_callable_spec(spec):  # an entry of 0 takes any size
-            shape = tuple(from_callable(spec, (1, 0, 0, 0), Preprocessing()).batch(torch.tensor([0]))[0].shape)
+            as_they_are = Preprocessing((0.0,), (1.0,))  # the scale plays no part here
+            shape = tuple(from_callable(spec, (1, 0, 0, 0), as_they_are).batch(torch.tensor([0]))[0].shape)
         else:
             return None
     except (DataError, *DAMAGED) as error:
