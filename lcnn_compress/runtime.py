@@ -9,6 +9,9 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,9 @@ from typing import Any
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from lcnn_compress.errors import ArtefactError, FileError, MissingError
-from lcnn_compress.operators.common import DOMAIN
+from lcnn_compress.errors import ArtefactError, FileError, MissingError, SettingsError
+from lcnn_compress.operators.common import DOMAIN, OP_VERSION, OPSET
+from lcnn_compress.operators.lookup_conv import OP_TYPE
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +30,8 @@ PACKAGED_LIBRARY = Path(__file__).parent / "_lib" / "liblcnn_ort.so"
 HOW_TO_GET = f"run 'pip install .' in a checkout of lcnn, which builds it, or build cpp_runtime and set {LIBRARY_VARIABLE}"
 # ONNX Runtime logs from this severity on: only what is fatal, because every error also arrives as an exception.
 FATAL_ONLY = 4
+_UNKNOWN_OPERATOR = "is not a registered function/op"
+_LENDING = threading.Lock()
 
 # ONNX Runtime has no common base class of its own errors.
 ORT_ERRORS: tuple[type[Exception], ...] = tuple(
@@ -76,39 +82,95 @@ def session(
     Args:
         model: an ONNX file or its bytes.
         threads: how many compute one operator; None leaves the choice to ONNX Runtime, which takes every core.
-        native: False ignores the native library.
+        native: False ignores the native library, unless ``options`` know it already.
         profile_prefix: record the time of every node; ``end_profiling()`` returns the file, which starts with this prefix.
-        options: further options, used and changed by this call only.
+        options: further options. They come back as they were, but that they know the native library from then on; they
+            may be used again, and know it before, from whatever file it was registered.
 
     Raises:
         FileError: the file cannot be read.
         ArtefactError: ONNX Runtime refuses the model.
         MissingError: the native library cannot be loaded, or is absent and the model carries no function body.
+        SettingsError: the library was registered in ``options`` twice, which no ONNX Runtime takes.
     """
     name = "the model" if isinstance(model, bytes) else Path(model).name
     holds_lookups = uses_lookups(model)
-    options = options or ort.SessionOptions()
-    options.log_severity_level = FATAL_ONLY
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    if profile_prefix is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(profile_prefix)
-    library = library_path() if native and holds_lookups else None
-    if library is not None:
-        _register(options, library)
-    elif native and holds_lookups:
-        log.warning("%s: running the dense fallback: correct, not faster; %s", name, HOW_TO_GET)
+    with nullcontext(ort.SessionOptions()) if options is None else _lent(options) as used:
+        known = options is not None and holds_lookups and _knows_library(used)
+        library = library_path() if native and holds_lookups and not known else None
+        if library is not None:
+            _register(used, library)
+        elif native and holds_lookups and not known:
+            log.warning("%s: running the dense fallback: correct, not faster; %s", name, HOW_TO_GET)
+        if used.log_severity_level == -1:  # nobody chose one
+            used.log_severity_level = FATAL_ONLY
+        if threads is not None:
+            used.intra_op_num_threads = threads
+        if profile_prefix is not None:
+            used.enable_profiling = True
+            used.profile_file_prefix = str(profile_prefix)
+        return _opened(model, name, used, has_library=known or library is not None)
+
+
+def _opened(model: str | Path | bytes, name: str, options: ort.SessionOptions, *, has_library: bool) -> ort.InferenceSession:
     source = model if isinstance(model, bytes) else str(model)
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except ORT_ERRORS as error:
-        if library is None and "is not a registered function/op" in str(error):
+        if not has_library and f"{DOMAIN}:" in str(error) and _UNKNOWN_OPERATOR in str(error):
             raise MissingError(f"{name}: has no function body, so it needs the native library; {HOW_TO_GET}") from error
         raise ArtefactError(
             f"{name}: ONNX Runtime {ort.__version__} refuses it: {ort_message(error)}; the file is damaged, was edited or "
             "needs a newer ONNX Runtime"
         ) from error
+
+
+@contextmanager
+def _lent(options: ort.SessionOptions) -> Iterator[ort.SessionOptions]:
+    """Have options of a caller to change; they come back as they were. Threads that share some wait for each other."""
+    changed = ("log_severity_level", "intra_op_num_threads", "enable_profiling", "profile_file_prefix")
+    with _LENDING:
+        kept = {name: getattr(options, name) for name in changed}
+        try:
+            yield options
+        finally:
+            for name, value in kept.items():
+                setattr(options, name, value)
+
+
+def _knows_library(options: ort.SessionOptions) -> bool:
+    """Tell whether the native library is registered in options that are lent; there is no way to ask them.
+
+    A model that ONNX Runtime must refuse is opened with them, so that nothing is run, profiled or written. Which fault it
+    names tells: that it does not know the operator, or that the operator has no inputs.
+    """
+    severity, profiling = options.log_severity_level, options.enable_profiling
+    options.log_severity_level, options.enable_profiling = FATAL_ONLY, False
+    try:
+        ort.InferenceSession(_faulty_model(), options, providers=["CPUExecutionProvider"])
+    except ORT_ERRORS as error:
+        if "already set in registry" in str(error):
+            raise SettingsError(
+                "the options hold a library of operators twice, which ONNX Runtime refuses; make new ones and register it once"
+            ) from error
+        return _UNKNOWN_OPERATOR not in str(error)
+    finally:
+        options.log_severity_level, options.enable_profiling = severity, profiling
+    raise AssertionError("a node without its inputs was accepted")
+
+
+@lru_cache
+def _faulty_model() -> bytes:
+    """Return a file with a node of our operator and no inputs to it."""
+    from onnx import TensorProto, helper
+
+    graph = helper.make_graph(
+        [helper.make_node(OP_TYPE, [], ["Y"], domain=DOMAIN)], "faulty", [],
+        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, OP_VERSION)]
+    data: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+    return data
 
 
 def ort_message(error: Exception) -> str:

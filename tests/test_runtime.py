@@ -5,16 +5,19 @@ from __future__ import annotations
 import importlib.util
 import logging
 import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lcnn_compress import runtime
-from lcnn_compress.errors import ArtefactError, FileError, MissingError
+from lcnn_compress.errors import ArtefactError, FileError, MissingError, SettingsError
 from lcnn_compress.operators.common import DOMAIN, OP_VERSION, OPSET
 from lcnn_compress.operators.encoding import encode_positions
 from lcnn_compress.operators.geometry import ConvGeometry
@@ -167,3 +170,88 @@ def test_threads_and_profile_are_passed_on(tmp_path: Path) -> None:
     written = Path(session.end_profiling())
     assert written.parent == tmp_path
     assert written.name.startswith("trace")
+
+
+# Options of callers
+
+
+def by_hand(options: ort.SessionOptions, copy: Path) -> None:
+    options.register_custom_ops_library(str(runtime.require_library()))
+
+
+def used_before(options: ort.SessionOptions, copy: Path) -> None:
+    runtime.session(lookup_model().SerializeToString(), options=options)
+
+
+def from_a_copy(options: ort.SessionOptions, copy: Path) -> None:
+    options.register_custom_ops_library(str(copy))
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    """The native library in a folder of its own."""
+    path = runtime.library_path()
+    if path is None:
+        pytest.skip("the native library is not there")
+    return Path(shutil.copy(path, tmp_path / "mine.so"))
+
+
+@pytest.mark.parametrize("prepare", [by_hand, used_before, from_a_copy])
+@pytest.mark.parametrize("body", [True, False])
+def test_options_that_know_the_library_work_again_and_again(
+    prepare: Callable[[ort.SessionOptions, Path], None], body: bool, library: Path, tmp_path: Path
+) -> None:
+    options = ort.SessionOptions()
+    prepare(options, library)
+    for _ in range(2):
+        # The function body has other nodes than the one that only the library knows.
+        optimised = tmp_path / "optimised.onnx"
+        options.optimized_model_filepath = str(optimised)
+        assert result(runtime.session(lookup_model(body).SerializeToString(), options=options)) == EXPECTED
+        assert [node.op_type for node in onnx.load(optimised).graph.node] == [OP_TYPE]
+        optimised.unlink()
+
+
+def test_options_that_know_the_library_need_none(bare: ModuleType, library: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options = ort.SessionOptions()
+    by_hand(options, library)
+    assert result(bare.session(lookup_model(body=False).SerializeToString(), options=options)) == EXPECTED
+    assert not caplog.records
+
+
+def test_options_that_hold_a_library_twice_are_refused_as_such(library: Path) -> None:
+    options = ort.SessionOptions()
+    by_hand(options, library)
+    by_hand(options, library)
+    with pytest.raises(
+        SettingsError, match="the options hold a library of operators twice, which ONNX Runtime refuses; make new"
+    ):
+        runtime.session(lookup_model().SerializeToString(), options=options)
+
+
+def test_options_come_back_as_they_were(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ort.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads, options.profile_file_prefix = 3, 2, "mine"
+    options.enable_profiling = True
+
+    def settings() -> list[object]:
+        return [getattr(options, name) for name in dir(options) if isinstance(getattr(options, name), (int, str))]
+
+    before = settings()
+    session = runtime.session(lookup_model().SerializeToString(), options=options, threads=1, profile_prefix=tmp_path / "trace")
+    assert session.get_session_options().intra_op_num_threads == 1
+    assert session.get_session_options().log_severity_level == 3
+    session.end_profiling()
+    assert [path.name.partition("_")[0] for path in tmp_path.glob("*.json")] == ["trace"]  # nothing else was profiled
+    assert settings() == before
+    with pytest.raises(ArtefactError):
+        runtime.session(damaged_files()["edited"], options=options, threads=1)
+    assert settings() == before
+
+
+def test_threads_may_share_options(library: Path) -> None:
+    options, data = ort.SessionOptions(), lookup_model(body=False).SerializeToString()
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: result(runtime.session(data, options=options, threads=1)), range(16)))
+    assert answers == [EXPECTED] * 16

@@ -6,8 +6,9 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,18 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from lcnn_compress.data.examples import Examples, Preprocessing
+from lcnn_compress.data.labels import labels_of
+from lcnn_compress.data.pixels import check_bytes, check_floats
 from lcnn_compress.errors import DataError, FileError
-from lcnn_compress.sources.factory import import_callable
+from lcnn_compress.sources.factory import import_callable, in_short
 
 # Numpy raises these for files that are cut off, changed, or of another kind.
 DAMAGED = (
     ArithmeticError, EOFError, LookupError, MemoryError, OSError, RuntimeError, ValueError,
     struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
+# The labels of so many items of a Dataset tell what they are.
+LABELS_LOOKED_AT = 64
 _NPZ_WAY_OUT = "write it with numpy.savez(file, x=images, y=labels)"
 
 
@@ -56,12 +61,23 @@ class _FromDataset:
         return len(self.items)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        x, y = self._read(indices.tolist())
+        if y is not None:
+            y = labels_of(self.spec, y, self._some_labels if y.ndim == 2 and y.shape[1] > 1 else y)
+        return self.preprocessing(scaled(x)), y
+
+    @cached_property
+    def _some_labels(self) -> Tensor:
+        some = self._read(range(min(LABELS_LOOKED_AT, len(self))))[1]
+        assert some is not None
+        return some
+
+    def _read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         try:
-            items = [self.items[i] for i in indices.tolist()]
+            items = [self.items[i] for i in indices]
         except Exception as cause:  # the user's code may raise anything
-            raise DataError(f"{self.spec}: an item of {indices.tolist()[:8]} raised {type(cause).__name__}: {cause}") from cause
-        arrays = _from_batches(self.spec, items, self.input_shape, self.preprocessing)
-        return arrays.batch(torch.arange(len(indices)))
+            raise DataError(f"{self.spec}: an item of {[*indices[:8]]} raised {in_short(cause)}") from cause
+        return _joined(self.spec, items, self.input_shape, self.preprocessing)
 
 
 def scaled(x: Tensor) -> Tensor:
@@ -110,9 +126,10 @@ def from_callable(spec: str, input_shape: tuple[int, ...], preprocessing: Prepro
         if not _is_array(made) and not _is_pair(made) and isinstance(made, Iterable):
             made = list(made)
     except Exception as cause:  # the user's code may raise anything
-        raise DataError(f"{spec}: it raised {type(cause).__name__}: {cause}") from cause
+        raise DataError(f"{spec}: it raised {in_short(cause)}") from cause
     if isinstance(made, list) and made:
-        return _from_batches(spec, made, input_shape, preprocessing)
+        x, y = _joined(spec, made, input_shape, preprocessing)
+        return Arrays(x, None if y is None else labels_of(spec, y, y), preprocessing)
     if _is_array(made) or _is_pair(made):
         x, y = made if isinstance(made, tuple) else (made, None)
         return from_arrays(spec, x, y, input_shape, preprocessing)
@@ -120,8 +137,10 @@ def from_callable(spec: str, input_shape: tuple[int, ...], preprocessing: Prepro
     raise DataError(f"{spec}: returned {what}; return x, (x, y), a torch Dataset with a length, or an iterable of batches")
 
 
-def _from_batches(spec: str, items: list[Any], input_shape: tuple[int, ...], preprocessing: Preprocessing) -> Arrays:
-    """Join batches, or single examples, of x or (x, y); they must all be alike."""
+def _joined(
+    spec: str, items: list[Any], input_shape: tuple[int, ...], preprocessing: Preprocessing
+) -> tuple[Tensor, Tensor | None]:
+    """Join batches, or single examples, of x or (x, y), as ``_checked`` returns them; they must all be alike."""
     parts: list[tuple[Tensor, Tensor | None]] = []
     for number, item in enumerate(items):
         pair = item if isinstance(item, (tuple, list)) and len(item) == 2 else (item, None)
@@ -132,15 +151,22 @@ def _from_batches(spec: str, items: list[Any], input_shape: tuple[int, ...], pre
             )
         x, y = pair
         if np.ndim(x) == len(input_shape) - 1:  # one example is a batch of one
-            x, y = torch.as_tensor(x)[None], None if y is None else torch.as_tensor(y)[None]
-        arrays = from_arrays(f"{spec}: item {number}", x, y, input_shape, preprocessing)
-        parts.append((arrays.x, arrays.y))
+            x, y = torch.as_tensor(x)[None], None if y is None else _label(f"{spec}: item {number}", y)[None]
+        parts.append(_checked(f"{spec}: item {number}", x, y, input_shape, preprocessing))
     kinds = {(x.dtype, y if y is None else (y.dtype, y.shape[1:])) for x, y in parts}
     if len(kinds) > 1 or len({x.shape[1:] for x, _ in parts}) > 1:
         shapes = sorted({f"{str(x.dtype)[6:]} {tuple(x.shape[1:])} {'without' if y is None else 'with'} y" for x, y in parts})
         raise DataError(f"{spec}: its items differ ({', '.join(shapes)}); give all of them one type and one shape")
     targets = [y for _, y in parts if y is not None]
-    return Arrays(torch.cat([x for x, _ in parts]), torch.cat(targets) if targets else None, preprocessing)
+    return torch.cat([x for x, _ in parts]), torch.cat(targets) if targets else None
+
+
+def _label(spec: str, y: Any) -> Tensor:
+    """Return the label of one example as a tensor."""
+    try:
+        return torch.as_tensor(y)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{spec}: y is of type {type(y).__name__}; give a class number, or a tensor of targets") from error
 
 
 def _is_array(value: object) -> bool:
@@ -152,30 +178,47 @@ def _is_pair(value: object) -> bool:
 
 
 def from_arrays(spec: str, x: Any, y: Any, input_shape: tuple[int, ...], preprocessing: Preprocessing) -> Arrays:
+    inputs, targets = _checked(spec, x, y, input_shape, preprocessing)
+    return Arrays(inputs, None if targets is None else labels_of(spec, targets, targets), preprocessing)
+
+
+def _checked(
+    spec: str, x: Any, y: Any, input_shape: tuple[int, ...], preprocessing: Preprocessing
+) -> tuple[Tensor, Tensor | None]:
+    """Return x as uint8 or float32, and y, if there is one, as ``_tensor`` returns it: one for each x."""
     inputs = _tensor(spec, "x", x)
     if inputs.dtype not in (torch.uint8, torch.float32):
         raise DataError(f"{spec}: x is {x.dtype}; give uint8 (divided by 255 here) or floats as the net takes them")
-    fits = inputs.ndim == len(input_shape) and all(
-        want in (0, got) for want, got in zip(input_shape[1:], inputs.shape[1:], strict=True)
-    )
-    if not fits:
+    if not _fits(inputs.shape, input_shape):
         raise DataError(
             f"{spec}: x has shape {tuple(inputs.shape)}, but the net takes {input_shape}; only the first number may differ: "
-            "resize the data, or say what the net takes with `input_shape`"
+            + _way_to_fit(inputs, input_shape)
         )
+    if inputs.dtype == torch.uint8:
+        check_bytes(spec, preprocessing)
+    else:
+        check_floats(spec, inputs, preprocessing)
     if y is None:
-        return Arrays(inputs, None, preprocessing)
+        return inputs, None
     targets = _tensor(spec, "y", y)
     if targets.ndim == 0 or len(targets) != len(inputs):
         raise DataError(f"{spec}: x has {len(inputs)} examples and y has shape {tuple(targets.shape)}; give one y for each x")
-    if not targets.is_floating_point():
-        if targets.ndim != 1:
-            shape = tuple(targets.shape)
-            raise DataError(f"{spec}: y has shape {shape}; give class numbers of shape ({len(inputs)},), or float targets")
-        targets = targets.long()
-        if len(targets) and int(targets.min()) < 0:
-            raise DataError(f"{spec}: y holds the class number {int(targets.min())}; class numbers start at 0")
-    return Arrays(inputs, targets, preprocessing)
+    return inputs, targets
+
+
+def _fits(shape: Sequence[int], input_shape: tuple[int, ...]) -> bool:
+    if len(shape) != len(input_shape):
+        return False
+    return all(want in (0, got) for want, got in zip(input_shape[1:], shape[1:], strict=True))
+
+
+def _way_to_fit(x: Tensor, input_shape: tuple[int, ...]) -> str:
+    """Say what to do with an x whose shape is not that of the net's input."""
+    if x.ndim == 4 and _fits(x.permute(0, 3, 1, 2).shape, input_shape):
+        return "its channels come last, give x.transpose(0, 3, 1, 2)"
+    if x.ndim == 3 and _fits(x[:, None].shape, input_shape):
+        return "it has no axis of channels, give x[:, None]"
+    return "resize the data, or say what the net takes with `input_shape`"
 
 
 def _tensor(spec: str, name: str, value: Any) -> Tensor:

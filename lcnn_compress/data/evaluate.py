@@ -15,9 +15,11 @@ from lcnn_compress.data.examples import Examples, Preprocessing
 from lcnn_compress.data.load_data import image_size
 from lcnn_compress.data.load_examples import load_examples
 from lcnn_compress.data.score import Score, onnx_runner, score, torch_runner
-from lcnn_compress.errors import SettingsError
+from lcnn_compress.errors import ModelError, SettingsError
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.sources.source import find_dense, open_source
+
+FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
 
 def evaluate(model: fx.GraphModule | str | Path, examples: Examples, progress: Progress = silent) -> Score:
@@ -63,12 +65,25 @@ def evaluate_file(
     if is_artefact(path):
         return _evaluate_artefact(path, data, limit, trust_pickle, progress)
     if path.suffix == ".onnx":
-        shape = tuple(s if isinstance(s, int) else 0 for s in runtime.session(path).get_inputs()[0].shape)
+        shape = _shape_taken(path)
         found = evaluate(path, _examples(data, shape, limit), progress)
         return Evaluation(found.metric, None, found.value, found.n)
     source = open_source(str(path), input_shape, arch=arch, trust_pickle=trust_pickle, image_size=lambda: image_size(data))
     found = evaluate(source.net, _examples(data, source.input_shape, limit), progress)
     return Evaluation(found.metric, found.value, None, found.n, source.notes)
+
+
+def _shape_taken(path: Path) -> tuple[int, ...]:
+    """Return the shape of the input of an ONNX file, 0 for what is open. Raises ModelError where it cannot be scored."""
+    session = runtime.session(path)
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs) or "no input"
+        raise ModelError(f"{path}: takes {names}; only files with one input can be scored")
+    if not outputs or outputs[0].type not in FLOATS:
+        found = outputs[0].type if outputs else "nothing"
+        raise ModelError(f"{path}: returns {found} first; only files that return floats can be scored")
+    return tuple(size if isinstance(size, int) else 0 for size in inputs[0].shape)
 
 
 def _evaluate_artefact(path: Path, data: DataSettings, limit: int | None, trust_pickle: bool, progress: Progress) -> Evaluation:

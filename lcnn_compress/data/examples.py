@@ -48,7 +48,10 @@ class Examples(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return x (n, ...) float32, normalised, and y: (n,) int64 class numbers, (n, ...) float32 targets, or None."""
+        """Return x (n, ...) float32, normalised, and y.
+
+        y is (n,) int64 class numbers, (n, classes) bool with one True in each row, (n, ...) float32 targets, or None.
+        """
         ...
 
 

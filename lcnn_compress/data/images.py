@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +14,19 @@ from torch import Tensor
 
 from lcnn_compress.data.arrays import scaled
 from lcnn_compress.data.examples import Preprocessing
+from lcnn_compress.data.pixels import check_bytes
 from lcnn_compress.errors import DataError, FileError
 
 # The sizes of at most this many images of a folder are compared.
 MAX_SIZES = 1000
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+# Operating systems, file servers and tools leave folders of these names, or hidden ones, beside the user's own.
+NOT_THE_USERS = frozenset({
+    "__macosx", "__pycache__", "$recycle.bin", "recycler", "system volume information", "lost+found", "found.000",
+    "@eadir", "#recycle", "@recycle", "#snapshot", "@sharebin", "network trash folder", "temporary items",
+})  # fmt: skip
+# Folders of these names are parts of a data set: their own folders are the classes.
+PARTS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
 
 
 @dataclass(frozen=True)
@@ -39,27 +47,57 @@ class _Images:
         return self.preprocessing(scaled(pixels)), None if self.labels is None else self.labels[indices]
 
 
-def image_folder(folder: Path, input_shape: tuple[int, ...], preprocessing: Preprocessing) -> _Images:
+def image_folder(folder: Path, input_shape: tuple[int, ...], preprocessing: Preprocessing, *, labelled: bool = True) -> _Images:
+    """Open a folder of images, or of one folder for each class; folders that operating systems and tools leave do not count.
+
+    Args:
+        labelled: whether labels are wanted: then a class folder without images is refused, because it is not known whether
+            it is a class, and all numbers after it depend on that.
+
+    Raises:
+        DataError: the folder holds no images, or it is not clear what they are, or the net takes none.
+        FileError: the folder cannot be read.
+    """
     mode = {1: "L", 3: "RGB"}.get(input_shape[1]) if len(input_shape) == 4 else None
     if mode is None or 0 in input_shape[2:]:
         raise DataError(f"{folder}: is a folder of images, but the net takes {input_shape}; images fit (N, 1 or 3, H, W) only")
+    check_bytes(str(folder), preprocessing)
     size = (input_shape[2], input_shape[3])
     try:
-        classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-        flat = _images_in(folder.iterdir())
-        found = [(path, label) for label, sub in enumerate(classes) for path in _images_in(sub.rglob("*"))]
+        entries = _own(folder)
+        classes = [entry for entry in entries if entry.is_dir()]
+        flat, by_class = _images_of(entries), {entry: _images_below(entry) for entry in classes}
     except OSError as error:
         raise FileError(f"{folder}: cannot be read: {error.strerror or error}; check its permissions") from error
-    if flat and found:
+    if flat and any(by_class.values()):
         raise DataError(
             f"{folder}: holds images ({flat[0].name}, ...) beside folders with images; move them into class folders"
         )
     if flat:
         return _Images(flat, None, mode, size, preprocessing)
+    found = [(path, label) for label, images in enumerate(by_class.values()) for path in images]
     if not found:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"{folder}: holds no images; give a folder of images or of one folder per class ({suffixes})")
+    if labelled:
+        _check_classes(folder, by_class)
     return _Images([path for path, _ in found], torch.tensor([label for _, label in found]), mode, size, preprocessing)
+
+
+def _check_classes(folder: Path, by_class: Mapping[Path, Sequence[Path]]) -> None:
+    """Refuse folders that need not be classes: their order gives all images their class numbers."""
+    empty = [entry.name for entry, images in by_class.items() if not images]
+    if empty:
+        names = ", ".join(empty[:4]) + (f" and {len(empty) - 4} more" if len(empty) > 4 else "")
+        raise DataError(
+            f"{folder}: each folder in it is a class, but {names} holds no images; remove what is no class, or, where the net "
+            "knows a class that has no images here, give x and y as .npz: class numbers follow the order of the folders"
+        )
+    first, images = next(iter(by_class.items()))
+    is_wrapper = len(by_class) == 1 and first not in {image.parent for image in images}
+    if is_wrapper or {entry.name.lower() for entry in by_class} <= PARTS:
+        names = ", ".join(entry.name for entry in by_class)
+        raise DataError(f"{folder}: holds {names}, not a folder for each class; give the folder that does, such as {first}")
 
 
 def size_of_all(folder: Path) -> tuple[int, int] | None:
@@ -68,7 +106,7 @@ def size_of_all(folder: Path) -> tuple[int, int] | None:
     Raises:
         OSError: an image cannot be opened.
     """
-    paths = _images_in(folder.rglob("*"))
+    paths = _images_below(folder)
     size: tuple[int, int] | None = None
     for path in paths[:: -(-len(paths) // MAX_SIZES) or 1]:
         with Image.open(path) as image:  # this reads the head of the file only
@@ -79,8 +117,23 @@ def size_of_all(folder: Path) -> tuple[int, int] | None:
     return size
 
 
-def _images_in(entries: Iterable[Path]) -> list[Path]:
-    return sorted(e for e in entries if e.suffix.lower() in IMAGE_SUFFIXES and not e.name.startswith(".") and e.is_file())
+def _own(folder: Path) -> list[Path]:
+    """Return, in order of their names, what the user has put into a folder."""
+    return sorted(e for e in folder.iterdir() if not e.name.startswith(".") and e.name.lower() not in NOT_THE_USERS)
+
+
+def _images_of(entries: Iterable[Path]) -> list[Path]:
+    return [entry for entry in entries if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()]
+
+
+def _images_below(folder: Path) -> list[Path]:
+    """Return, in order, the images in a folder and in the user's folders below it; links to folders are not followed there."""
+    images, unread = [], [folder]
+    while unread:
+        entries = _own(unread.pop())
+        images += _images_of(entries)
+        unread += [entry for entry in entries if entry.is_dir() and not entry.is_symlink()]
+    return sorted(images)
 
 
 def _decode(path: Path, mode: str, size: tuple[int, int]) -> Tensor:

@@ -44,7 +44,7 @@ def load_parts(settings: DataSettings, input_shape: tuple[int, ...], *, seed: in
     preprocessing = Preprocessing(settings.mean, settings.std)
     calibration: list[Tensor] = []
     if settings.calib is not None:
-        drawn = load_examples(settings.calib, input_shape, preprocessing, limit=settings.samples, seed=seed)
+        drawn = load_examples(settings.calib, input_shape, preprocessing, limit=settings.samples, seed=seed, labelled=False)
         calibration = [x for x, _ in batches(drawn, CALIBRATION_BATCH)]
     if settings.data is None:
         return LoadedData(calibration, None, None)
@@ -73,7 +73,8 @@ def image_size(settings: DataSettings) -> tuple[int, int] | None:
         if path.exists():
             shape = stored_shape(path)
         elif is_callable_spec(spec):  # an entry of 0 takes any size
-            shape = tuple(from_callable(spec, (1, 0, 0, 0), Preprocessing()).batch(torch.tensor([0]))[0].shape)
+            as_they_are = Preprocessing((0.0,), (1.0,))  # the scale plays no part here
+            shape = tuple(from_callable(spec, (1, 0, 0, 0), as_they_are).batch(torch.tensor([0]))[0].shape)
         else:
             return None
     except (DataError, *DAMAGED) as error:

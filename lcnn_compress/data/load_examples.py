@@ -29,6 +29,7 @@ def load_examples(
     *,
     limit: int | None = None,
     seed: int = 0,
+    labelled: bool = True,
 ) -> Examples:
     """Open what ``spec`` names.
 
@@ -38,6 +39,7 @@ def load_examples(
             (x, y), a torch Dataset, or an iterable of batches x or (x, y), which is read to its end.
         input_shape: (N, C, H, W) or (N, features) of the net; x must have this shape but for N. An entry of 0 takes any size.
         limit: use this many examples, drawn at random by ``seed``, in their original order.
+        labelled: False where only inputs are wanted, so that folders need not be classes.
 
     Raises:
         FileError: there is no such path, or it cannot be read.
@@ -46,15 +48,15 @@ def load_examples(
     """
     if limit is not None and limit < 1:
         raise SettingsError(f"limit is {limit}; use at least 1 example")
-    if preprocessing.mean is not None and len(preprocessing.mean) not in (1, input_shape[1]):
+    if preprocessing.mean is not None and len(preprocessing.mean) not in (1, *input_shape[1:2]):
         channels = len(preprocessing.mean)
         raise SettingsError(
-            f"mean and std have {channels} numbers, but the net takes {input_shape[1]} channels; give as many, or one"
+            f"mean and std have {channels} numbers, but the net takes {input_shape}; give one per channel, or one"
         )
     path = Path(spec)
     examples: Examples
     if path.is_dir():
-        examples = image_folder(path, input_shape, preprocessing)
+        examples = image_folder(path, input_shape, preprocessing, labelled=labelled)
     elif path.exists():
         examples = from_arrays(spec, *read_numpy(path), input_shape, preprocessing)
     elif is_callable_spec(spec):

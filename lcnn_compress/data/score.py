@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,12 +13,16 @@ import torch
 from torch import Tensor, fx
 
 from lcnn_compress.data.examples import Examples, batches
-from lcnn_compress.data.tasks import Task, check_labels, task_of
+from lcnn_compress.data.tasks import Task, check_classes, check_labels, task_of
 from lcnn_compress.errors import DataError, ModelError
 from lcnn_compress.progress import Progress, silent
+from lcnn_compress.runtime import ORT_ERRORS, ort_message
 
+log = logging.getLogger(__name__)
 Run = Callable[[Tensor], Tensor]
 BATCH = 100
+# So many random class numbers do not all fall into one half of the classes.
+MANY = 20
 
 
 @dataclass(frozen=True)
@@ -49,29 +54,59 @@ def image_scores(run: Run, examples: Examples, progress: Progress = silent, task
 
     Raises:
         DataError: the examples carry no labels, or the outputs or the task do not fit them.
-        ModelError: an output is not a number.
+        ModelError: an output is not a number, or no tensor.
     """
     parts: list[Tensor] = []
-    done, metric = 0, ""
-    for x, y in batches(examples, BATCH):
-        kind = task_of(y, task)
-        if y is None or kind is None:
+    done, metric, doubts = 0, "", _Doubts()
+    for x, labels in batches(examples, BATCH):
+        if labels is None:
             raise DataError("the data has no labels or targets; evaluation needs them (class folders, or y in the .npz)")
         output = run(x)
+        if not isinstance(output, Tensor):
+            raise ModelError(f"the net returns a {type(output).__name__}; it must return a tensor to be scored")
         if output.isnan().any():
             raise ModelError(f"the net's output for images {done} to {done + len(x) - 1} holds NaN; it cannot be scored")
+        kind, y = task_of(output, labels, task)
         metric, part = SCORES[kind](output, y)
         parts.append(part)
+        doubts.add(x, output, kind, y)
         done += len(x)
         progress("evaluating", done, len(examples))
+    doubts.warn()
     return metric, torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
 
 
+class _Doubts:
+    """What was seen of the data that can be scored but seems not to be what was meant; the log tells."""
+
+    def __init__(self) -> None:
+        self.first: Tensor | None = None
+        self.alike, self.only_0_and_1 = True, True
+        self.n, self.n_classes = 0, 0
+        self.numbers: set[int] = set()
+
+    def add(self, x: Tensor, output: Tensor, kind: Task, y: Tensor) -> None:
+        self.first = x[:1] if self.first is None else self.first
+        self.alike = self.alike and x.shape[1:] == self.first.shape[1:] and bool((x == self.first).all())
+        self.n += len(x)
+        if kind is Task.CLASSES:
+            self.numbers, self.n_classes = self.numbers.union(y.tolist()), output.shape[1]
+        several = kind is Task.TARGETS and output.ndim == 2 and output.shape[1] > 1
+        self.only_0_and_1 = self.only_0_and_1 and several and bool(((y == 0) | (y == 1)).all())
+
+    def warn(self) -> None:
+        if self.n > 1 and self.alike:
+            log.warning("all %d images are the same; see that the data is what it should be", self.n)
+        low, high = min(self.numbers, default=0), max(self.numbers, default=0)
+        if self.n >= MANY and (low == 1 or 2 * (high + 1) <= self.n_classes):
+            classes = f"class numbers run from {low} to {high}, but the net tells the classes 0 to {self.n_classes - 1} apart"
+            log.warning("%s; see that both count alike", classes)
+        if self.n and self.only_0_and_1:
+            log.warning("y holds only 0 and 1 and is scored as targets; several labels for an image are scored from Python")
+
+
 def _accuracy(output: Tensor, y: Tensor) -> tuple[str, Tensor]:
-    if output.ndim != 2 or (len(y) and int(y.max()) >= output.shape[1]):
-        raise DataError(
-            f"labels go up to {int(y.max())}, but the net's output is {tuple(output.shape)}; it must be (n, classes)"
-        )
+    check_classes(output, y)
     return "top1_percent", 100.0 * (output.argmax(1) == y).double()
 
 
@@ -101,13 +136,23 @@ def torch_runner(net: fx.GraphModule) -> Run:
 
 
 def onnx_runner(session: Any) -> Run:
-    """Run an ONNX Runtime session, in batches of the size it allows."""
+    """Run an ONNX Runtime session, in batches of the size it allows; the last one is filled up with its last image."""
     first = session.get_inputs()[0]
     fixed = first.shape[0] if first.shape and isinstance(first.shape[0], int) else None
 
+    def outputs(x: Tensor) -> Any:
+        try:
+            return session.run(None, {first.name: x.numpy()})[0]
+        except ORT_ERRORS as error:
+            raise DataError(
+                f"the file does not run on images of {tuple(x.shape)}: {ort_message(error)}; see what it takes"
+            ) from error
+
     def run(x: Tensor) -> Tensor:
-        parts = x.split(fixed) if fixed else (x,)
-        return torch.from_numpy(np.concatenate([session.run(None, {first.name: p.numpy()})[0] for p in parts]))
+        if not fixed:
+            return torch.as_tensor(outputs(x))
+        filled = torch.cat([x, x[-1:].expand(-len(x) % fixed, *x.shape[1:])])
+        return torch.from_numpy(np.concatenate([outputs(part) for part in filled.split(fixed)]))[: len(x)]
 
     return run
 

@@ -25,24 +25,60 @@ class Task(str, Enum):
     TARGETS = "targets"
 
 
-def task_of(y: Tensor | None, stated: Task | None = None) -> Task | None:
-    """Return the task of a batch: the stated one, else classes for integers and targets for floats; None without labels.
+def task_of(output: Tensor, y: Tensor, stated: Task | None = None) -> tuple[Task, Tensor]:
+    """Return the task of a batch, and its labels as that task takes them.
+
+    The task is the stated one, else classes for integers and one-hot rows, and targets for floats; but whole numbers are
+    class numbers where the net returns classes, because targets would have the shape of the output.
 
     Args:
-        y: (n,) int64, (n, ...) float32, or None.
+        output: of the net.
+        y: (n,) int64, (n, classes) bool with one True in each row, or (n, ...) float32.
         stated: needed for several labels only, whose y looks like targets.
 
     Raises:
-        DataError: y is not of the type that the stated task needs.
+        DataError: y is not of the type that the stated task needs, or its rows are one-hot of another number of classes.
     """
-    if y is None:
-        return None
-    if stated is None:
-        return Task.TARGETS if y.is_floating_point() else Task.CLASSES
-    if y.is_floating_point() == (stated == Task.CLASSES):
-        kind = "class numbers" if stated == Task.CLASSES else "floats"
-        raise DataError(f"y is {str(y.dtype).removeprefix('torch.')}, but the task is '{Task(stated).value}'; give {kind}")
-    return Task(stated)  # a configuration holds its value
+    task = None if stated is None else Task(stated)  # a configuration holds its value
+    if str(y.dtype) == "torch.bool":
+        if task not in (None, Task.CLASSES):
+            return task, y.float()
+        if output.ndim != 2 or y.shape != output.shape:
+            shape = tuple(output.shape)
+            raise DataError(f"y is one-hot of {y.shape[1]} classes, but the net returns {shape}; it must return (n, classes)")
+        return Task.CLASSES, y.long().argmax(1)
+    if task in (None, Task.CLASSES) and y.is_floating_point() and _are_class_numbers(output, y):
+        return Task.CLASSES, y.flatten().long()
+    if task is None:
+        return Task.TARGETS if y.is_floating_point() else Task.CLASSES, y
+    if y.is_floating_point() == (task == Task.CLASSES):
+        kind = "class numbers" if task == Task.CLASSES else "floats"
+        raise DataError(f"y is {str(y.dtype).removeprefix('torch.')}, but the task is '{task.value}'; give {kind}")
+    return task, y
+
+
+def _are_class_numbers(output: Tensor, y: Tensor) -> bool:
+    """Tell whether floats are one whole number for each row of an output with several classes."""
+    if output.ndim != 2 or output.shape[1] < 2 or y.numel() != len(y):
+        return False
+    return bool(((y >= 0) & (y == y.floor())).all())
+
+
+def check_classes(output: Tensor, y: Tensor) -> None:
+    """Refuse class numbers that do not fit the output.
+
+    Args:
+        output: of the net.
+        y: (n,) int64, n at least 1.
+
+    Raises:
+        DataError: the output is not (n, classes), or has no class of a number.
+    """
+    if output.ndim != 2 or output.shape[1] < 2 or not 0 <= int(y.min()) <= int(y.max()) < output.shape[1]:
+        raise DataError(
+            f"class numbers run from {int(y.min())} to {int(y.max())}, but the net returns {tuple(output.shape)}; "
+            "it must return (n, classes) with a class for each number, the first of which is 0"
+        )
 
 
 def check_labels(output: Tensor, y: Tensor) -> None:

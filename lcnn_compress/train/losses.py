@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lcnn_compress.data.tasks import Task, check_labels, task_of
+from lcnn_compress.data.tasks import Task, check_classes, check_labels, task_of
 from lcnn_compress.errors import DataError, ModelError, SettingsError
 from lcnn_compress.train.recipe import Recipe
 
@@ -25,7 +25,7 @@ def loss_of(output: Tensor, y: Tensor | None, taught: Tensor | None, recipe: Rec
 
     Args:
         output: output of the net, (n, classes) if y holds classes or several labels.
-        y: (n,) int64 classes, float labels or targets like ``output``, or None.
+        y: (n,) int64 classes, (n, classes) bool one-hot rows, float labels or targets like ``output``, or None.
         taught: output of the dense net, or None without distillation.
         recipe: says how both are weighed, and the task where y does not.
 
@@ -36,9 +36,9 @@ def loss_of(output: Tensor, y: Tensor | None, taught: Tensor | None, recipe: Rec
     """
     if not isinstance(output, Tensor):
         raise ModelError(f"the net returns a {type(output).__name__}, not one tensor; fine-tuning needs one output")
-    task = task_of(y, recipe.task)
-    if y is None or task is None:
+    if y is None:
         return _unlabelled(output, taught, recipe)
+    task, y = task_of(output, y, recipe.task)
     losses = LOSSES[task]
     losses.check(output, y)
     loss = losses.labels(output, y)
@@ -54,14 +54,6 @@ def _unlabelled(output: Tensor, taught: Tensor | None, recipe: Recipe) -> Tensor
     if taught is None:
         raise SettingsError("there is no teacher and the training data has no labels; give one of them")
     return functional.mse_loss(output, taught)
-
-
-def _check_classes(output: Tensor, y: Tensor) -> None:
-    if output.ndim != 2 or not 0 <= int(y.min()) <= int(y.max()) < output.shape[1]:
-        raise DataError(
-            f"class numbers run from {int(y.min())} to {int(y.max())}, but the net returns {tuple(output.shape)}; "
-            "it must return (n, classes) with a class for each number"
-        )
 
 
 def _check_targets(output: Tensor, y: Tensor) -> None:
@@ -96,7 +88,7 @@ class TaskLosses:
 
 
 LOSSES = {
-    Task.CLASSES: TaskLosses(_check_classes, functional.cross_entropy, _softened),
+    Task.CLASSES: TaskLosses(check_classes, functional.cross_entropy, _softened),
     Task.LABELS: TaskLosses(check_labels, functional.binary_cross_entropy_with_logits, _softened_labels),
     Task.TARGETS: TaskLosses(_check_targets, functional.mse_loss, _squared),
 }

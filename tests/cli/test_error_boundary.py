@@ -238,7 +238,7 @@ def test_data_without_labels_or_with_others(here: Path) -> None:
     assert refused(here, "eval", "model.lcnn").startswith("eval needs labelled data; add --data FOLDER")
     np.savez(here / "y.npz", x=x, y=np.array([0, 1, 2, 10]))
     assert refused(here, "eval", "model.lcnn", "--data", "y.npz").startswith(
-        "labels go up to 10, but the net's output is (4, 10)"
+        "class numbers run from 0 to 10, but the net returns (4, 10)"
     )
     tuning = ("compress", "model.pt", *FAST, "--epochs", 1, "--batch-size", 4, "--data", "y.npz", "-o", "new.lcnn")
     assert refused(here, *tuning).startswith("class numbers run from 0 to 10")

@@ -64,6 +64,7 @@ def test_npy_and_npz_are_told_apart_by_content(tmp_path: Path) -> None:
         ),
         ({"x": np.zeros((2, 3, 4, 5))}, "x has shape (2, 3, 4, 5), but the net takes (1, 3, 4, 4)"),
         ({"x": np.zeros((2, 48))}, "x has shape (2, 48), but the net takes (1, 3, 4, 4)"),
+        ({"x": np.zeros((2, 4, 4, 3))}, "its channels come last, give x.transpose(0, 3, 1, 2)"),
         ({"x": np.float32(1)}, "x has shape (), but the net takes (1, 3, 4, 4)"),
         ({"x": np.zeros((2, 3, 4, 4), np.int32)}, "x is int32; give uint8 (divided by 255 here) or floats"),
         ({"x": np.zeros((2, 3, 4, 4), np.complex64)}, "x is of type complex64; give integers or floats"),
@@ -74,9 +75,14 @@ def test_npy_and_npz_are_told_apart_by_content(tmp_path: Path) -> None:
         ({"x": np.zeros((2, 3, 4, 4)), "y": np.int64(3)}, "x has 2 examples and y has shape (); give one y for each x"),
         (
             {"x": np.zeros((2, 3, 4, 4)), "y": np.zeros((2, 5), int)},
-            "y has shape (2, 5); give class numbers of shape (2,), or float",
+            "y has shape (2, 5); give class numbers of shape (2,), or float targets, or one-hot rows",
         ),
         ({"x": np.zeros((2, 3, 4, 4)), "y": np.array([0, -3])}, "y holds the class number -3; class numbers start at 0"),
+        ({"x": np.zeros((2, 3, 4, 4)), "y": np.array(["cat", "dog"])}, "y is of type <U3; give integers or floats"),
+        (
+            {"x": np.full((2, 3, 4, 4), 200.0)},
+            "x holds floats from 200 to 200, but nothing says that the net takes such values",
+        ),
         ({"x": np.zeros((2, 3, 4, 4)), "y": np.array([0, np.inf])}, "y holds 1 values of 2 that are NaN or infinite"),
         ({"x": np.array([None, {}])}, "is damaged or is no NumPy file of numbers (Object arrays cannot be loaded"),
     ],
@@ -86,6 +92,11 @@ def test_defects_of_arrays_are_named(arrays: dict[str, object], message: str, tm
         load_examples(saved(tmp_path, **arrays), NET)
     assert str(caught.value).startswith(f"{tmp_path}/data.npz: ")
     assert message in str(caught.value)
+
+
+def test_grey_images_without_an_axis_of_channels_are_refused_with_the_way_to_give_them(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"it has no axis of channels, give x\[:, None\]"):
+        load_examples(saved(tmp_path, x=bytes_of(2, 4, 4)), (1, 1, 4, 4))
 
 
 def test_an_entry_of_zero_takes_any_size(tmp_path: Path) -> None:
@@ -145,6 +156,16 @@ class Stream(IterableDataset):
 def items(): return Items()
 def stream(): return ((x[i], y[i]) for i in range(6))
 
+class OneHot(Items):
+    def __getitem__(self, i): return x[i], torch.eye(3)[i % 3]
+class OftenOneHot(Items):
+    def __len__(self): return 100
+    def __getitem__(self, i): return x[0], torch.eye(3)[i % 3] if i < 90 else torch.ones(3)
+class SeldomOneHot(OftenOneHot):
+    def __getitem__(self, i): return x[0], torch.eye(3)[i % 3] if i % 2 else torch.ones(3)
+def one_hot(): return OneHot()
+def often(): return OftenOneHot()
+def seldom(): return SeldomOneHot()
 class Broken(Items):
     def __getitem__(self, i): raise KeyError("image 7")
 def broken(): return Broken()
@@ -158,9 +179,10 @@ def text(): return ["a", "b"]
 def no_items(): return TensorDataset(x[:0], y[:0])
 def mixed(): return [(x[:2], y[:2]), x[2:]]
 def shapes(): return [x, x[:, :, :2]]
-def nan(): return [x.float(), x.float() * float("nan")]
+def nan(): return [x.float() / 255, x.float() * float("nan")]
+def text_labels(): return [(x[0], "cat"), (x[1], "dog")]
 def image_items(): return [(np, 1)]
-def half(): return x.half(), y.double()
+def half(): return x.half() / 255, y.double()
 value = 3
 """
 
@@ -206,6 +228,7 @@ def test_half_inputs_and_double_targets_become_float32(source: str) -> None:
         ("mixed", "mixed: its items differ (uint8 (3, 4, 4) with y, uint8 (3, 4, 4) without y); give all of them one type"),
         ("shapes", "shapes: item 1: x has shape (6, 3, 2, 4), but the net takes (1, 3, 4, 4)"),
         ("nan", "nan: item 1: x holds 288 values of 288 that are NaN or infinite"),
+        ("text_labels", "text_labels: item 0: y is of type str; give a class number, or a tensor of targets"),
     ],
 )
 def test_functions_that_fail(name: str, message: str, source: str) -> None:
@@ -218,3 +241,15 @@ def test_items_that_fail_are_named_when_they_are_asked_for(source: str) -> None:
     examples = load_examples(f"{source}:broken", NET)
     with pytest.raises(DataError, match=r"broken: an item of \[2, 4\] raised KeyError: 'image 7'"):
         examples.batch(torch.tensor([2, 4]))
+
+
+def test_the_first_items_of_a_dataset_tell_whether_its_labels_are_one_hot(source: str) -> None:
+    y = load_examples(f"{source}:one_hot", NET).batch(torch.tensor([2]))[1]
+    assert y is not None
+    assert (y.dtype, y.tolist()) == (torch.bool, [[False, False, True]])
+    seldom = load_examples(f"{source}:seldom", NET).batch(torch.tensor([1]))[1]  # it looks one-hot alone
+    assert seldom is not None
+    assert seldom.dtype == torch.float32
+    often = load_examples(f"{source}:often", NET)
+    with pytest.raises(DataError, match="often: some rows of y are one-hot and some are not"):
+        often.batch(torch.tensor([1, 95]))

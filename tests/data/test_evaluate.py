@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
 from torch import nn
 
 from lcnn_compress import api
 from lcnn_compress.data.data_settings import DataSettings
 from lcnn_compress.data.evaluate import Evaluation, evaluate_file
-from lcnn_compress.errors import DataError, SettingsError
+from lcnn_compress.errors import DataError, ModelError, SettingsError
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +57,29 @@ def test_data_without_labels_or_none_is_refused(folder: Path) -> None:
         evaluate_file(folder / "model.onnx", DataSettings(data=str(folder / "bare.npz")))
     with pytest.raises(SettingsError, match="`data` is missing; evaluation needs labelled examples"):
         evaluate_file(folder / "model.onnx", DataSettings())
+
+
+def one_node(path: Path, op_type: str, inputs: list[str], output: onnx.ValueInfoProto, **attributes: int) -> None:
+    """Write a file with one node, whose inputs are the file's."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, 12, 12]) for name in inputs]
+    node = helper.make_node(op_type, inputs, [output.name], **attributes)
+    model = helper.make_model(helper.make_graph([node], "g", values, [output]), ir_version=9)
+    model.opset_import[0].version = 17
+    onnx.save(model, path)
+
+
+def test_files_that_take_or_return_something_else_are_refused(folder: Path) -> None:
+    number, text = (helper.make_tensor_value_info("y", kind, None) for kind in (TensorProto.FLOAT, TensorProto.STRING))
+    many = helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)
+    data = DataSettings(data=str(folder / "data.npz"))
+    for op_type, inputs, output, message in (
+        ("Add", ["a", "b"], number, "takes a, b; only files with one input can be scored"),
+        ("Constant", [], number, "takes no input; only files with one input"),
+        ("Cast", ["a"], text, r"returns tensor\(string\) first; only files that return floats"),
+        ("SequenceConstruct", ["a"], many, r"returns seq\(tensor\(float\)\) first"),
+    ):
+        path = folder / f"{op_type}.onnx"
+        attributes = {"Cast": {"to": int(TensorProto.STRING)}, "Constant": {"value_float": 1.0}}
+        one_node(path, op_type, inputs, output, **attributes.get(op_type, {}))  # type: ignore[arg-type]
+        with pytest.raises(ModelError, match=f"{op_type}.onnx: {message}"):
+            evaluate_file(path, data)

@@ -11,6 +11,7 @@ from data_files import NET, everything
 from PIL import Image
 
 from lcnn_compress.data.examples import Preprocessing
+from lcnn_compress.data.images import size_of_all
 from lcnn_compress.data.load_examples import load_examples
 from lcnn_compress.errors import DataError
 
@@ -21,18 +22,69 @@ def write_image(path: Path, colour: int | tuple[int, ...], size: tuple[int, int]
     Image.new(mode, size, colour).save(path)
 
 
-def test_class_folders_give_labels_in_sorted_order(tmp_path: Path) -> None:
-    write_image(tmp_path / "dog" / "deep" / "b.PNG", (255, 0, 51))
-    write_image(tmp_path / "cat" / "c.jpg", (0, 0, 0))
-    write_image(tmp_path / "cat" / "a.png", (0, 255, 0))
-    write_image(tmp_path / ".hidden" / "a.png", (1, 1, 1))
-    (tmp_path / "bird").mkdir()  # a class without images keeps its number
-    (tmp_path / "cat" / "notes.txt").write_text("no image")
-    x, y = everything(load_examples(str(tmp_path), NET))
-    assert x.shape == (3, 3, 4, 4)
+def two_classes(folder: Path) -> None:
+    """Write a cat that is green, a cat that is black and, in a deeper folder, a red dog."""
+    write_image(folder / "dog" / "deep" / "b.PNG", (255, 0, 51))
+    write_image(folder / "cat" / "c.jpg", (0, 0, 0))
+    write_image(folder / "cat" / "a.png", (0, 255, 0))
+
+
+def is_two_classes(folder: Path) -> bool:
+    x, y = everything(load_examples(str(folder), NET))
     assert y is not None
-    assert (y.dtype, y.tolist()) == (torch.int64, [1, 1, 2])
     assert x[:, :, 0, 0].tolist() == [[0, 1, 0], [0, 0, 0], [1, 0, pytest.approx(0.2)]]
+    return (y.dtype, y.tolist()) == (torch.int64, [0, 0, 1])
+
+
+def test_class_folders_give_labels_in_sorted_order(tmp_path: Path) -> None:
+    two_classes(tmp_path)
+    (tmp_path / "cat" / "notes.txt").write_text("no image")
+    assert is_two_classes(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "__MACOSX",
+        ".ipynb_checkpoints",
+        ".DS_Store",
+        "@eaDir",
+        "$RECYCLE.BIN",
+        "System Volume Information",
+        "lost+found",
+        ".git",
+    ],
+)
+@pytest.mark.parametrize("place", ["", "cat", "dog/deep"])
+def test_what_systems_and_tools_leave_is_no_class_and_no_image(name: str, place: str, tmp_path: Path) -> None:
+    two_classes(tmp_path)
+    write_image(tmp_path / place / name / "cat" / "a.png", (1, 1, 1))
+    write_image(tmp_path / place / name / "b.png", (1, 1, 1))
+    (tmp_path / place / "._a.png").write_bytes(b"a resource fork")
+    (tmp_path / place / "Thumbs.db").write_bytes(b"x")
+    assert is_two_classes(tmp_path)
+    assert size_of_all(tmp_path) == (4, 4)
+
+
+def test_a_folder_that_need_not_be_a_class_is_refused_where_labels_are_wanted(tmp_path: Path) -> None:
+    two_classes(tmp_path / "data")
+    for name in ("bird", "notes"):
+        (tmp_path / "data" / name).mkdir()
+        (tmp_path / "data" / name / "labels.csv").write_text("no image")
+    with pytest.raises(
+        DataError, match="each folder in it is a class, but bird, notes holds no images; remove what is no class"
+    ):
+        load_examples(str(tmp_path / "data"), NET)
+    assert len(load_examples(str(tmp_path / "data"), NET, labelled=False)) == 3
+
+
+@pytest.mark.parametrize("names", [("train", "val"), ("Test",), ("archive",)])
+def test_a_folder_around_the_class_folders_is_refused(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name in names:
+        two_classes(tmp_path / name)
+    with pytest.raises(DataError, match=f"holds {', '.join(names)}, not a folder for each class; give .*/{names[0]}$"):
+        load_examples(str(tmp_path), NET)
+    assert is_two_classes(tmp_path / names[0])
 
 
 def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:

@@ -62,7 +62,8 @@ def test_the_size_of_arrays(tmp_path: Path, data: str, monkeypatch: pytest.Monke
     for name in ("other.npz", "bad.npz", "none.npz"):
         assert image_size(DataSettings(calib=str(tmp_path / name))) is None
     assert image_size(DataSettings()) is None
-    (tmp_path / "makes.py").write_text("import torch\ndef x():\n    return torch.zeros(2, 3, 6, 8)\ndef bad():\n    return 1\n")
+    source = "import torch\ndef x():\n    return torch.full((2, 3, 6, 8), 200.0)\ndef bad():\n    return 1\n"
+    (tmp_path / "makes.py").write_text(source)
     assert image_size(DataSettings(calib=f"{tmp_path / 'makes.py'}:x")) == (6, 8)
     assert image_size(DataSettings(calib=f"{tmp_path / 'makes.py'}:bad")) is None
 

@@ -33,7 +33,9 @@ def test_missing_paths(tmp_path: Path) -> None:
 
 def test_options_are_checked(tmp_path: Path) -> None:
     spec = saved(tmp_path, x=bytes_of(2, 3, 4, 4))
-    with pytest.raises(SettingsError, match="mean and std have 2 numbers, but the net takes 3 channels; give as many, or one"):
+    with pytest.raises(
+        SettingsError, match=r"mean and std have 2 numbers, but the net takes \(1, 3, 4, 4\); give one per channel, or one"
+    ):
         load_examples(spec, NET, Preprocessing((0.5, 0.5), (1.0, 1.0)))
     with pytest.raises(SettingsError, match="limit is 0; use at least 1 example"):
         load_examples(spec, NET, limit=0)

@@ -16,6 +16,7 @@ from lcnn_compress.data.score import Score, image_scores, onnx_runner, score, to
 from lcnn_compress.data.tasks import Task
 from lcnn_compress.errors import DataError, ModelError
 from lcnn_compress.net.capture import capture
+from lcnn_compress.runtime import ORT_ERRORS
 
 
 def examples(x: Tensor, y: Tensor | None) -> Arrays:
@@ -51,7 +52,7 @@ def test_progress_counts_the_images_of_every_batch() -> None:
     ("y", "message"),
     [
         (None, "the data has no labels or targets; evaluation needs them"),
-        (torch.tensor([0, 7]), r"labels go up to 7, but the net's output is \(2, 3\); it must be \(n, classes\)"),
+        (torch.tensor([0, 7]), r"class numbers run from 0 to 7, but the net returns \(2, 3\); it must return \(n, classes\)"),
         (torch.zeros(2, 4), r"targets are \(2, 4\), but the net's output is \(2, 3\); they must be equal"),
     ],
 )
@@ -93,11 +94,20 @@ class Session:
         return [given["input"] + 1]
 
 
-@pytest.mark.parametrize(("batch", "sizes"), [("batch", [5]), (2, [2, 2, 1]), (1, [1] * 5)])
+@pytest.mark.parametrize(("batch", "sizes"), [("batch", [5]), (2, [2, 2, 2]), (1, [1] * 5)])
 def test_a_file_gets_batches_of_the_size_it_allows(batch: int | str, sizes: list[int]) -> None:
     session = Session(batch)
     assert torch.equal(onnx_runner(session)(torch.zeros(5, 2)), torch.ones(5, 2))
     assert session.sizes == sizes
+
+
+def test_a_file_that_does_not_run_on_the_images() -> None:
+    class Refusing(Session):
+        def run(self, _: None, given: dict[str, np.ndarray]) -> list[np.ndarray]:  # noqa: ARG002
+            raise ORT_ERRORS[0]("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Got 2 expected 3")
+
+    with pytest.raises(DataError, match=r"the file does not run on images of \(5, 2\): Got 2 expected 3; see what it takes"):
+        onnx_runner(Refusing("batch"))(torch.zeros(5, 2))
 
 
 def test_labels_told_right() -> None:
@@ -110,3 +120,38 @@ def test_labels_told_right() -> None:
     assert score(lambda _: logits, examples).metric == "psnr_db"  # floats are targets unless it is stated
     with pytest.raises(DataError, match=r"labels are \(2, 4\), but the net returns \(2, 3\)"):
         score(lambda _: logits[:, :3], examples, task=Task.LABELS)
+
+
+FOUR = torch.eye(4).repeat(10, 1)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (
+            FOUR,
+            torch.tensor([1, 2, 3, 2]).repeat(10),
+            "class numbers run from 1 to 3, but the net tells the classes 0 to 3 apart",
+        ),
+        (
+            FOUR,
+            torch.tensor([1, 0]).repeat(20),
+            "class numbers run from 0 to 1, but the net tells the classes 0 to 3 apart; see",
+        ),
+        (FOUR[[0] * 20], torch.tensor([0, 3]).repeat(10), "all 20 images are the same; see that the data is"),
+        (FOUR[:4], torch.ones(4, 4), "y holds only 0 and 1 and is scored as targets"),
+        (FOUR, torch.arange(4).repeat(10), None),
+        (FOUR[:2], torch.tensor([0, 1]), None),  # few images prove nothing
+        (FOUR[:, :1], torch.ones(40, 1), None),
+    ],
+)
+def test_data_that_seems_not_to_be_what_was_meant(
+    x: Tensor, y: Tensor, message: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    score(same, examples(x, y))
+    assert [text.startswith(message or "") for text in caplog.messages] == [True] * (message is not None)
+
+
+def test_outputs_that_are_no_tensor() -> None:
+    with pytest.raises(ModelError, match="the net returns a dict; it must return a tensor to be scored"):
+        score(lambda x: {"out": x}, examples(torch.eye(2), torch.arange(2)))  # type: ignore[arg-type, return-value]

@@ -52,7 +52,7 @@ def test_labels_that_do_not_fit() -> None:
     with pytest.raises(DataError, match="class numbers run from -1 to 0"):
         loss_of(output, torch.tensor([-1, 0]), None, recipe())
     with pytest.raises(DataError, match=r"targets are \(2,\), but the net returns \(2, 3\)"):
-        loss_of(output, torch.zeros(2), None, recipe())
+        loss_of(output, torch.full((2,), 0.5), None, recipe())
     with pytest.raises(DataError, match="labels run from 0 to 2;"):
         loss_of(output, torch.tensor([[0.0, 1.0, 2.0]]).repeat(2, 1), None, recipe(task=Task.LABELS))
     with pytest.raises(DataError, match="y is int64, but the task is 'labels'"):
