@@ -16,10 +16,12 @@ from lcnn_compress.data.load_data import image_size
 from lcnn_compress.data.load_examples import load_examples
 from lcnn_compress.data.score import Score, onnx_runner, score, torch_runner
 from lcnn_compress.errors import SettingsError
+from lcnn_compress.net.ordinary import ordinary
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.sources.source import find_dense, open_source
 
 
+@ordinary
 def evaluate(model: fx.GraphModule | str | Path, examples: Examples, progress: Progress = silent) -> Score:
     """Score a captured net, or an ONNX file by its path. Raises DataError where the examples do not fit."""
     run = torch_runner(model) if isinstance(model, fx.GraphModule) else onnx_runner(runtime.session(Path(model)))
@@ -37,6 +39,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
 
 
+@ordinary
 def evaluate_file(
     path: str | Path,
     data: DataSettings,
