@@ -1,7 +1,8 @@
 """The Python interface: everything the command line can do, as functions.
 
 The path of a model is what ``lcnn compress`` takes: model.pt, .pt2, a state_dict (with ``arch``), or a factory ``pkg.mod:fn``.
-Functions that take ``progress`` call it with the stage of the work, the steps done, and the steps in total.
+Functions that take ``progress`` call it with the stage of the work, the steps done, and the steps in total. A call leaves the
+state of torch and the modes of modules as they were (``net/ordinary.py``); calls of several threads take turns.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from lcnn_compress.export.rewrite import dense_form
 from lcnn_compress.export.to_onnx import export_onnx as export_net
 from lcnn_compress.export.to_onnx import to_onnx
 from lcnn_compress.files import write_atomically
+from lcnn_compress.net.ordinary import of_ordinary_tensors, ordinary
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.search import search
 from lcnn_compress.search.sensitivity import picture as sensitivity_picture
@@ -62,6 +64,7 @@ __all__ = [
 ]  # fmt: skip
 
 
+@ordinary
 def open_model(
     model: nn.Module | str | Path,
     input_shape: tuple[int, ...] | None = None,
@@ -83,9 +86,11 @@ def open_model(
         ModelError, FileError, SettingsError: the model cannot be read or captured, or its input shape cannot be known.
     """
     size = None if data is None else lambda: image_size(data)
+    model = of_ordinary_tensors(model) if isinstance(model, nn.Module) else model
     return open_source(model, input_shape, arch=arch, trust_pickle=trust_pickle, image_size=size)
 
 
+@ordinary
 def load_data(data: DataSettings, input_shape: tuple[int, ...], *, seed: int = 0, limit: int | None = None) -> TrainingData:
     """Load what may improve a compressed net; with training data alone, its first ``data.samples`` examples calibrate.
 
@@ -131,6 +136,7 @@ def compress(
     return compress_source(source, replace(settings, plan=plan), data, progress=progress)
 
 
+@ordinary
 def compress_source(
     source: Source,
     settings: CompressSettings,
@@ -147,6 +153,7 @@ def compress_source(
     return identified(made, source)
 
 
+@ordinary
 def compress_to_target(
     source: Source, settings: CompressSettings, target: Target, data: TrainingData = TrainingData(), progress: Progress = silent
 ) -> Artefact:
@@ -217,17 +224,18 @@ def compress_and_save(
     return artefact
 
 
+@ordinary
 def forecast(
     source: Source, settings: CompressSettings, target: Target, data: TrainingData = TrainingData(), progress: Progress = silent
 ) -> dict[str, Any]:
     """Return the plan for a target and what it is expected to give, the object of ``--dry-run --json``; nothing is built.
 
-    Raises:
-        LcnnError: as ``compress_to_target``.
+    Raises LcnnError as ``compress_to_target``.
     """
     return search.forecast(source.captured, settings, target, _fitting(data, source), progress=progress)
 
 
+@ordinary
 def sensitivity(
     source: Source, settings: SensitivitySettings, data: TrainingData, progress: Progress = silent
 ) -> dict[str, Any]:
@@ -248,7 +256,7 @@ def _fitting(data: TrainingData, source: Source) -> TrainingData:
     if x is not None:
         try:
             with torch.no_grad():
-                source.net.eval()(x)
+                source.net(x)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
             raise DataError(
@@ -258,12 +266,9 @@ def _fitting(data: TrainingData, source: Source) -> TrainingData:
     return data
 
 
+@ordinary
 def save(artefact: Artefact, path: str | Path) -> None:
-    """Write an artefact directory; an artefact already there is replaced only once the new one is complete.
-
-    Raises:
-        FileError: the artefact cannot be written.
-    """
+    """Write an artefact directory; one already there is replaced only once the new one is complete. Raises FileError."""
     path = Path(path)
     kind, spec = artefact.config.get("model", {}).get("kind"), artefact.report.model
     if spec is not None and kind not in (None, "memory", "factory") and Path(spec).exists():
@@ -273,11 +278,13 @@ def save(artefact: Artefact, path: str | Path) -> None:
     save_artefact(artefact, path)
 
 
+@ordinary
 def load(path: str | Path) -> Artefact:
     """Read an artefact directory; ``load(path).net`` is a torch module. Raises ArtefactError or FileError."""
     return load_artefact(Path(path))
 
 
+@ordinary
 def export_onnx(artefact: Artefact, path: str | Path, settings: ExportSettings | None = None) -> float:
     """Write an artefact as ONNX after checking it against torch; return the largest relative difference.
 
@@ -303,6 +310,7 @@ def layer_rows(report: Report) -> list[dict[str, Any]]:
     return [{key: getattr(row, key) for key in ("name", "kind", "reason", "macs_dense", "macs")} for row in report.layers]
 
 
+@ordinary
 def export_dense(source: Source, path: str | Path, rows: list[dict[str, Any]]) -> None:
     """Write an opened dense net as ONNX, batch norms folded; ``rows`` are the ``layer_rows`` of the net it is compared with.
 
@@ -321,6 +329,7 @@ def write_dense_form(lookup: str | Path, path: str | Path) -> None:
     write_atomically(Path(path), model.SerializeToString())
 
 
+@ordinary
 def bench(
     lookup: str | Path, dense: str | Path | None = None, settings: BenchSettings | None = None, *, trust_pickle: bool = False
 ) -> dict[str, Any]:
@@ -357,24 +366,24 @@ def bench(
         return asdict(compare(against, file, settings)) | {"dense_source": named, "lookup_source": str(shown), "notes": notes}
 
 
+@ordinary
 def suite(name: str, settings: BenchSettings = BenchSettings(), progress: Progress = silent) -> dict[str, Any]:
     """Measure known nets with synthetic patterns; return the object of ``lcnn bench --suite --json``.
 
-    Raises:
-        SettingsError: there is no suite of that name.
+    Raises SettingsError where there is no suite of that name.
     """
     if name not in SUITES:
         raise SettingsError(f"`suite` is '{name}'; it must be {' or '.join(SUITES)}")
     return asdict(run_suite(settings, SUITES[name], progress))
 
 
+@ordinary
 def inspect(
     path: str | Path, *, arch: str | None = None, input_shape: tuple[int, ...] | None = None, trust_pickle: bool = False
 ) -> Description:
     """Describe a model, an artefact or an ONNX file: facts, and a row for each layer with shapes and MACs for one image.
 
-    Raises:
-        LcnnError: ``path`` cannot be read.
+    Raises LcnnError where ``path`` cannot be read.
     """
     if Path(path).is_dir():
         return describe_artefact(load(path), Path(path))

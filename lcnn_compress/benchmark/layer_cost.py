@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,12 @@ FORM_RUNS = (3, 30)
 METHOD = 5
 # A slow core does about this many MACs in a millisecond; the number only sets how often a shape is run.
 MACS_PER_MS = 1e7
+# ONNX Runtime counts in microseconds, so that what is faster takes none: it counts for this many ms.
+RESOLUTION_MS = 1e-3
+# Times outside of this range, in ms, were not measured.
+CREDIBLE_MS = 1e-6, 1e7
+# A file of times is kept below this size, which thousands of layers need, and read up to it: that takes less than a second.
+MAX_FILE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -107,16 +114,23 @@ class OrdinaryForm(Enum):
 
 ORDINARY: Final = OrdinaryForm.ORDINARY
 Form = LookupForm | OrdinaryForm
+# The keys of forms in files of times; the limit on digits keeps numbers small.
+_FORM_KEY = re.compile(r"-1 0 1|[0-9]{1,12} [0-9]{1,12} [0-9]{1,12}")
+# ``_Times`` holds the ms of each form of each shape, by their keys; shapes are in the order in which they were added.
+_Times = dict[str, dict[str, float]]
 # ``Factors`` hold a model's constants by name.
 Factors = dict[str, np.ndarray[Any, Any]]
 # A function of this type takes and returns what ``measure_forms`` does.
 MeasureForms = Callable[[Shape, Sequence[Form], int], dict[Form, float]]
 
 
-def default_cache() -> Path:
-    """Return this user's cache folder: ``$XDG_CACHE_HOME/lcnn``, by default ``~/.cache/lcnn``."""
-    chosen = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(chosen) if Path(chosen).is_absolute() else Path.home() / ".cache") / "lcnn"
+def default_cache() -> Path | None:
+    """Return this user's cache folder: ``$XDG_CACHE_HOME/lcnn``, by default ``~/.cache/lcnn``; None where there is no home."""
+    chosen = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        return (chosen if chosen.is_absolute() else Path.home() / ".cache") / "lcnn"
+    except RuntimeError:  # HOME is not set, and the system does not know the user
+        return None
 
 
 def measure_forms(shape: Shape, forms: Sequence[Form], threads: int) -> dict[Form, float]:
@@ -127,7 +141,7 @@ def measure_forms(shape: Shape, forms: Sequence[Form], threads: int) -> dict[For
         path = Path(folder) / "forms.onnx"
         write_atomically(path, forms_model(shape, forms).SerializeToString())
         times = layer_times(path, threads=threads, runs=runs, rounds=FORM_ROUNDS)
-    return {form: times[str(i)] for i, form in enumerate(forms)}
+    return {form: max(times[str(i)], RESOLUTION_MS) for i, form in enumerate(forms)}
 
 
 def _macs(shape: Shape, form: Form) -> int:
@@ -184,47 +198,97 @@ def _in_order(forms: Iterable[Form]) -> list[Form]:
 class _Store:
     """Times as JSON, one file for each processor, library, ONNX Runtime and number of threads.
 
-    A cache that cannot be read is measured anew, one that cannot be written is logged: neither stops the work.
+    A cache is no reason to fail: where there is no place for one, or none that can be used, one line of the log says so. What
+    a file holds is believed as a whole or not at all (``_read_times``).
     """
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path | None, threads: int) -> None:
         facts = machine()
         self.conditions = {
             "cpu": facts.cpu, "cores": facts.cores, "isa": facts.isa, "onnxruntime": facts.onnxruntime, "method": METHOD,
             "threads": threads, "library": sha256_of(runtime.require_library()),
         }  # fmt: skip
         name = hashlib.sha256(json.dumps(self.conditions, sort_keys=True).encode()).hexdigest()[:16]
-        self.path = folder / f"layer-times-{name}.json"
-        self.times = self._load()
-        self.changed = False
-
-    def _load(self) -> dict[str, dict[str, float]]:
-        if not self.path.is_file():
-            return {}
+        self.path = None if folder is None else folder / f"layer-times-{name}.json"
+        self.held: _Times = {}
+        self.new: _Times = {}
+        self.damaged = False
+        if self.path is None:
+            log.warning("layer times are not kept: the home folder is not known; set XDG_CACHE_HOME to a folder for them")
+            return
         try:
-            values = json.loads(self.path.read_bytes())
-            return {str(s): {str(f): float(ms) for f, ms in forms.items()} for s, forms in values["times"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            self.held = _read_times(self.path)
+        except ValueError as error:
             log.warning("%s: cannot be used (%s); layers are timed anew", self.path, error)
-            return {}
+            self.damaged = True
+        except OSError as error:
+            self._give_up(error)
 
     def read(self, shape: Shape) -> dict[Form, float]:
-        return {_form_of(key): ms for key, ms in self.times.get(shape.key, {}).items()}
+        return {_form_of(key): ms for key, ms in self.held.get(shape.key, {}).items()}
 
     def add(self, shape: Shape, times: Mapping[Form, float]) -> None:
-        self.times[shape.key] = {form.key: ms for form, ms in times.items()}
-        self.changed = True
+        self.new[shape.key] = {form.key: ms for form, ms in times.items()}
 
     def write(self) -> None:
-        if not self.changed:
+        if self.path is None or not self.new:
             return
-        # The file is read again, because another run may have added times.
-        values = {"conditions": self.conditions, "times": {**self._load(), **self.times}}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path, json.dumps(values, indent=1, sort_keys=True).encode())
-        except (OSError, FileError) as error:
-            log.warning("layer times are not kept: %s", error)
+            # The file is read again, because another run may have added times.
+            held = {} if self.damaged else _read_times(self.path)
+            times = _latest({**{shape: forms for shape, forms in held.items() if shape not in self.new}, **self.new})
+            write_atomically(self.path, json.dumps({"conditions": self.conditions, "times": times}).encode())
+        except (OSError, ValueError, FileError) as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        log.warning("layer times are not kept: %s", error)
+        self.path = None
+
+
+def _read_times(path: Path) -> _Times:
+    """Return the times that a file holds; none where there is no file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is too large or not of our form, or one of its times cannot be one.
+    """
+    if not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise ValueError(f"it is larger than {MAX_FILE_BYTES} bytes")
+    try:
+        values = json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    times = values.get("times") if isinstance(values, dict) else None
+    if not isinstance(times, dict):
+        raise ValueError("it holds no times of layers")
+    for shape, forms in times.items():
+        if not isinstance(forms, dict):
+            raise ValueError(f"the times of {shape!r:.60} are {forms!r:.60}")
+        for key, ms in forms.items():
+            if not _FORM_KEY.fullmatch(key):
+                raise ValueError(f"{key!r:.60} is no form of a layer")
+            is_number = isinstance(ms, (int, float)) and not isinstance(ms, bool)
+            if not (is_number and CREDIBLE_MS[0] <= ms <= CREDIBLE_MS[1]):  # NaN is not in any range
+                raise ValueError(f"a time of {ms!r:.60} ms was not measured")
+    return times
+
+
+def _latest(times: _Times) -> _Times:
+    """Return the times that fit into a file, those added last first in line, in the order in which they were added."""
+    room = MAX_FILE_BYTES - 2048  # for the conditions
+    kept: list[str] = []
+    for shape in reversed(times):
+        room -= len(json.dumps({shape: times[shape]}))
+        if room < 0:
+            break
+        kept.append(shape)
+    return {shape: times[shape] for shape in reversed(kept)}
 
 
 def _form_of(key: str) -> Form:

@@ -37,6 +37,7 @@ from lcnn_compress.machine import Machine, int8_extensions, machine
 from lcnn_compress.net.capture import capture
 from lcnn_compress.net.edit import fold_batch_norms, with_lookups
 from lcnn_compress.net.layers import Captured
+from lcnn_compress.net.ordinary import seeded
 from lcnn_compress.progress import Progress, silent
 
 log = logging.getLogger(__name__)
@@ -179,8 +180,8 @@ class _NetFiles:
         self.pairs = [(batch, threads) for batch in settings.batches for threads in settings.threads]
         self.done, self.total = 0, 2 + len(cases) + len(self.pairs) + (len(cases) if settings.per_layer else 0)
         progress(self.net.name, 0, self.total)
-        torch.manual_seed(settings.seed)
-        dense = capture(self.net.factory(), torch.zeros(self.net.input_shape))
+        with seeded(settings.seed):
+            dense = capture(self.net.factory(), torch.zeros(self.net.input_shape))
         # This comes before lookups are put in, so that no scale spoils coefficients exact in float16.
         fold_batch_norms(dense)
         captured = Captured.of(dense, self.net.input_shape)

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from lcnn_compress.errors import DataError
+from lcnn_compress.net.ordinary import in_eval_mode
 
 log = logging.getLogger(__name__)
-
-
-@contextmanager
-def eval_mode(net: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def batch_norms(net: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
@@ -50,7 +38,7 @@ def reestimate_batch_norms(net: nn.Module, batches: Iterable[Tensor]) -> None:
     if not batches:
         raise DataError("calibration data holds 0 batches; batch norms need at least 1")
     momenta = {name: norm.momentum for name, norm in norms.items()}
-    with eval_mode(net):
+    with in_eval_mode(net), torch.no_grad():
         try:
             for norm in norms.values():
                 norm.reset_running_stats()

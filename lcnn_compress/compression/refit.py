@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lcnn_compress.compression.batch_norms import eval_mode, log
+from lcnn_compress.compression.batch_norms import log
 from lcnn_compress.errors import DataError
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.pattern import choose_pattern
+from lcnn_compress.net.ordinary import in_eval_mode
 from lcnn_compress.progress import Progress, silent
 
 SAMPLES = 32768
@@ -72,7 +73,7 @@ def refit(
     if not batches:
         raise DataError("calibration data holds 0 images; refitting needs at least 1")
     per_image = math.ceil(samples / sum(len(x) for x in batches))
-    with eval_mode(net), eval_mode(dense):
+    with in_eval_mode(net, dense), torch.no_grad():
         calls = _calls(net, batches[0])
         sizes = ((name, 4 * samples * lookup.out_channels) for name, (lookup, _) in calls.items())
         passes = split_by_memory(sizes, pass_bytes)

@@ -16,12 +16,14 @@ from lcnn_compress.data.load_data import image_size
 from lcnn_compress.data.load_examples import load_examples
 from lcnn_compress.data.score import Score, onnx_runner, score, torch_runner
 from lcnn_compress.errors import ModelError, SettingsError
+from lcnn_compress.net.ordinary import ordinary
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.sources.source import find_dense, open_source
 
 FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
 
+@ordinary
 def evaluate(model: fx.GraphModule | str | Path, examples: Examples, progress: Progress = silent) -> Score:
     """Score a captured net, or an ONNX file by its path. Raises DataError where the examples do not fit."""
     run = torch_runner(model) if isinstance(model, fx.GraphModule) else onnx_runner(runtime.session(Path(model)))
@@ -39,6 +41,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
 
 
+@ordinary
 def evaluate_file(
     path: str | Path,
     data: DataSettings,

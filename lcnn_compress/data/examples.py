@@ -39,7 +39,7 @@ class Preprocessing:
         if self.mean is None or self.std is None:
             return x
         shape = (1, -1, *[1] * (x.ndim - 2))
-        return (x - torch.tensor(self.mean).view(shape)) / torch.tensor(self.std).view(shape)
+        return (x - x.new_tensor(self.mean).view(shape)) / x.new_tensor(self.std).view(shape)
 
 
 class Examples(Protocol):

@@ -17,11 +17,13 @@ from lcnn_compress.data.arrays import from_arrays, from_callable, read_numpy
 from lcnn_compress.data.examples import Examples, Preprocessing
 from lcnn_compress.data.images import image_folder
 from lcnn_compress.errors import DataError, FileError, SettingsError
+from lcnn_compress.net.ordinary import ordinary
 from lcnn_compress.sources.factory import is_callable_spec
 
 _log = logging.getLogger(__name__)
 
 
+@ordinary
 def load_examples(
     spec: str,
     input_shape: tuple[int, ...],

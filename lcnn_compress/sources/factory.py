@@ -19,10 +19,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import nn
 
 from lcnn_compress.errors import LcnnError, ModelError
+from lcnn_compress.net.ordinary import seeded
 
 
 def is_callable_spec(spec: str) -> bool:
@@ -70,8 +70,8 @@ def build_module(spec: str) -> nn.Module:
     if isinstance(factory, nn.Module):
         return factory
     try:
-        with torch.random.fork_rng(devices=[]), importable(_folder(spec.rpartition(":")[0])):
-            torch.manual_seed(0)  # a factory of random weights makes the same net every time
+        # A factory of random weights makes the same net every time.
+        with seeded(0), importable(_folder(spec.rpartition(":")[0])):
             module = factory()
     except Exception as cause:  # the user's code may raise anything
         raise ModelError(f"{spec}: calling it without arguments raised {in_short(cause)}") from cause

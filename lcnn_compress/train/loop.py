@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from lcnn_compress.data.examples import Examples
 from lcnn_compress.errors import DataError, ModelError
 from lcnn_compress.net.edit import move
+from lcnn_compress.net.ordinary import in_eval_mode, seeded
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.train.checkpoint import CheckpointFile, State, check_same, complete, deferred_interrupts, read_checkpoint
 from lcnn_compress.train.losses import Objective
@@ -109,9 +110,7 @@ def train(
     if len(examples) < 2:
         raise DataError(f"training data holds {len(examples)} examples; {stage} needs at least 2")
     device = torch.device(recipe.device)
-    forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
-    with forked, _moved(net, device), _in_eval_mode(teacher, device):
-        torch.manual_seed(recipe.seed)
+    with seeded(recipe.seed, device), _moved(net, device), _in_eval_mode(teacher, device):
         training = Training(net, recipe, len(examples), teacher=teacher, nonzeros=goal.nonzeros)
         if checkpoint.resume and checkpoint.path is not None:
             training.load(read_checkpoint(checkpoint.path), checkpoint.path)
@@ -218,7 +217,9 @@ class Training:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.zero_grad()
-        self.loss_sum += self._gradients(x.to(self.device), None if y is None else y.to(self.device), rate)
+        # A copy of a tensor that was made for inference may be used in training.
+        x, labels = x.to(self.device, copy=x.is_inference()), None if y is None else y.to(self.device, copy=y.is_inference())
+        self.loss_sum += self._gradients(x, labels, rate)
         self.lookups.add_to_gradients()
         self.optimiser.step()
         self.step += 1
@@ -335,11 +336,5 @@ def _in_eval_mode(teacher: nn.Module | None, device: torch.device) -> Iterator[N
     if teacher is None:
         yield
         return
-    modes = [(module, module.training) for module in teacher.modules()]
-    with _moved(teacher, device):
-        teacher.eval()
-        try:
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training
+    with _moved(teacher, device), in_eval_mode(teacher):
+        yield
