@@ -8,7 +8,6 @@ Before anybody works with it, it is held against the model, which decides which 
 from __future__ import annotations
 
 import copy
-import inspect
 import signal
 import threading
 from collections.abc import Iterator
@@ -141,13 +140,6 @@ class _Capture:
         return _held_against(_restored(made.net), made, outputs, shape, limits)
 
     def _check_input(self) -> None:
-        required = [
-            p.name
-            for p in inspect.signature(self.model.forward).parameters.values()
-            if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-        ]
-        if len(required) > 1:
-            raise ModelError(f"the model takes {len(required)} inputs ({', '.join(required)}); only one tensor is supported")
         try:
             _run(self.model, self.example)
         except Exception as error:  # the model's own code may raise anything

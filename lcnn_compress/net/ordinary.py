@@ -33,7 +33,8 @@ def ordinary(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         given = [held for value in (*args, *kwargs.values()) for held in (value, getattr(value, "net", None))]
-        with ordinary_state(), in_eval_mode(*(net for net in given if isinstance(net, fx.GraphModule))):
+        nets = [net for net in given if isinstance(net, fx.GraphModule) and "eval" not in vars(net)]  # torch.export's refuses
+        with ordinary_state(), in_eval_mode(*nets):
             return function(*args, **kwargs)
 
     return call

@@ -76,3 +76,10 @@ def check_supported_module(model: nn.Module, spec: str) -> None:
     if len(needed) > 1 or not positional:
         names = f" ({', '.join(needed)})" if needed else ""
         raise ModelError(f"{spec}: takes {len(needed)} inputs{names}; only nets of one tensor are supported")
+
+
+def example_shape(program: torch.export.ExportedProgram) -> tuple[int, ...] | None:
+    """Return the shape of the one tensor that a program was exported with, None if it was not one."""
+    positional, keywords = program.example_inputs or ((), {})
+    given = [*positional, *keywords.values()]
+    return tuple(given[0].shape) if len(given) == 1 and isinstance(given[0], torch.Tensor) else None

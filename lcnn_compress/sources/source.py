@@ -28,7 +28,7 @@ from lcnn_compress.net.layers import Captured, layers
 from lcnn_compress.operators.interface import interface_of
 from lcnn_compress.sources.input_shape import infer_input_shape
 from lcnn_compress.sources.load_model import load_model
-from lcnn_compress.sources.model import LoadedModel, unwrapped
+from lcnn_compress.sources.model import LoadedModel, check_supported_module, example_shape, unwrapped
 
 # Factories of our own, which an artefact may name.
 _OURS = re.compile(r"lcnn_compress\.zoo:\w+")
@@ -88,9 +88,10 @@ def open_source(
     """
     if isinstance(model, nn.Module):
         model = unwrapped(model)
+        check_supported_module(model, type(model).__name__)
         loaded = LoadedModel(model, "memory", type(model).__name__)
     elif isinstance(model, torch.export.ExportedProgram):
-        loaded = LoadedModel(model, "memory", type(model).__name__, input_shape=_example_shape(model))
+        loaded = LoadedModel(model, "memory", type(model).__name__, input_shape=example_shape(model))
     else:
         loaded = load_model(str(model), arch=arch, trust_pickle=trust_pickle)
     notes = list(loaded.notes)
@@ -111,13 +112,6 @@ def open_source(
     notes += interface_of(net).notes
     origin = Origin(loaded.source, loaded.kind, arch, loaded.sha256 or _weights_sha256(net))
     return Source(net, shape, origin, tuple(notes))
-
-
-def _example_shape(program: torch.export.ExportedProgram) -> tuple[int, ...] | None:
-    """Return the shape of the one tensor that a program was exported with, if it was one."""
-    positional, keywords = program.example_inputs or ((), {})
-    given = [*positional, *keywords.values()]
-    return tuple(given[0].shape) if len(given) == 1 and isinstance(given[0], Tensor) else None
 
 
 @torch.no_grad()

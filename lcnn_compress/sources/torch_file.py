@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
 from lcnn_compress.errors import FileError, ModelError
 from lcnn_compress.sources.exported_program_check import program_risks
 from lcnn_compress.sources.factory import build_module, importable, in_short
-from lcnn_compress.sources.model import LoadedModel
+from lcnn_compress.sources.model import LoadedModel, example_shape
 from lcnn_compress.sources.pickled_module import make_safe
 from lcnn_compress.sources.safe_pickle import read_pickle
 from lcnn_compress.sources.weight_sets import Held, fill, held_in, listed, weights_for
@@ -191,7 +191,4 @@ def read_program(path: Path, trust_pickle: bool) -> LoadedModel:
         raise unreadable(path, error, trust_pickle=True, arch=None) from error
     if program is None:
         raise ModelError(f"{path}: is a torch.export program that could run code ({listed(risks)}); {_trust(None)}")
-    positional, keywords = program.example_inputs or ((), {})
-    given = [*positional, *keywords.values()]
-    shape = tuple(given[0].shape) if len(given) == 1 and isinstance(given[0], Tensor) else None
-    return LoadedModel(program, "pt2", str(path), input_shape=shape)
+    return LoadedModel(program, "pt2", str(path), input_shape=example_shape(program))
