@@ -45,6 +45,7 @@ from lcnn_compress.export.to_onnx import export_onnx as export_net
 from lcnn_compress.export.to_onnx import to_onnx
 from lcnn_compress.files import write_atomically
 from lcnn_compress.net.ordinary import of_ordinary_tensors, ordinary
+from lcnn_compress.operators.interface import interface_of
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.search import search
 from lcnn_compress.search.sensitivity import picture as sensitivity_picture
@@ -254,15 +255,15 @@ def _fitting(data: TrainingData, source: Source) -> TrainingData:
     if x is None and data.examples is not None:
         x = data.examples.batch(torch.arange(min(2, len(data.examples))))[0]
     if x is not None:
+        reason = interface_of(source.net).misfit(x.shape)
         try:
             with torch.no_grad():
-                source.net(x)
+                source.net(x.clone())
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
-            raise DataError(
-                f"the net does not take a batch of {tuple(x.shape)} of the data: {reason}; compress it without data if its own "
-                "code fixes how many images it takes"
-            ) from error
+        if reason is not None:
+            way_out = "compress it without data if its own code fixes how many images it takes"
+            raise DataError(f"the net does not take a batch of {tuple(x.shape)} of the data: {reason}; {way_out}")
     return data
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -26,6 +26,7 @@ from lcnn_compress.artefact.report import Json, Report
 from lcnn_compress.artefact.report_html import html
 from lcnn_compress.errors import ArtefactError, FileError, SettingsError
 from lcnn_compress.files import directory_atomically
+from lcnn_compress.operators.interface import interface_of, set_interface
 from lcnn_compress.version import __version__
 
 FORMAT_VERSION = 1
@@ -92,6 +93,7 @@ def load_artefact(path: Path) -> Artefact:
     shape = _shape_of(description, path / "lcnn.json")
     if (problem := problem_of(net, shape)) is not None:
         raise ArtefactError(f"{path}: {problem}; the artefact is damaged or was edited, make it again")
+    set_interface(net.graph, replace(interface_of(net), shape=shape))
     return Artefact(net, shape, config, report)
 
 

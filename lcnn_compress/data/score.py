@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx
 
 from lcnn_compress.data.examples import Examples, batches
 from lcnn_compress.data.tasks import Task, check_classes, check_labels, task_of
 from lcnn_compress.errors import DataError, ModelError
+from lcnn_compress.operators.interface import interface_of
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.runtime import ORT_ERRORS, ort_message
 
@@ -126,35 +126,40 @@ SCORES = {Task.CLASSES: _accuracy, Task.LABELS: _labels, Task.TARGETS: _psnr}
 
 
 def torch_runner(net: fx.GraphModule) -> Run:
-    """Run a captured net in torch."""
+    """Run a captured net in torch, in batches of the size it allows."""
+    interface = interface_of(net)
 
     @torch.inference_mode()
-    def run(x: Tensor) -> Tensor:
+    def outputs(x: Tensor) -> Tensor:
+        if (problem := interface.misfit(x.shape)) is not None:
+            raise DataError(f"the net does not run on images of {tuple(x.shape)}: {problem}")
         return _first(net.eval()(x))
 
-    return run
+    return lambda x: _in_batches(outputs, x, interface.fixed(0))
 
 
 def onnx_runner(session: Any) -> Run:
-    """Run an ONNX Runtime session, in batches of the size it allows; the last one is filled up with its last image."""
+    """Run an ONNX Runtime session, in batches of the size it allows."""
     first = session.get_inputs()[0]
     fixed = first.shape[0] if first.shape and isinstance(first.shape[0], int) else None
 
-    def outputs(x: Tensor) -> Any:
+    def outputs(x: Tensor) -> Tensor:
         try:
-            return session.run(None, {first.name: x.numpy()})[0]
+            return torch.as_tensor(session.run(None, {first.name: x.numpy()})[0])
         except ORT_ERRORS as error:
             raise DataError(
                 f"the file does not run on images of {tuple(x.shape)}: {ort_message(error)}; see what it takes"
             ) from error
 
-    def run(x: Tensor) -> Tensor:
-        if not fixed:
-            return torch.as_tensor(outputs(x))
-        filled = torch.cat([x, x[-1:].expand(-len(x) % fixed, *x.shape[1:])])
-        return torch.from_numpy(np.concatenate([outputs(part) for part in filled.split(fixed)]))[: len(x)]
+    return lambda x: _in_batches(outputs, x, fixed)
 
-    return run
+
+def _in_batches(run: Run, x: Tensor, size: int | None) -> Tensor:
+    """Run on so many images at a time, on all if ``size`` is None; the last batch is filled up with its last image."""
+    if not size:
+        return run(x)
+    filled = torch.cat([x, x[-1:].expand(-len(x) % size, *x.shape[1:])])
+    return torch.cat([run(part) for part in filled.split(size)])[: len(x)]
 
 
 def _first(output: Any) -> Tensor:

@@ -171,7 +171,7 @@ def _held_against(net: fx.GraphModule, made: Unlifted, model: Any, shape: tuple[
     tolerance = ROUNDED_TOLERANCE if made.is_rounded else TOLERANCE
     axes, why = Agreement(net, model, shape, limits, tolerance).open_axes()
     notes = (*made.notes, *([f"files of this net have fixed sizes: {why}"] if why else []))
-    set_interface(net.graph, replace(interface_of(net), open_axes=axes, notes=notes))
+    set_interface(net.graph, replace(interface_of(net), open_axes=axes, notes=notes, shape=shape))
     return net
 
 

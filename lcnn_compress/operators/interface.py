@@ -21,11 +21,25 @@ class Interface:
             which did not find out, wrote the net.
         outputs: names of the outputs, in order.
         notes: what the user should know about how the net was captured; artefacts keep them in their report.
+        shape: of the input that the net was captured at.
     """
 
     open_axes: tuple[int, ...] | None
     outputs: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
+
+    def fixed(self, axis: int) -> int | None:
+        """Return the only size that an axis of the input may have, or None."""
+        known = self.open_axes is not None and axis not in self.open_axes and axis < len(self.shape)
+        return self.shape[axis] if known else None
+
+    def misfit(self, shape: Sequence[int]) -> str | None:
+        """Return what is wrong with the shape of an input, on which the net would fail or compute something else, or None."""
+        for axis, size in enumerate(shape):
+            if (only := self.fixed(axis)) is not None and size != only:
+                return f"axis {axis} has size {size}, and the net takes {only} only"
+        return None
 
 
 def interface_of(net: fx.GraphModule) -> Interface:

@@ -34,3 +34,11 @@ def test_every_tensor_of_a_tuple_is_an_output() -> None:
     net = fx.GraphModule(nn.Module(), graph)
     assert n_outputs(net) == 2
     assert interface_of(net).outputs == ("output", "output_1")
+
+
+def test_sizes_that_a_net_is_not_right_for_are_named() -> None:
+    interface = Interface((0, 3), ("output",), shape=(1, 3, 16, 20))
+    assert interface.misfit((5, 3, 16, 7)) is None
+    assert interface.misfit((5, 3, 17, 7)) == "axis 2 has size 17, and the net takes 16 only"
+    assert [interface.fixed(axis) for axis in range(5)] == [None, 3, 16, None, None]
+    assert Interface(None, ("output",), shape=(1, 3, 16, 20)).misfit((2, 3, 9, 9)) is None  # nobody knows

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from training_cases import TensorExamples
 
 from lcnn_compress import api
-from lcnn_compress.errors import SettingsError
+from lcnn_compress.compression.settings import TrainingData
+from lcnn_compress.errors import DataError, ModelError, SettingsError
+from lcnn_compress.operators.interface import interface_of
 from lcnn_compress.sources.source import Source, dense_rows, find_dense, folded, open_source
 
 SHAPE = (1, 3, 12, 12)
@@ -79,3 +84,53 @@ def test_the_net_of_an_artefact_is_found_until_it_changes(tmp_path: Path) -> Non
 def test_a_net_of_unknown_shape_asks_for_it() -> None:
     with pytest.raises(SettingsError, match="`input_shape`"):
         open_source(nn.Sequential(nn.ReLU()))
+
+
+class Batchwise(nn.Module):
+    """Computes the images of a batch one after the other, so that a capture fixes how many there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.conv(x[i : i + 1]).mean((2, 3)) for i in range(x.shape[0])])
+
+
+def test_a_net_of_one_image_is_scored_image_by_image_and_not_calibrated_in_batches() -> None:
+    source = api.open_model(Batchwise(), (1, 3, 8, 8))
+    assert source.input_shape == (1, 3, 8, 8)
+    assert source.notes[0].startswith("files of this net have fixed sizes: batch (1)")
+    x = torch.rand(5, 3, 8, 8)
+    best = source.net(x[:1]).argmax(1)
+    labels = torch.cat([source.net(image[None]).argmax(1) for image in x])
+    assert api.evaluate(source.net, TensorExamples(x, labels)).value == 100.0
+    assert len(best) == 1
+    with pytest.raises(DataError, match="axis 0 has size 2, and the net takes 1 only; compress it without data"):
+        api.compress(source, 2, data=TrainingData(calibration=[x]))
+
+
+def test_programs_in_memory_are_taken_and_modules_of_programs_are_not() -> None:
+    program = torch.export.export(nn.Sequential(nn.Conv2d(3, 4, 3)).eval(), (torch.zeros(2, 3, 8, 8),))
+    source = api.open_model(program)
+    assert source.input_shape == (1, 3, 8, 8)
+    assert interface_of(source.net).open_axes == (0,)
+    with pytest.raises(ModelError, match="module of an exported program"):
+        api.open_model(program.module(), (1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"), [("factory", "evil:make"), ("factory", "lcnn_compress.zoo:torch.os.abort"), ("state_dict", "weights.pt")]
+)
+def test_an_artefact_runs_no_code_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, spec: str) -> None:
+    """A factory, or the factory of a state_dict, is code that whoever sent the artefact may have put beside it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.py").write_text("open('mark', 'w')\n\ndef make():\n    raise SystemExit\n")
+    (tmp_path / "weights.pt").write_bytes(b"")
+    artefact = api.compress(nn.Sequential(nn.Conv2d(3, 8, 3)), 2, input_shape=(1, 3, 8, 8))
+    arch = "evil:make" if kind == "state_dict" else None
+    model = {"kind": kind, "arch": arch, "sha256": hashlib.sha256(b"").hexdigest()}
+    artefact = replace(artefact, config=artefact.config | {"model": model}, report=replace(artefact.report, model=spec))
+    found = find_dense(artefact, tmp_path / "net.lcnn")
+    assert "only `trust_pickle` runs" in str(found)
+    assert not (tmp_path / "mark").exists()
