@@ -12,16 +12,25 @@ from onnx import helper, numpy_helper
 from torch import fx, nn
 
 from lcnn_compress.export.fuse import fuse
-from lcnn_compress.export.nodes import drop_domain, drop_unread
+from lcnn_compress.export.nodes import attribute_values, drop_domain, drop_unread
 from lcnn_compress.export.pools import set_bodies
 from lcnn_compress.net.layers import calls
 from lcnn_compress.operators.common import CALL, DOMAIN
+from lcnn_compress.operators.geometry import check_extents
 from lcnn_compress.operators.lookup_conv import LAYER_OPS, OP_TYPE
 
 IR_VERSION = 10
+# Attributes of convolutions and poolings, with the least value each may have.
+_EXTENTS = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 0}
 
 
 def finish(model: onnx.ModelProto, net: fx.GraphModule) -> onnx.ModelProto:
+    """Tidy the exporter's graph of a net in place and return it.
+
+    Raises:
+        ModelError: a convolution or pooling has a kernel, stride, dilation or padding that no net has.
+    """
+    _check_extents(model.graph)
     _clean(model)
     _name_layers(model, net)
     _keep_zero_pads(model.graph)
@@ -51,6 +60,13 @@ def _clean(model: onnx.ModelProto) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in names:
                 dim.dim_param = names[dim.dim_param]
+
+
+def _check_extents(graph: onnx.GraphProto) -> None:
+    for node in graph.node:
+        for name, values in attribute_values(node).items():
+            if name in _EXTENTS:
+                check_extents(f"{name} of {node.op_type} '{node.name}'", values, _EXTENTS[name])
 
 
 def _keep_zero_pads(graph: onnx.GraphProto) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+# No kernel has more values than this, 4 GB of them.
+MAX_POSITIONS = 1 << 30
 
 
 def encode_positions(sparse_kernel: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[np.float32]]:
@@ -30,12 +34,16 @@ def decode_positions(gaps: NDArray[Any], coefficients: NDArray[Any], shape: tupl
     """Invert ``encode_positions`` for P of ``shape`` (C_out, k, kH, kW).
 
     Raises:
-        ValueError: the gaps lead outside the kernel, repeat a position, or do not match the coefficients.
+        ValueError: the gaps are no list of unsigned integers, do not match the coefficients, lead outside the kernel or repeat
+            a position; or no kernel has that shape.
     """
+    if not all(type(n) is int and n >= 0 for n in shape) or math.prod(shape) > MAX_POSITIONS:
+        raise ValueError(f"the kernel is {shape!r:.80}; it must be sizes of at most {MAX_POSITIONS} values in all")
     out_channels, size, height, width = shape
+    if gaps.ndim != 1 or gaps.dtype.kind != "u" or gaps.shape != coefficients.shape:
+        lists = f"gaps {gaps.dtype} {gaps.shape} and coefficients {coefficients.shape}"
+        raise ValueError(f"{lists} must be two lists of one length, gaps of unsigned integers")
     positions = np.cumsum(gaps.astype(np.int64))
-    if len(gaps) != len(coefficients):
-        raise ValueError(f"{len(gaps)} gaps but {len(coefficients)} coefficients; there must be one for each")
     if len(gaps) and (positions[-1] >= out_channels * size * height * width or (gaps[1:] == 0).any()):
         raise ValueError(f"gaps reach position {positions[-1]}, outside {shape}, or repeat one")
     flat = np.zeros(out_channels * height * width * size, np.float32)

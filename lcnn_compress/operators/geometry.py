@@ -6,19 +6,49 @@ One multiply-add counts as one MAC. Borders are not discounted: a padded tap cou
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from lcnn_compress.errors import ModelError
+
+# The native library takes kernels up to this size. No net comes near it, and ONNX Runtime may take minutes to pool beyond it.
+MAX_EXTENT = 65535
+
+
+def check_extents(name: str, values: Sequence[object], least: int = 1) -> None:
+    """Refuse kernels, strides, dilations (``least`` 1) or padding (``least`` 0) that no net has: files can hold anything.
+
+    Raises:
+        ModelError: one of them is not a whole number from ``least`` to ``MAX_EXTENT``.
+    """
+    if not all(type(value) is int and least <= value <= MAX_EXTENT for value in values):
+        shown = ", ".join(f"{value!r:.40}" for value in values[:8])
+        raise ModelError(f"{name} is {shown}; it must be whole numbers from {least} to {MAX_EXTENT}")
 
 
 @dataclass(frozen=True)
 class ConvGeometry:
-    """Kernel, stride, zero padding, dilation (all height before width) and channel groups."""
+    """Kernel, stride, zero padding, dilation (all height before width) and channel groups.
+
+    Raises:
+        ModelError: one of them is of another length, or a number that no convolution has (``check_extents``).
+    """
 
     kernel: tuple[int, int]
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+
+    def __post_init__(self) -> None:
+        for name, length, least in (("kernel", 2, 1), ("stride", 2, 1), ("padding", 4, 0), ("dilation", 2, 1)):
+            values = getattr(self, name)
+            if not isinstance(values, tuple) or len(values) != length:
+                raise ModelError(f"{name} is {values!r:.60}; it must be {length} whole numbers")
+            check_extents(name, values, least)
+        if type(self.groups) is not int or not 1 <= self.groups < 2**31:
+            raise ModelError(f"groups is {self.groups!r:.40}; it must be a whole number of 1 or more")
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Return (height, width) of the output plane; 0 or less where the input is smaller than the kernel."""

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import onnx
+import pytest
 import torch
 from exported import REUSED, Reused, compressed, outputs
 from torch import nn
+from torch.nn import functional
 
+from lcnn_compress import api
 from lcnn_compress.benchmark.profile import layer_times
 from lcnn_compress.compression.pipeline import compress_net
 from lcnn_compress.compression.settings import CompressSettings
+from lcnn_compress.errors import ModelError
 from lcnn_compress.export.rewrite import dense_form
 from lcnn_compress.export.template import with_factors
 from lcnn_compress.export.to_onnx import export_onnx
@@ -73,3 +80,38 @@ def test_zeros_padded_before_a_max_pooling_stay_zeros(tmp_path):
     model[0].bias.data.fill_(-9.0)  # every zero is the largest of its window
     net = compressed(model, (1, 3, 16, 16))
     assert export_onnx(net, tmp_path / "net.onnx", (1, 3, 16, 16)) < 1e-5
+
+
+class Absurd(nn.Module):
+    """A net that torch runs at once; ONNX Runtime would take minutes for the first of its poolings."""
+
+    def __init__(self, **pool: Any) -> None:
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(3, 8, 3, padding=1), pool
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.avg_pool2d(self.conv(x), **self.pool)
+
+
+@pytest.mark.parametrize(
+    ("pool", "seen"),
+    [
+        (
+            {"kernel_size": 1 << 20, "stride": 1, "padding": 1 << 19},
+            "pads of AveragePool '.*' is 524288, 524288",
+        ),
+        ({"kernel_size": 3, "stride": 1 << 20}, "strides of AveragePool '.*' is 1048576, 1048576"),
+    ],
+)
+def test_a_pooling_that_no_net_has_is_refused_before_anything_runs_it(pool: dict[str, int], seen: str, tmp_path: Path) -> None:
+    shape = (1, 3, 16, 16)
+    net = capture(Absurd(**pool), torch.zeros(shape))
+    with pytest.raises(ModelError, match=rf"ModelError: {seen}.*; it must be whole numbers from [01] to 65535"):
+        export_onnx(net, tmp_path / "net.onnx", shape)
+    assert not (tmp_path / "net.onnx").exists()
+
+
+@pytest.mark.parametrize("net", [nn.MaxPool2d(5), nn.AvgPool2d(5), nn.Conv2d(3, 8, 5)])
+def test_a_plane_smaller_than_the_window_is_refused(net: nn.Module) -> None:
+    with pytest.raises(ModelError):
+        api.open_model(nn.Sequential(nn.Conv2d(3, 3, 1), net), (1, 3, 4, 4))

@@ -36,7 +36,22 @@ def test_encoding_is_what_the_specification_says():
     assert coefficients.tolist()[20:] == [0.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize(("gaps", "values"), [([5], [1.0]), ([1, 0], [1.0, 1.0]), ([1], [1.0, 2.0])])
-def test_decoding_refuses_what_does_not_fit(gaps, values):
+@pytest.mark.parametrize(
+    ("gaps", "values", "kind"),
+    [
+        ([5], [1.0], np.uint8), ([1, 0], [1.0, 1.0], np.uint8), ([1], [1.0, 2.0], np.uint8), ([65535], [1.0], np.uint16),
+        ([1, -1], [1.0, 1.0], np.int8), ([0, -4], [1.0, 1.0], np.int64), ([np.nan], [1.0], np.float32),
+        ([[1], [1]], [[1.0], [1.0]], np.uint8), (1, 1.0, np.uint8), ([1], [[1.0]], np.uint8),
+    ],
+)  # fmt: skip
+def test_decoding_refuses_what_does_not_fit(gaps, values, kind):
     with pytest.raises(ValueError, match="gaps"):
-        decode_positions(np.array(gaps, np.uint8), np.array(values, np.float32), (1, 5, 1, 1))
+        decode_positions(np.array(gaps, kind), np.array(values, np.float32), (1, 5, 1, 1))
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 5, 1, -1), (-1, -5, 1, 1), (1, 5, 1, True), (1, 5.0, 1, 1), ("1", 5, 1, 1), (1, 2**62, 1, 1), (2**16,) * 4]
+)
+def test_decoding_refuses_sizes_that_no_kernel_has(shape):
+    with pytest.raises(ValueError, match=r"the kernel is .* it must be sizes of at most 1073741824 values in all"):
+        decode_positions(np.array([1], np.uint8), np.array([1.0], np.float32), shape)
