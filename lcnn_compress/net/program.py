@@ -202,19 +202,11 @@ def _check_operator(node: fx.Node) -> None:
         check_keywords(node.target, node.kwargs)  # type: ignore[arg-type]
     except ValueError as error:
         raise ModelError(f"{error}; the model cannot be kept with it") from error
-    if is_random(node.target) and not _is_off(node):
+    if is_random(node.target, node.args, node.kwargs):
         raise ModelError(
             f"operator '{name}' draws random numbers in evaluation mode too, so that no result is ever the same; pass it "
             "training=self.training"
         )
-
-
-def _is_off(node: fx.Node) -> bool:
-    """Tell whether dropout is off."""
-    if "attention" in str(node.target):
-        return not (node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0))
-    train = node.args[2] if len(node.args) > 2 else node.kwargs.get("train", True)
-    return not train or bool(node.args[1] == 0)
 
 
 def _paths(spec: Any) -> list[tuple[str, ...]]:

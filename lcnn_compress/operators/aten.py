@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ _LISTED = frozenset(
     cdist pairwise_distance scaled_dot_product_attention
     batch_norm layer_norm group_norm instance_norm rms_norm local_response_norm native_layer_norm native_group_norm
     _native_batch_norm_legit _native_batch_norm_legit_no_training _batch_norm_impl_index _weight_norm _weight_norm_interface
-    dropout feature_dropout alpha_dropout feature_alpha_dropout
+    dropout feature_dropout alpha_dropout feature_alpha_dropout rrelu lstm gru rnn_tanh rnn_relu
     relu relu6 hardswish hardsigmoid hardtanh silu mish gelu selu celu elu prelu glu softplus softsign softshrink hardshrink
     tanhshrink logsigmoid log_sigmoid threshold leaky_relu sigmoid tanh softmax log_softmax softmin logit _softmax _log_softmax
     max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d lp_pool1d lp_pool2d max_pool1d_with_indices
@@ -71,6 +71,8 @@ _LISTED = frozenset(
 _RANDOM = (
     "draws random numbers, so its results are never the same; use what it does in evaluation mode (training=self.training)"
 )
+# Arguments that turn random numbers on.
+_SWITCHES = ("train", "training", "dropout_p")
 _NEVER = frozenset({"as_strided", "empty_strided", "_local_scalar_dense", "resize", "set"})
 
 
@@ -111,9 +113,14 @@ def name_of(function: Any) -> str:
     return known
 
 
-def is_random(function: Any) -> bool:
-    """Tell whether an operator draws random numbers."""
-    return isinstance(function, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in function.tags
+def is_random(function: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] = {}) -> bool:
+    """Tell whether an operator draws random numbers when it is called with these arguments."""
+    if not isinstance(function, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in function.tags:
+        return False
+    named = dict(zip((argument.name for argument in function._schema.arguments), args, strict=False))
+    given = {argument.name: argument.default_value for argument in function._schema.arguments} | named | dict(kwargs)
+    switches = [given[name] for name in _SWITCHES if name in given]
+    return bool(all(switches) and given.get("p", 1))
 
 
 def check_keywords(function: Callable[..., Any], names: Any) -> None:
@@ -127,7 +134,7 @@ def _objection(found: torch._ops.OpOverload[..., Any], name: str) -> str | None:
     """Return why a net may not call an operator, or None."""
     plain = name if name in _LISTED else name.removesuffix("_")
     listed = plain in _LISTED or torch.Tag.core in found.tags or torch.Tag.pointwise in found.tags
-    if is_random(found) and "dropout" not in plain and plain != "scaled_dot_product_attention":
+    if is_random(found) and not any(argument.name in _SWITCHES for argument in found._schema.arguments):
         return _RANDOM
     if plain in _NEVER or not (listed or _is_core(plain)):
         return "is not on the list of those that only compute"
