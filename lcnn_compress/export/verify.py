@@ -62,8 +62,11 @@ def sizes_of(net: fx.GraphModule, input_shape: tuple[int, ...], axes: Sequence[i
         except (RuntimeError, IndexError, ValueError, TypeError):
             continue
         found.append(size)
-    others = [size for size in found if size[1:] != input_shape[1:]]
-    return [*[size for size in found if size not in others][-1:], *others[: most - 1]]
+        others = [size for size in found if size[1:] != input_shape[1:]]
+        if len(others) == most - 1:
+            break
+    own = [size for size in found if size[1:] == input_shape[1:]]
+    return [*own[-1:], *(size for size in found if size not in own)]
 
 
 def largest_difference(net: fx.GraphModule, data: bytes, sizes: Sequence[tuple[int, ...]], *, native: bool) -> float:

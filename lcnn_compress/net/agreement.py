@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
+from lcnn_compress.net.guards import Guard, Sizes, violations
+
 # Largest difference between two ways to compute the same net in float32, as a share of the spread of the outputs.
 TOLERANCE = 1e-3
 # The same where one of them rounds to half precision or bfloat16 on its way.
@@ -24,7 +26,6 @@ ROUNDED_TOLERANCE = 5e-2
 _LEAST_SPREAD = 64 * float(np.finfo(np.float32).eps) / TOLERANCE
 _AXES = {0: "batch", 2: "height", 3: "width"}
 Outputs = Sequence[NDArray[np.generic]]
-Sizes = tuple[int, ...]
 
 
 class DisagreementError(Exception):
@@ -78,6 +79,7 @@ class Agreement:
         model: gives the model's outputs for an input, none where nobody knows them, or raises for one it does not take.
         shape: of the input that the net was captured at.
         limits: the axes that the captured program keeps open, with the smallest and largest size that it knows of.
+        guards: what the capture assumed about sizes beyond that.
         tolerance: see ``difference``.
     """
 
@@ -85,6 +87,7 @@ class Agreement:
     model: Callable[[Tensor], Outputs]
     shape: Sizes
     limits: Mapping[int, tuple[int, int | None]]
+    guards: Sequence[Guard] = ()
     tolerance: float = TOLERANCE
     seen: dict[Sizes, str | None] = field(default_factory=dict)
 
@@ -119,7 +122,9 @@ class Agreement:
     def _objection(self, axes: tuple[int, ...]) -> str | None:
         """Return what is wrong at sizes that differ on these axes only, "" where the model takes no other, or None."""
         varied: set[int] = set()
-        for sizes in probes(self.shape, axes, self.limits):
+        for sizes in (*probes(self.shape, axes, self.limits), *violations(self.guards, self.shape, axes)):
+            if isinstance(sizes, Guard):
+                return f"the captured net is the model only while {sizes.text}"  # a file cannot say so
             problem = self._at(sizes)
             if problem:
                 return problem

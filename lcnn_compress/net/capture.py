@@ -23,8 +23,9 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
 from lcnn_compress.errors import ModelError
-from lcnn_compress.net.agreement import ROUNDED_TOLERANCE, TOLERANCE, Agreement, DisagreementError, Outputs, as_arrays
+from lcnn_compress.net.agreement import ROUNDED_TOLERANCE, Agreement, DisagreementError, Outputs, as_arrays
 from lcnn_compress.net.edit import move
+from lcnn_compress.net.guards import guards_of
 from lcnn_compress.net.layers import FLATTENS, aten, calls
 from lcnn_compress.net.program import Unlifted, bounds, unlifted
 from lcnn_compress.net.restore import restore_modules, tensor_of
@@ -137,7 +138,7 @@ class _Capture:
         def outputs(x: Tensor) -> Outputs:
             return as_arrays(_run(self.model, x), made.kept)
 
-        return _held_against(_restored(made.net), made, outputs, shape, limits)
+        return _held_against(made, Agreement(_restored(made.net), outputs, shape, limits, guards_of(program)))
 
     def _check_input(self) -> None:
         try:
@@ -166,12 +167,14 @@ def _in_short(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {lines[0][:300] if lines else ''}".rstrip(": ")
 
 
-def _held_against(net: fx.GraphModule, made: Unlifted, model: Any, shape: tuple[int, ...], limits: Any) -> fx.GraphModule:
+def _held_against(made: Unlifted, agreement: Agreement) -> fx.GraphModule:
     """Return a net whose interface says on which axes it agrees with the model it came from."""
-    tolerance = ROUNDED_TOLERANCE if made.is_rounded else TOLERANCE
-    axes, why = Agreement(net, model, shape, limits, tolerance).open_axes()
+    if made.is_rounded:
+        agreement.tolerance = ROUNDED_TOLERANCE
+    axes, why = agreement.open_axes()
     notes = (*made.notes, *([f"files of this net have fixed sizes: {why}"] if why else []))
-    set_interface(net.graph, replace(interface_of(net), open_axes=axes, notes=notes, shape=shape))
+    net = agreement.net
+    set_interface(net.graph, replace(interface_of(net), open_axes=axes, notes=notes, shape=agreement.shape))
     return net
 
 
@@ -224,10 +227,12 @@ def from_program(program: torch.export.ExportedProgram) -> fx.GraphModule:
     move(plain, torch.device("cpu"))
     given = next(node for node in made.net.graph.nodes if node.op == "placeholder").meta["val"]
     shape = tuple(size if isinstance(size, int) else size.node.hint for size in given.shape)
-    limits = bounds(program)
+    limits, guards = bounds(program), [guard for guard in guards_of(program) if not guard.is_about_ones]
 
     def outputs(x: Tensor) -> Outputs:
         """Ask the program, which is the only word on its model: beyond its limits nothing is known."""
+        if not all(guard.holds(tuple(x.shape)) for guard in guards):
+            return []
         for axis, (lower, upper) in limits.items():
             if x.shape[axis] < lower > 2 or (upper is not None and x.shape[axis] > upper):
                 return []
@@ -236,7 +241,7 @@ def from_program(program: torch.export.ExportedProgram) -> fx.GraphModule:
 
     net = _restored(made.net)
     try:
-        return _held_against(net, made, outputs, shape, {0: (1, None), **limits})
+        return _held_against(made, Agreement(net, outputs, shape, {0: (1, None), **limits}, guards))
     except DisagreementError as error:
         raise ModelError(f"the program of torch.export cannot be kept: {error}") from error
 

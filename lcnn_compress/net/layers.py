@@ -175,9 +175,10 @@ def _zero_pads(node: fx.Node) -> list[int] | None:
     rest = [*node.args[2:], *node.kwargs.values()]  # the mode, which constant_pad_nd lacks, and the value
     if any(value not in ("constant", None, 0) for value in rest):
         return None
-    pads = [p for p in node.args[1] if isinstance(p, int)]  # type: ignore[union-attr]
-    pads += [0] * (4 - len(pads))
-    return pads if len(pads) == 4 and len(node.args[1]) in (2, 4) and min(pads) >= 0 else None  # type: ignore[arg-type]
+    pads: list[Any] = [*node.args[1], 0, 0][:4]  # type: ignore[misc]
+    # Other padding is computed from the sizes of the plane.
+    known = len(node.args[1]) in (2, 4) and all(isinstance(p, int) and p >= 0 for p in pads)  # type: ignore[arg-type]
+    return pads if known else None
 
 
 def _conv_obstacle(module: nn.Conv2d) -> str | None:

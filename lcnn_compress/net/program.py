@@ -139,6 +139,8 @@ class _Unlift:
             return self._copied(part, inner_env)
         if target is getitem and isinstance(env.get(node.args[0]), (tuple, list)):  # type: ignore[arg-type]
             return env[node.args[0]][node.args[1]]  # type: ignore[index]
+        if target is aten.detach_.default:  # its argument may be a constant, which is the net's own here
+            node.target = aten.detach.default
         _check_operator(node)
         copied = self.graph.node_copy(node, env.__getitem__)
         copied.meta = {key: value for key, value in node.meta.items() if key == "val"} | {"path": self._path(node)}

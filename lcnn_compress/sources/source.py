@@ -29,6 +29,7 @@ from lcnn_compress.operators.interface import interface_of
 from lcnn_compress.sources.input_shape import infer_input_shape
 from lcnn_compress.sources.load_model import load_model
 from lcnn_compress.sources.model import LoadedModel, check_supported_module, example_shape, unwrapped
+from lcnn_compress.sources.tensor_check import check_finite
 
 # Factories of our own, which an artefact may name.
 _OURS = re.compile(r"lcnn_compress\.zoo:\w+")
@@ -107,6 +108,7 @@ def open_source(
         net = from_program(loaded.model)
     if shape is None:
         raise SettingsError(f"{loaded.source}: the input shape is not known; give `input_shape`, for example 1,3,224,224")
+    check_finite({**dict(net.named_parameters()), **dict(net.named_buffers())}, loaded.source)
     shape = (1, *shape[1:]) if 0 in (interface_of(net).open_axes or ()) else tuple(shape)
     _check_kept(net, shape, loaded.source)
     notes += interface_of(net).notes
@@ -202,7 +204,7 @@ def dense_rows(net: fx.GraphModule, input_shape: tuple[int, ...]) -> list[Json]:
 def _weights_sha256(net: fx.GraphModule) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(net.state_dict().items()):
-        digest.update(name.encode() + _bytes(tensor))
+        digest.update(name.encode(errors="backslashreplace") + _bytes(tensor))
     return digest.hexdigest()
 
 

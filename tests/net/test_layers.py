@@ -9,6 +9,7 @@ import torch
 from flattened import FLATTENS, PLANE, Flattened, planes, replaced
 from nets import exact_lookup
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lcnn_compress.compression.plan import PlanSettings, plan_layers, planned_macs
 from lcnn_compress.net.capture import capture
@@ -88,3 +89,27 @@ def test_one_pixel_few_channels_and_a_flattened_batch_stay_a_1x1_convolution() -
     for model, name, features in ((pooled, "3", 8), (few, "fc1", 20 * MAX_BARE_CHANNELS), (rows, "2", 5)):
         layer = layers_of(model)[name]
         assert (layer.geometry.kernel, set(layer.sizes), layer.in_channels) == ((1, 1), {(1, 1)}, features), name
+
+
+@pytest.mark.parametrize("pads", [
+    lambda h, w: (0, max(h, w) - w, 0, max(h, w) - h), lambda *size: (size[1] // 8 - 1, 0), lambda *size: (1, 1, size[0] % 2, 0),
+    lambda *_: (-1, 1, 0, 0),
+])  # fmt: skip
+def test_padding_that_depends_on_the_sizes_of_the_plane_is_done_before_the_layer(pads) -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(8, 4, 3, padding=1)
+
+        def forward(self, x):
+            return self.conv(functional.pad(x, pads(*x.shape[2:])))
+
+    torch.manual_seed(0)
+    model = Padded().eval()
+    net = capture(model, torch.zeros(1, 8, 16, 16))
+    (layer,) = layers(net, torch.zeros(1, 8, 16, 16))
+    assert layer.geometry.padding == (1, 1, 1, 1)
+    replace_layer(net, layer, exact_lookup(layer))
+    for shape in ((1, 8, 16, 16), (2, 8, 20, 24), (1, 8, 17, 13)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(net(x), model(x), rtol=1e-4, atol=1e-5)
