@@ -43,7 +43,7 @@ def import_callable(spec: str, error: type[LcnnError]) -> Callable[..., Any]:
             found: Any = _import_file(Path(module_name)) if is_file else importlib.import_module(module_name)
     except FileNotFoundError as cause:
         raise error(f"{spec}: no file {module_name}; check the path before the colon") from cause
-    except Exception as cause:  # the user's code may raise anything
+    except (Exception, SystemExit) as cause:  # the user's code may raise anything, and a script parses arguments
         if isinstance(cause, ModuleNotFoundError) and cause.name and f"{module_name}.".startswith(f"{cause.name}."):
             raise error(f"{spec}: no module named {cause.name!r}; install it or run in the folder that holds it") from cause
         raise error(f"{spec}: importing it raised {in_short(cause)}") from cause
@@ -73,7 +73,7 @@ def build_module(spec: str) -> nn.Module:
         # A factory of random weights makes the same net every time.
         with seeded(0), importable(_folder(spec.rpartition(":")[0])):
             module = factory()
-    except Exception as cause:  # the user's code may raise anything
+    except (Exception, SystemExit) as cause:  # the user's code may raise anything
         raise ModelError(f"{spec}: calling it without arguments raised {in_short(cause)}") from cause
     if not isinstance(module, nn.Module):
         raise ModelError(f"{spec}: returned an object of type {type(module).__name__}; it must return a torch.nn.Module")

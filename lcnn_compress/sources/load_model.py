@@ -51,7 +51,7 @@ def load_model(spec: str, *, arch: str | None = None, trust_pickle: bool = False
         form = identify(path, arch)
         _log.info("%s: reading it as %s", path, form)
         if form == "torch.export":
-            loaded = read_program(path, trust_pickle)
+            loaded = read_program(path, trust_pickle, arch)
         else:
             held = read_held(path, form, trust_pickle, arch)
             try:
@@ -67,7 +67,8 @@ def load_model(spec: str, *, arch: str | None = None, trust_pickle: bool = False
             check_supported_module(model, spec)
             loaded = replace(loaded, model=model.eval())
         parameters = dict(loaded.model.named_parameters())
-        check_tensors({**parameters, **dict(loaded.model.named_buffers())}, spec)
+        file_bytes = path.stat().st_size if loaded.path else None
+        check_tensors({**parameters, **dict(loaded.model.named_buffers())}, spec, file_bytes)
         check_finite(parameters, spec)  # a buffer may hold anything as long as no output needs it
     except UNREADABLE as error:  # a damaged pickle can lack attributes that every module has
         raise unreadable(path, error, trust_pickle, arch) from error

@@ -12,10 +12,17 @@ from lcnn_compress.errors import ModelError
 
 # An expanded tensor takes no memory until it is computed with; those of nets are small.
 _MAX_EXPANDED_BYTES = 1 << 26
+# Zip makes nothing smaller than that; what a file holds can be made without being in it.
+_MAX_DEFLATION = 1000
 
 
-def check_tensors(tensors: Mapping[str, Tensor], spec: str) -> None:
+def check_tensors(tensors: Mapping[str, Tensor], spec: str, file_bytes: int | None = None) -> None:
     """Refuse tensors that are more, or less, than an array of numbers.
+
+    Args:
+        tensors: of a net, by name.
+        spec: names the net in the message.
+        file_bytes: size of the file they came from, if they did.
 
     Raises:
         ModelError: a tensor has no values, or is sparse, quantised, nested or far larger than what it is stored in.
@@ -29,13 +36,13 @@ def check_tensors(tensors: Mapping[str, Tensor], spec: str) -> None:
             what = f"quantised ({tensor.dtype}); give the net from before it was quantised"
         elif tensor.layout != torch.strided:
             what = f"a sparse tensor ({tensor.layout}); save it as an ordinary one, with to_dense()"
-        elif tensor.nbytes > tensor.untyped_storage().nbytes() + _MAX_EXPANDED_BYTES:
-            what = (
-                f"of shape {tuple(tensor.shape)} but stored in {tensor.untyped_storage().nbytes()} bytes; "
-                "the file was changed, save it again"
-            )
         else:
-            continue
+            stored = tensor.untyped_storage().nbytes()
+            if file_bytes is not None and stored > _MAX_DEFLATION * file_bytes:
+                stored = file_bytes
+            elif tensor.nbytes <= stored + _MAX_EXPANDED_BYTES:
+                continue
+            what = f"of shape {tuple(tensor.shape)} but stored in {stored} bytes; the file was changed, save it again"
         raise ModelError(f"{spec}: {name} is {what}")
 
 
@@ -56,7 +63,7 @@ def check_finite(tensors: Mapping[str, Tensor], spec: str) -> None:
             continue
         values = tensor.float() if tensor.itemsize == 1 else tensor  # torch compares no numbers of 8 bits
         if isinstance(tensor, nn.Parameter):
-            bad, what = int((~torch.isfinite(values)).sum()), "NaN or infinite; take weights from before training diverged"
+            bad, what = int((~torch.isfinite(values)).sum()), "NaN or infinite; retrain it"
         else:
             bad, what = int(torch.isnan(values).sum()), "NaN; set them before saving the net"
         if bad:

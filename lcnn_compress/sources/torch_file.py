@@ -119,6 +119,10 @@ def unreadable(path: Path, error: BaseException, trust_pickle: bool, arch: str |
     if trust_pickle and isinstance(error, (AttributeError, ImportError)):
         found = f"its code cannot be imported ({reason})"
         return ModelError(f"{path}: {found}; run in the folder that holds it, or {_save_again(arch)}")
+    if "in pytree is not registered" in reason or "deserialize TreeSpec" in reason:
+        return ModelError(f"{path}: takes or returns a type that is not known here ({reason}); export a net of plain tensors")
+    if "failed to resolve" in reason:
+        return ModelError(f"{path}: uses an operator that is not known here ({reason}); install what defines it")
     if isinstance(error, MemoryError) or re.search("alloc|not enough memory|size calculation overflowed", reason):
         return ModelError(f"{path}: holds something that takes more memory than there is ({reason}); save the weights alone")
     return ModelError(f"{path}: is damaged or ends too early ({reason}); save or copy it again")
@@ -181,14 +185,20 @@ def _best_net(found: Held, path: Path) -> tuple[nn.Module, tuple[str, ...]]:
     return itself or net, notes
 
 
-def read_program(path: Path, trust_pickle: bool) -> LoadedModel:
+def read_program(path: Path, trust_pickle: bool, arch: str | None) -> LoadedModel:
     """Load a torch.export program, unless it says more than operators on tensors."""
+    from torch.export.pt2_archive._package import load_pt2  # takes seconds
+
+    program: torch.export.ExportedProgram | None
     try:
         with path.open("rb") as file:  # torch takes paths of UTF-8 only, and looks at their suffix
-            risks = [] if trust_pickle else list(program_risks(file))
-            program = None if risks else torch.export.load(file)
+            if trust_pickle:
+                risks, program = [], torch.export.load(file)
+            else:  # torch.export.load writes the reason of a failure into a log and forgets it
+                risks = list(program_risks(file))
+                program = None if risks else load_pt2(file).exported_programs["model"]
     except Exception as error:  # torch has classes of its own for programs that contradict themselves
-        raise unreadable(path, error, trust_pickle=True, arch=None) from error
+        raise unreadable(path, error, True, arch) from error
     if program is None:
-        raise ModelError(f"{path}: is a torch.export program that could run code ({listed(risks)}); {_trust(None)}")
+        raise ModelError(f"{path}: is a torch.export program that could run code ({listed(risks)}); {_trust(arch)}")
     return LoadedModel(program, "pt2", str(path), input_shape=example_shape(program))

@@ -92,8 +92,8 @@ def test_one_pixel_few_channels_and_a_flattened_batch_stay_a_1x1_convolution() -
 
 
 @pytest.mark.parametrize("pads", [
-    lambda h, w: (0, max(h, w) - w, 0, max(h, w) - h), lambda *size: (size[1] // 8 - 1, 0), lambda *size: (1, 1, size[0] % 2, 0),
-    lambda *_: (-1, 1, 0, 0),
+    lambda h, w: (0, max(h, w) - w, 0, max(h, w) - h), lambda *size: (size[1] // 8 - 1, 0),
+    lambda *size: (1, 1, size[0] % 2, 0), lambda *_: (-1, 1, 0, 0),
 ])  # fmt: skip
 def test_padding_that_depends_on_the_sizes_of_the_plane_is_done_before_the_layer(pads) -> None:
     class Padded(nn.Module):

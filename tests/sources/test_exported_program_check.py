@@ -126,9 +126,10 @@ def save_program(path: Path, strict: bool, dynamic: bool, decomposed: bool = Fal
     return net
 
 
-@pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("decomposed", [False, True])
+@pytest.mark.parametrize(
+    ("strict", "dynamic", "decomposed"),
+    [(False, False, False), (False, True, False), (True, False, False), (True, True, False), (False, True, True)],
+)
 def test_programs_of_real_nets_pass(strict: bool, dynamic: bool, decomposed: bool, tmp_path: Path) -> None:
     net = save_program(tmp_path / "net.pt2", strict, dynamic, decomposed)
     program = load_model(str(tmp_path / "net.pt2")).model
@@ -154,6 +155,30 @@ def test_a_program_with_blocks_of_autocast_and_no_grad_passes(tmp_path: Path) ->
 
     torch.export.save(torch.export.export(Mixed().eval(), (torch.zeros(2, 3, 8, 8),)), tmp_path / "net.pt2")
     assert load_model(str(tmp_path / "net.pt2")).kind == "pt2"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "aten.relu.default",
+            "aten.not_there.default",
+            r"uses an operator that is not known here \(.*aten\.not_there\.default",
+        ),
+        (r"\"builtins.list\"", r"\"collections.namedtuple\"", r"takes or returns a type that is not known here \(NotImpl"),
+    ],
+)
+def test_what_is_not_known_here_is_named(old: str, new: str, message: str, tmp_path: Path) -> None:
+    class Listing(nn.Module):
+        """Returns a list."""
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            return [x.relu()]
+
+    torch.export.save(torch.export.export(Listing(), (torch.zeros(1, 3, 8, 8),)), tmp_path / "net.pt2")
+    path = rewritten(tmp_path / "net.pt2", lambda _, content: content.replace(old.encode(), new.encode()))
+    with pytest.raises(ModelError, match=message):
+        load_model(str(path))
 
 
 RECORDS = ("models/model.json", "data/weights/model_weights_config.json", "data/constants/model_constants_config.json")

@@ -47,6 +47,7 @@ def test_factories_in_a_file_and_in_a_package_of_the_current_folder(tmp_path: Pa
         ("nowhere.py:net", "nowhere.py:net: no file nowhere.py; check the path before the colon"),
         ("{folder}/bad.py:good", "bad.py:good: importing it raised ModuleNotFoundError: No module named 'not_there'"),
         ("{folder}/syntax.py:good", "syntax.py:good: importing it raised SyntaxError"),
+        ("{folder}/script.py:good", "script.py:good: importing it raised SystemExit: 2"),
         ("{folder}/good.py:raises", "good.py:raises: calling it without arguments raised ValueError: width is 0"),
         ("{folder}/good.py:needs", "good.py:needs: calling it without arguments raised TypeError"),
         ("{folder}/good.py:number", "good.py:number: is of type int, not a function"),
@@ -55,6 +56,7 @@ def test_factories_in_a_file_and_in_a_package_of_the_current_folder(tmp_path: Pa
 )
 def test_factories_that_fail(spec: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("import not_there\n")
+    (tmp_path / "script.py").write_text("import argparse\nargparse.ArgumentParser().parse_args(['--no'])\n")
     (tmp_path / "syntax.py").write_text("def good(:\n")
     (tmp_path / "good.py").write_text(
         "number = 3\ndef raises():\n    raise ValueError('width is 0\\nsecond line')\ndef needs(n):\n    pass\n"

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from lcnn_compress import api
 from lcnn_compress.errors import ModelError
 from lcnn_compress.sources.load_model import load_model
-from lcnn_compress.sources.model import check_supported_module
+from lcnn_compress.sources.model import check_supported_module, unwrapped
 
 
 def test_data_parallel_is_unwrapped(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def exported() -> nn.Module:
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_modules_that_are_no_nets_of_one_tensor_are_refused(make: Callable[[], nn.Module], message: str) -> None:
     with pytest.raises(ModelError) as caught:
-        check_supported_module(make(), "Net")
+        check_supported_module(unwrapped(nn.DataParallel(make())), "Net")
     assert f"Net: {message}" in str(caught.value)
 
 

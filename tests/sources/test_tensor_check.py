@@ -41,10 +41,16 @@ def test_expanded_tensors_of_nets_are_fine() -> None:
     check_tensors({"mask": torch.zeros(1).expand(1000, 1000), "empty": torch.zeros(0)}, "net")
 
 
+def test_tensors_that_a_file_cannot_hold_are_refused() -> None:
+    check_tensors({"w": torch.zeros(1000)}, "net", file_bytes=4)  # zeros can be packed
+    with pytest.raises(ModelError, match=r"net: w is of shape \(1001,\) but stored in 4 bytes; the file was changed"):
+        check_tensors({"w": torch.zeros(1001)}, "net", file_bytes=4)
+
+
 def test_only_parameters_must_be_finite_and_nothing_may_be_nan() -> None:
     infinite = torch.tensor([1.0, float("inf"), float("-inf")])
     check_finite({"best_loss": infinite, "steps": torch.tensor(3), "small": torch.ones(2).to(torch.float8_e4m3fn)}, "net")
-    with pytest.raises(ModelError, match=r"net: w holds 2 values of 3 that are NaN or infinite; take weights from before"):
+    with pytest.raises(ModelError, match=r"net: w holds 2 values of 3 that are NaN or infinite; retrain it"):
         check_finite({"w": nn.Parameter(infinite)}, "net")
     with pytest.raises(ModelError, match=r"net: running_var holds 1 values of 2 that are NaN; set them before saving the net"):
         check_finite({"running_var": torch.tensor([1.0, float("nan")])}, "net")
