@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lcnn_compress.artefact.field_rules import check_fields
 from lcnn_compress.renamed import renamed
 
 MAX_DIFFERENCE = 1e-3
@@ -21,7 +22,7 @@ class ExportSettings:
         tolerance: largest difference to torch that is allowed, relative to the largest output (at least 1).
 
     Raises:
-        SettingsError: there is no such type of factors.
+        SettingsError: there is no such type of factors, or a value is of another type.
     """
 
     storage: str = field(default="float16", metadata={"help": "float16, float32 or int8", "metavar": "TYPE"})
@@ -34,4 +35,5 @@ class ExportSettings:
     def __post_init__(self) -> None:
         from lcnn_compress.forms.storage import check_type
 
+        check_fields(self)
         check_type(self.storage)
