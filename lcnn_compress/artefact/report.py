@@ -6,17 +6,22 @@ of a dense layer) is None here and left out there.
 
 from __future__ import annotations
 
+import json
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import PurePath
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from lcnn_compress.artefact.field_rules import fits
+from lcnn_compress.errors import ArtefactError
 from lcnn_compress.forms.kinds import KINDS, Kind
 
 # An object of JSON is a mapping; whoever wrote it says which keys it has.
 Json = Mapping[str, Any]
 T = TypeVar("T")
+# What an exported file says about a layer, and the types of that.
+_ROW = {"name": str, "kind": str | None, "reason": str | None, "macs_dense": int, "macs": int}
 
 
 @dataclass(frozen=True)
@@ -169,6 +174,38 @@ class Report(Mapping[str, Any]):
         return report
 
 
+def stored_rows(metadata: Mapping[str, str], file: str) -> list[Json] | None:
+    """Return what the metadata of an exported file says about each layer, or None where it says nothing.
+
+    Raises:
+        ArtefactError: it is not what an export writes.
+    """
+    rows = _stored(metadata, "lcnn.layers", file)
+    for row in rows if isinstance(rows, list) else [rows] if rows is not None else []:
+        if not isinstance(row, dict) or not all(fits(row.get(key), hint) for key, hint in _ROW.items()):
+            raise _unreadable(file, "lcnn.layers", f"{row!r:.80}")
+    return rows  # type: ignore[no-any-return]  # each row was looked at
+
+
+def stored_shape(metadata: Mapping[str, str], file: str) -> tuple[int, ...] | None:
+    """Return the input shape that the metadata of an exported file states, or None; raises as ``stored_rows``."""
+    shape = _stored(metadata, "lcnn.input_shape", file)
+    if shape is not None and not (shape and fits(shape, tuple[int, ...]) and min(shape) > 0):
+        raise _unreadable(file, "lcnn.input_shape", f"{shape!r:.80}")
+    return None if shape is None else tuple(shape)
+
+
+def _stored(metadata: Mapping[str, str], key: str, file: str) -> Any:
+    try:
+        return json.loads(metadata[key]) if key in metadata else None
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(file, key, f"{error}") from error
+
+
+def _unreadable(file: str, key: str, seen: str) -> ArtefactError:
+    return ArtefactError(f"{file}: metadata '{key}' cannot be read ({seen}); write the file with lcnn export")
+
+
 def _known(values: Json) -> Json:
     return {key: value for key, value in values.items() if value is not None}
 
@@ -192,6 +229,6 @@ def _value(hint: Any, value: Any, name: str) -> Any:
         return _read(hint, value, name)  # type: ignore[arg-type]
     if origin is tuple and isinstance(value, list):
         return tuple(_value(arguments[0], part, f"{name}, number {i + 1},") for i, part in enumerate(value))
-    if not isinstance(value, (int, float) if hint is float else origin or hint):
-        raise ValueError(f"{name} is {value!r}")
+    if not fits(value, hint):
+        raise ValueError(f"{name} is {value!r:.80}")
     return value

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lcnn_compress.artefact.field_rules import check_fields, check_seed
 from lcnn_compress.errors import SettingsError
+
+# ONNX Runtime starts as many threads as it is told to.
+MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,12 @@ class BenchSettings:
     timeout_s: float = 3600.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        check_seed(self.seed)
         for name, values in (("threads", self.threads), ("batches", self.batches), ("iterations", (self.iterations,))):
             if not values or min(values) < 1:
                 raise SettingsError(f"{name} is {values}; each must be at least 1")
+        if max(self.threads) > MAX_THREADS:
+            raise SettingsError(f"threads is {self.threads}; each must be at most {MAX_THREADS}")
         if self.warmup < 0:
             raise SettingsError(f"warmup is {self.warmup}; it must be at least 0")

@@ -6,7 +6,6 @@ runs dense and lookup in turn, so that a busy machine slows both; peak memory in
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from lcnn_compress import runtime
+from lcnn_compress.artefact.report import stored_rows, stored_shape
 from lcnn_compress.benchmark.bench_settings import BenchSettings
 from lcnn_compress.benchmark.child import run_child
 from lcnn_compress.benchmark.gain import Gain, TimingPlan, measure_gain
@@ -187,16 +187,10 @@ def _with_times(row: ComparedLayer, times: dict[str, tuple[float, float]]) -> Co
 def _metadata(path: Path) -> tuple[list[ComparedLayer], tuple[int, ...]]:
     """Return the rows of ``lcnn.layers`` and ``lcnn.input_shape``."""
     stored = {entry.key: entry.value for entry in read_onnx(path).metadata_props}
-    try:
-        rows = [
-            ComparedLayer(row["name"], row.get("kind"), row.get("reason"), row["macs_dense"], row["macs"])
-            for row in json.loads(stored["lcnn.layers"])
-        ]
-        return rows, tuple(json.loads(stored["lcnn.input_shape"]))
-    except (KeyError, json.JSONDecodeError) as error:
-        raise ArtefactError(
-            f"{path.name}: metadata 'lcnn.layers' or 'lcnn.input_shape' cannot be read ({error}); write it with lcnn export"
-        ) from error
+    rows, shape = stored_rows(stored, path.name), stored_shape(stored, path.name)
+    if rows is None or shape is None:
+        raise ArtefactError(f"{path.name}: has no metadata 'lcnn.layers' and 'lcnn.input_shape'; write it with lcnn export")
+    return [ComparedLayer(r["name"], r.get("kind"), r.get("reason"), r["macs_dense"], r["macs"]) for r in rows], shape
 
 
 def file_size(path: Path) -> FileSize:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from lcnn_compress import runtime
+from lcnn_compress.artefact.report import stored_shape
 from lcnn_compress.errors import ArtefactError, SettingsError
 
 if TYPE_CHECKING:
@@ -126,9 +126,9 @@ def random_input(session: Any, model: Path, shape: Sequence[int] | None, seed: i
         raise SettingsError(f"{model.name}: takes {kinds}; only nets with one float32 input can be measured")
     dims = inputs[0].shape
     if shape is None:
-        stored = session.get_modelmeta().custom_metadata_map.get("lcnn.input_shape")
-        shape = json.loads(stored) if stored else [1 if axis == 0 and isinstance(d, str) else d for axis, d in enumerate(dims)]
-    if isinstance(dims[0], int) and dims[0] != shape[0]:
+        stored = stored_shape(session.get_modelmeta().custom_metadata_map, model.name)
+        shape = stored or [1 if axis == 0 and isinstance(d, str) else d for axis, d in enumerate(dims)]
+    if dims and shape and isinstance(dims[0], int) and dims[0] != shape[0]:
         raise SettingsError(
             f"{model.name}: batch is {shape[0]}, but the file fixes it to {dims[0]}; choose that batch or export a dynamic one"
         )
@@ -137,7 +137,7 @@ def random_input(session: Any, model: Path, shape: Sequence[int] | None, seed: i
         raise SettingsError(f"{model.name}: takes {dims}, not {list(shape)}; 'lcnn.input_shape' must state its size")
     try:
         return {inputs[0].name: np.random.default_rng(seed).standard_normal(shape, np.float32)}
-    except MemoryError as error:
+    except (MemoryError, ValueError) as error:  # numpy refuses what no address reaches as a value
         raise _too_large(shape[0], error) from error
 
 

@@ -45,7 +45,7 @@ class CheckpointFolder:
             raise SettingsError(f"{self.folder}: no checkpoint to resume; run without `resume`")
         try:
             return [LayerPlan.from_json(values) for values in read_object(self.plan)["layers"]]
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, SettingsError) as error:
             raise ArtefactError(f"{self.plan}: damaged ({error}); delete {self.folder} and run without `resume`") from error
 
     @contextmanager

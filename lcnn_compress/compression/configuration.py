@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lcnn_compress.artefact.field_rules import check_fields
 from lcnn_compress.compression.settings import CompressSettings, LayerPlan
 from lcnn_compress.data.data_settings import DataSettings
 from lcnn_compress.errors import ArtefactError, FileError, SettingsError
@@ -27,6 +28,9 @@ class Configuration:
         input_shape: shape (1, ...) of the input; None where it is found out.
         plans: decisions of an earlier run, which are repeated; nothing is planned or measured then.
         sha256: hash of the net those decisions were made for.
+
+    Raises:
+        SettingsError: a value is of another type, or a size is below 1.
     """
 
     settings: CompressSettings = field(default_factory=CompressSettings)
@@ -35,6 +39,11 @@ class Configuration:
     input_shape: tuple[int, ...] | None = None
     plans: tuple[LayerPlan, ...] | None = None
     sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.input_shape is not None and not (self.input_shape and min(self.input_shape) > 0):
+            raise SettingsError(f"`input_shape` is {self.input_shape}; it must be sizes of at least 1")
 
 
 def read_configuration(path: Path, data: Mapping[str, Any] | None = None) -> Configuration:
@@ -56,20 +65,16 @@ def read_configuration(path: Path, data: Mapping[str, Any] | None = None) -> Con
             finetune=FinetuneSettings.from_recorded(tuning) if tuning else None,
         )  # fmt: skip
         plans = tuple(LayerPlan.from_json(layer) for layer in values["layers"])
-        used = _data(path, recorded, data or {})
-        return Configuration(settings, used, model["arch"], tuple(values["input_shape"]), plans, model["sha256"])
-    except (KeyError, TypeError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
+        in_memory = bool(recorded.get("in_memory"))
+        held: Mapping[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in recorded.items()}
+        used = DataSettings() if in_memory else DataSettings(**held)
+        found = Configuration(settings, used, model["arch"], tuple(values["input_shape"]), plans, model["sha256"])
+    except (KeyError, TypeError, ValueError, AttributeError, SettingsError) as error:
+        reason = str(error) if isinstance(error, SettingsError) else f"{type(error).__name__}: {error}"
         raise ArtefactError(f"{path}: not a configuration of this version ({reason}); {_WAY_OUT}") from error
-
-
-def _data(path: Path, recorded: Mapping[str, Any], given: Mapping[str, Any]) -> DataSettings:
-    if recorded.get("in_memory"):
-        recorded = {}
-        if not given.keys() & {"calib", "data"}:
-            raise SettingsError(f"{path}: the data of that run was in memory; give it with `calib` or `data`")
-    values: Mapping[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in recorded.items()}
-    return DataSettings(**{**values, **given})
+    if in_memory and not (data or {}).keys() & {"calib", "data"}:
+        raise SettingsError(f"{path}: the data of that run was in memory; give it with `calib` or `data`")
+    return replace(found, data=replace(used, **(data or {})))
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -83,7 +88,7 @@ def read_object(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_bytes())
     except OSError as error:
         raise FileError(f"{path}: cannot be read: {error.strerror}; give the config.json of an artefact") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtefactError(f"{path}: not JSON ({error}); {_WAY_OUT}") from error
     if not isinstance(values, dict):
         raise ArtefactError(f"{path}: holds a {type(values).__name__}, not an object; {_WAY_OUT}")

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lcnn_compress.artefact.field_rules import check_fields, check_seed
+from lcnn_compress.benchmark.bench_settings import MAX_THREADS
 from lcnn_compress.data.data_settings import CALIBRATION_BATCH, CALIBRATION_IMAGES
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.forms.kinds import FILTERS_PER_PATTERN, KINDS, Kind
@@ -56,6 +58,7 @@ class PlanSettings:
     })  # fmt: skip
 
     def __post_init__(self) -> None:
+        check_fields(self)
         parse_dictionary(self.dictionary)
         if self.filters_per_pattern not in FILTERS_PER_PATTERN:
             allowed = ", ".join(map(str, FILTERS_PER_PATTERN))
@@ -82,6 +85,9 @@ class LayerPlan:
         lookups: entries for each position if 1 or more, a fraction of k if less; k itself for ``lowrank`` layers.
         note: what else there is to say.
         filters_per_pattern: this many neighbouring filters have the same pattern, one of ``FILTERS_PER_PATTERN``.
+
+    Raises:
+        SettingsError: a value is of another type.
     """
 
     name: str
@@ -91,6 +97,9 @@ class LayerPlan:
     lookups: float = 0.0
     note: str = ""
     filters_per_pattern: int = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def form(self) -> Kind:
@@ -104,7 +113,7 @@ class LayerPlan:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> LayerPlan:
-        """Invert ``to_json``; raises KeyError or TypeError for anything else."""
+        """Invert ``to_json``; raises TypeError, ValueError or SettingsError for anything else."""
         rest = dict(values)
         return cls(filters_per_pattern=rest.pop("share", 1), **rest)
 
@@ -134,11 +143,13 @@ class CompressSettings:
         from lcnn_compress.forms.dictionary import INITS
         from lcnn_compress.forms.storage import check_type
 
+        check_fields(self)
+        check_seed(self.seed)
         if self.init not in INITS:
             raise SettingsError(f"`init` is '{self.init}'; it must be one of {', '.join(INITS)}")
         check_type(self.storage)
-        if self.threads < 1:
-            raise SettingsError(f"`threads` is {self.threads}; it must be at least 1")
+        if not 1 <= self.threads <= MAX_THREADS:
+            raise SettingsError(f"`threads` is {self.threads}; it must be at least 1 and at most {MAX_THREADS}")
 
 
 @dataclass(frozen=True)

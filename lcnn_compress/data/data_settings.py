@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field
+
+from lcnn_compress.artefact.field_rules import check_fields
+from lcnn_compress.errors import SettingsError
 
 CALIBRATION_IMAGES = 512
 CALIBRATION_BATCH = 64
@@ -17,6 +21,9 @@ class DataSettings:
         samples: how many images calibrate; they are drawn from ``calib``, or without it are the first training images.
         mean, std: mean and standard deviation of each channel, or one number for all; see ``Preprocessing``.
         held_out: fraction of ``data`` that is not trained on, but judged by.
+
+    Raises:
+        SettingsError: a value is of another type, or a number makes no sense.
     """
 
     calib: str | None = field(default=None, metadata={
@@ -35,6 +42,16 @@ class DataSettings:
         "help": "Channel standard deviations to divide data by", "metavar": "NUMBERS",
     })  # fmt: skip
     held_out: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("calib", "data"):
+            if isinstance(path := getattr(self, name), os.PathLike):  # the configuration holds text
+                object.__setattr__(self, name, os.fspath(path))
+        check_fields(self)
+        if self.samples < 1:
+            raise SettingsError(f"`samples` is {self.samples}; it must be at least 1")
+        if not 0 <= self.held_out < 1:
+            raise SettingsError(f"held_out is {self.held_out:g}; it must be 0 or more and below 1")
 
     def recorded(self) -> dict[str, object] | None:
         """Return what the configuration says of the data, None where there is none."""

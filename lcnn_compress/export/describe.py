@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import onnx
 
 from lcnn_compress import runtime
 from lcnn_compress.artefact.artefact import Artefact
-from lcnn_compress.artefact.report import Json
+from lcnn_compress.artefact.report import Json, stored_rows, stored_shape
 from lcnn_compress.export.nodes import constants_of
 from lcnn_compress.operators.common import FIRST_STAGE
 from lcnn_compress.operators.lookup_conv import OP_TYPE
@@ -43,15 +42,16 @@ def describe_onnx(path: Path) -> Description:
     runtime.session(path)  # a damaged file is refused here, with its name
     model = onnx.load(path)
     kinds = Counter(f"{node.domain}::{node.op_type}".removeprefix("::") for node in model.graph.node)
-    stored = {entry.key: json.loads(entry.value) for entry in model.metadata_props if entry.key.startswith("lcnn.")}
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    rows, shape = stored_rows(metadata, path.name) or [], stored_shape(metadata, path.name)
     facts: dict[str, object] = {
-        "file": str(path), "bytes": path.stat().st_size, "input": stored.get("lcnn.input_shape"),
+        "file": str(path), "bytes": path.stat().st_size, "input": None if shape is None else list(shape),
         "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
         "operators": dict(kinds.most_common()), "body for other runtimes": bool(model.functions),
     }  # fmt: skip
     nodes = {node.name: node for node in model.graph.node}
-    constants, rows = constants_of(model.graph), stored.get("lcnn.layers", [])
-    found = [row for row in rows if row["name"] in nodes and nodes[row["name"]].input[1] in constants]
+    constants = constants_of(model.graph)
+    found = [row for row in rows if row["name"] in nodes and set(nodes[row["name"]].input[1:2]) & constants.keys()]
     if missing := [row["name"] for row in rows if row not in found]:
         facts["layers without a node of their name"] = ", ".join(missing)
     return Description(facts, [_onnx_row(row, nodes, constants) for row in found])

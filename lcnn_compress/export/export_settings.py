@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lcnn_compress.artefact.field_rules import check_fields
 from lcnn_compress.renamed import renamed
 
 MAX_DIFFERENCE = 1e-3
@@ -22,7 +23,7 @@ class ExportSettings:
             its smallest).
 
     Raises:
-        SettingsError: there is no such type of factors.
+        SettingsError: there is no such type of factors, or a value is of another type.
     """
 
     storage: str = field(default="float16", metadata={"help": "float16, float32 or int8", "metavar": "TYPE"})
@@ -35,4 +36,5 @@ class ExportSettings:
     def __post_init__(self) -> None:
         from lcnn_compress.forms.storage import check_type
 
+        check_fields(self)
         check_type(self.storage)

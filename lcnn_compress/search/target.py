@@ -5,9 +5,9 @@ Nothing heavy is imported, because options of commands are made from these field
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
+from lcnn_compress.artefact.field_rules import check_fields, check_seed, fits
 from lcnn_compress.compression.settings import CompressSettings, PlanSettings
 from lcnn_compress.errors import SettingsError
 
@@ -28,8 +28,10 @@ class Target:
     def __post_init__(self) -> None:
         rules = {"speedup": 1.0, "latency_ms": 0.0, "size_mb": 0.0, "max_drop": 0.0}
         assert self.kind in rules, self.kind
-        if not (math.isfinite(self.value) and (self.value > rules[self.kind] or (self.kind == "max_drop" and self.value == 0))):
-            raise SettingsError(f"`{self.kind}` is {self.value:g}; it must be a number above {rules[self.kind]:g}")
+        least = rules[self.kind]
+        if not fits(self.value, float) or not (self.value > least or (self.kind == "max_drop" and self.value == 0)):
+            shown = f"{self.value:g}" if isinstance(self.value, float) else f"{self.value!r:.40}"
+            raise SettingsError(f"`{self.kind}` is {shown}; it must be a number above {least:g}")
 
     def check(self, settings: CompressSettings) -> None:
         """Refuse settings that do not go with a target.
@@ -59,6 +61,8 @@ class SensitivitySettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        check_seed(self.seed)
         if not self.sizes or not all(0 < size <= 1 for size in self.sizes):
             text = ",".join(f"{size:g}" for size in self.sizes)
             raise SettingsError(f"`sizes` is '{text}'; it must be shares above 0 and up to 1, separated by commas")

@@ -17,6 +17,7 @@ import torch
 
 from lcnn_compress.errors import ArtefactError, FileError, SettingsError
 from lcnn_compress.files import write_atomically
+from lcnn_compress.sources.torch_file import UNREADABLE
 
 # A checkpoint starts with this line; then come the SHA-256 of the rest and the rest, which torch.save wrote.
 CHECKPOINT_MAGIC = b"lcnn training 2\n"
@@ -114,20 +115,21 @@ def read_checkpoint(path: Path) -> State:
         raise ArtefactError(
             f"{path}: not a checkpoint of this version, or damaged ({len(content)} bytes); delete it and start without resume"
         )
-    state: State = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    return state
+    with complete(path):
+        state: State = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        return dict(state)
 
 
 @contextmanager
 def complete(path: Path) -> Iterator[None]:
-    """Blame ``path`` for what is missing or does not fit when the block restores a net and its optimiser.
+    """Blame ``path`` for what is missing or does not fit when the block reads it or restores a net and its optimiser.
 
     Raises:
         ArtefactError: something is missing or does not fit.
     """
     try:
         yield
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+    except UNREADABLE as error:
         raise ArtefactError(f"{path}: incomplete checkpoint ({error}); delete it and start without resume") from error
 
 

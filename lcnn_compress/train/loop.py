@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lcnn_compress.artefact.field_rules import fits
 from lcnn_compress.data.examples import Examples
 from lcnn_compress.errors import DataError, ModelError
 from lcnn_compress.net.edit import move
@@ -31,6 +33,8 @@ from lcnn_compress.train.sparsity import LookupLayers, settle
 
 log = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 60
+# What a checkpoint holds of a training's progress.
+_COUNTED: dict[str, Any] = {"step": int, "loss_sum": float, "losses": tuple[float, ...], "stopped": bool}
 
 
 @dataclass(frozen=True)
@@ -295,9 +299,15 @@ class Training:
             self.optimiser.load_state_dict(state["optimiser"])
             self.lookups.load(state)
             torch.set_rng_state(state["rng"])
+            for name, hint in _COUNTED.items():
+                if not fits(state[name], hint):
+                    raise ValueError(f"{name} is {state[name]!r:.60}")
+            if not 0 <= state["step"] <= self.total:
+                raise ValueError(f"step is {state['step']} of {self.total}")
             self.step, self.loss_sum, self.losses = state["step"], state["loss_sum"], list(state["losses"])
-            self.averages = {name: average.to(self.device) for name, average in state["averages"].items()}
             self.stopped = state["stopped"]
+            for name, average in self.averages.items():
+                average.copy_(state["averages"][name])
             if state["device_rng"] is not None:
                 torch.cuda.set_rng_state(state["device_rng"], self.device)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from lcnn_compress.artefact.field_rules import MAX_SEED, check_fields, fits
 from lcnn_compress.data.tasks import Task
 from lcnn_compress.errors import SettingsError
 
@@ -43,7 +44,7 @@ class Optimiser:
     betas: tuple[float, float] = (0.9, 0.98)
 
     def __post_init__(self) -> None:
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+        if not fits(self.betas, tuple[float, float]) or not all(0 <= beta < 1 for beta in self.betas):
             raise SettingsError(f"betas is {self.betas!r}; it must be two numbers of 0 or more and below 1")
 
     def over(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
@@ -64,7 +65,7 @@ class Schedule:
     warmup_steps: int = 30
 
     def __post_init__(self) -> None:
-        if self.warmup_steps < 0:
+        if not fits(self.warmup_steps, int) or self.warmup_steps < 0:
             raise SettingsError(f"warmup_steps is {self.warmup_steps}; it must be 0 or more")
 
     def rate(self, peak: float, step: int, total: int) -> float:
@@ -136,6 +137,8 @@ class Recipe:
     def __post_init__(self) -> None:
         import torch
 
+        check_fields(self)
+
         def check(name: str, valid: bool, rule: str) -> None:
             if not valid:
                 raise SettingsError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
@@ -148,7 +151,7 @@ class Recipe:
         check("l1", math.isfinite(self.l1) and self.l1 >= 0, "a number of 0 or more")
         check("distill_weight", 0 <= self.distill_weight <= 1, "between 0 and 1")
         check("temperature", math.isfinite(self.temperature) and self.temperature > 0, "a number above 0")
-        check("seed", self.seed >= 0, "0 or more")
+        check("seed", 0 <= self.seed <= MAX_SEED, f"from 0 to {MAX_SEED}")
         check("feature_weight", math.isfinite(self.feature_weight) and self.feature_weight >= 0, "a number of 0 or more")
         check("average", 0 <= self.average < 1, "0 or more and below 1")
         check("accumulate", 1 <= self.accumulate <= self.batch_size // 2, "from 1 to half of batch_size")

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from report_cases import CONV, REPORT, STEM, TOTALS
 
-from lcnn_compress.artefact.report import Report, TrainingReport
+from lcnn_compress.artefact.report import Report, TrainingReport, stored_rows, stored_shape
+from lcnn_compress.errors import ArtefactError
 
 DENSE_KEYS = {
     "name", "type", "kind", "reason", "note", "in_channels", "out_channels", "kernel", "groups", "input_sizes", "macs_dense",
@@ -100,6 +101,12 @@ def damaged(*keys: Any, value: Any = None) -> dict[str, Any]:
         (damaged("layers", 1, "macs", value="many"), "'macs' of 'layers' of the report, number 2, is 'many'"),
         (damaged("layers", 0, value=[]), r"'layers' of the report, number 1, is \[\], not an object"),
         (damaged("layers", 1, "kind", value="dens"), "the kind of layer 'block.conv1' is 'dens', not one of dense, lookup"),
+        (damaged("layers", 1, "macs", value=True), "'macs' of 'layers' of the report, number 2, is True"),
+        (damaged("layers", 1, "macs", value=10**30), "'macs' of 'layers' of the report, number 2, is 1000"),
+        (damaged("layers", 1, "relative_error", value=float("nan")), "'relative_error' of .*, is nan"),
+        (damaged("layers", 1, "dense_ms", value=False), "'dense_ms' of .*, is False"),
+        (damaged("layers", 1, "kernel", value=[3, True]), "'kernel' of 'layers' of the report, number 2,, number 2, is True"),
+        (damaged("totals", "macs_ratio", value=float("inf")), "'macs_ratio' of 'totals' of the report is inf"),
     ],
 )
 def test_damage_is_named(values: dict[str, Any], message: str) -> None:
@@ -121,3 +128,36 @@ def test_damage_is_named(values: dict[str, Any], message: str) -> None:
 )
 def test_a_model_is_called_by_its_name_without_its_place(model: str | None, name: str | None) -> None:
     assert replace(REPORT, model=model).model_name == name
+
+
+ROW = {"name": "a", "kind": "lookup", "reason": "", "macs_dense": 4, "macs": 2}
+
+
+def test_what_an_exported_file_says_is_read() -> None:
+    metadata = {"lcnn.layers": json.dumps([ROW]), "lcnn.input_shape": "[1, 3, 8, 8]", "other": "{"}
+    assert (stored_rows(metadata, "a.onnx"), stored_shape(metadata, "a.onnx")) == ([ROW], (1, 3, 8, 8))
+    assert (stored_rows({}, "a.onnx"), stored_shape({}, "a.onnx")) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "3", "[3]", "[[]]", "{}", '{"name": "a"}', "[" * 100_000, "[NaN]",
+        *(json.dumps([{**ROW, key: value}]) for key in ROW for value in (True, [], {}, float("nan"), 10**30)),
+        *(json.dumps([{k: v for k, v in ROW.items() if k != key}]) for key in ("name", "macs", "macs_dense")),
+    ],
+    ids=lambda text: text[:40],
+)  # fmt: skip
+def test_layers_in_a_file_that_no_export_wrote_are_refused(text: str) -> None:
+    with pytest.raises(
+        ArtefactError, match=r"^a\.onnx: metadata 'lcnn\.layers' cannot be read \(.*\); write the file with lcnn export$"
+    ):
+        stored_rows({"lcnn.layers": text}, "a.onnx")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[", "3", "[]", "{}", '"1,3,8,8"', "[1, true]", "[1, 0]", "[1, -3]", "[1, 3.0]", "[1, NaN]", f"[{10**30}]"]
+)
+def test_a_shape_in_a_file_that_no_export_wrote_is_refused(text: str) -> None:
+    with pytest.raises(ArtefactError, match=r"^a\.onnx: metadata 'lcnn\.input_shape' cannot be read \("):
+        stored_shape({"lcnn.input_shape": text}, "a.onnx")

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper
 from small_onnx import NetWriter, write
 
 from lcnn_compress import runtime
-from lcnn_compress.benchmark.timing import outputs_in_turn, time_in_turn
-from lcnn_compress.errors import SettingsError
+from lcnn_compress.benchmark.timing import open_net, outputs_in_turn, time_in_turn
+from lcnn_compress.errors import LcnnError, SettingsError
 
 
 def test_max_abs_diff_is_between_the_two_nets(tmp_path: Path) -> None:
@@ -76,3 +76,17 @@ def test_files_of_two_nets_are_refused(tmp_path: Path) -> None:
     onnx.save(other, tmp_path / "other.onnx")
     with pytest.raises(SettingsError, match=r"other.onnx gives \[\(1, 16\)\], densen.onnx \[\(1, 10\)\]; both must be forms"):
         outputs_in_turn((tmp_path / "other.onnx", write(tmp_path, lookup=False)), [1, 3, 8, 8], 1, (1, 0), seed=0)
+
+
+def test_a_shape_in_the_metadata_that_is_none_is_refused(tmp_path: Path) -> None:
+    for text, message in (
+        ("[1, true, 8, 8]", "metadata 'lcnn.input_shape' cannot be read"),
+        ("[1, 3, 8, 9007199254740992]", "batch is 1: it does not fit"),
+    ):
+        model = NetWriter(False, False).model("n")
+        next(entry for entry in model.metadata_props if entry.key == "lcnn.input_shape").value = text
+        for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+            dim.dim_param = "side"
+        onnx.save(model, tmp_path / "net.onnx")
+        with pytest.raises(LcnnError, match=message):
+            open_net(tmp_path / "net.onnx", None, 1, 0)

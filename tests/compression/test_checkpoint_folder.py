@@ -68,3 +68,20 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
     checkpoint.plan.write_text('{"layers": [{"name": "0"}]}')
     with pytest.raises(ArtefactError, match=r"plan\.json: damaged \(.*; delete .* and run without `resume`"):
         checkpoint.earlier_plans(trains=True, resume=True)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        '{"layers": [{"name": "0", "kind": "dense", "reason": "", "dictionary_size": true}]}',
+        '{"layers": ["ab"]}',
+        '{"layers": 3}',
+    ],
+)
+def test_a_plan_of_anything_is_refused(plan: str, tmp_path: Path) -> None:
+    checkpoint = CheckpointFolder(tmp_path / "net.lcnn")
+    checkpoint.folder.mkdir()
+    checkpoint.training.write_bytes(b"state")
+    checkpoint.plan.write_text(plan)
+    with pytest.raises(ArtefactError, match=r"plan\.json: damaged \(.*; delete .* and run without `resume`"):
+        checkpoint.earlier_plans(trains=True, resume=True)

@@ -66,3 +66,46 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
             read_configuration(tmp_path / "bad.json")
     with pytest.raises(ArtefactError, match=r"not a configuration of this version \(TypeError: .*'colour'"):
         read_configuration(written(tmp_path, data={"colour": "red"}))
+
+
+NAN, INFINITY = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong"),
+    [
+        (("seed",), [True, -1, 1.5, NAN, "3", 10**30]), (("init",), ["pca", 3, None]), (("coefficients",), ["int4", True]),
+        (("layers", 1, "dictionary_size"), [True, 8.0, NAN, "8", None, 10**30]),
+        (("layers", 1, "lookups"), [True, NAN, "2", None]), (("layers", 1, "share"), [True, 2.0, None]),
+        (("layers", 1, "name"), [True, None, 3]), (("layers", 1), [3, "ab", None, []]),
+        (("layers",), [3, None, {"a": 1}]), (("input_shape",), [[1, True], [1, -3], [], "ab", 3, [1, 3.0], [10**30], None]),
+        (("data", "samples"), [True, 0, -4, 2.5, NAN, 10**30]), (("data", "mean"), [[True], [NAN], 0.5, "a", {}]),
+        (("data", "std"), [[INFINITY], ["a"]]), (("data", "calib"), [True, 3, []]), (("data", "held_out"), [True, 1.0, NAN]),
+        (("data",), [3, "ab", [1]]), (("model", "arch"), [True, 3]), (("model", "sha256"), [3, []]), (("model",), [None, 3]),
+        (("finetune",), [3, "ab", [1]]), (("finetune", "epochs"), [True, 0, 1.5, NAN, 10**30]),
+        (("finetune", "lr"), [True, NAN, "1"]),
+        (("finetune", "optimiser"), [3, {"betas": 3}, {"betas": [True, 0.5]}, {"lr": [1]}]),
+        (("finetune", "schedule"), [3, {"warmup_steps": True}, {"steps": 3}]),
+    ],
+    ids=lambda value: ".".join(map(str, value)) if isinstance(value, tuple) else "",
+)  # fmt: skip
+def test_values_that_no_configuration_has_are_refused(
+    place: tuple[str | int, ...], wrong: list[object], tmp_path: Path
+) -> None:
+    for value in wrong:
+        path = written(tmp_path, finetune={"epochs": 2, "lr": 0.5})
+        values = part = json.loads(path.read_text())
+        for key in place[:-1]:
+            part = part[key]
+        part[place[-1]] = value
+        path.write_text(json.dumps(values))
+        with pytest.raises(
+            ArtefactError, match=r"config\.json: not a configuration of this version \(.*; use the config\.json"
+        ):
+            read_configuration(path)
+
+
+def test_json_without_an_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    with pytest.raises(ArtefactError, match=r"deep\.json: not JSON \("):
+        read_configuration(tmp_path / "deep.json")

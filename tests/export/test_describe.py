@@ -5,9 +5,11 @@ from __future__ import annotations
 import onnx
 import pytest
 from exported import REUSED, Reused
+from small_onnx import NetWriter
 
 from lcnn_compress import api
 from lcnn_compress.compression.settings import CompressSettings
+from lcnn_compress.errors import ArtefactError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -25,3 +27,22 @@ def test_a_file_tells_the_shapes_of_every_kind(tmp_path):
     told = api.describe_onnx(tmp_path / "model.onnx")
     assert told.facts["layers without a node of their name"] == "stem"
     assert [row["name"] for row in told.layers] == ["head", "thin", "last"]
+
+
+@pytest.mark.parametrize("key", ["lcnn.layers", "lcnn.input_shape"])
+def test_a_file_with_metadata_of_anything_is_refused(key, tmp_path):
+    model = NetWriter(True, True).model("n")
+    next(entry for entry in model.metadata_props if entry.key == key).value = '[{"name": 3}]'
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(ArtefactError, match=f"^model.onnx: metadata '{key}' cannot be read"):
+        api.describe_onnx(tmp_path / "model.onnx")
+
+
+def test_a_row_whose_node_is_not_one_of_a_layer_is_left_out(tmp_path):
+    model = NetWriter(False, False).model("n")
+    nodes = {node.name: node for node in model.graph.node}
+    nodes["stem"].name = "other"
+    next(node for node in model.graph.node if node.op_type == "Relu").name = "stem"
+    onnx.save(model, tmp_path / "model.onnx")
+    told = api.describe_onnx(tmp_path / "model.onnx")
+    assert told.facts["layers without a node of their name"] == "stem"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import pickle
 import signal
 import threading
 from pathlib import Path
@@ -25,7 +27,13 @@ from training_cases import (
 )
 
 from lcnn_compress.errors import ArtefactError, FileError, SettingsError
-from lcnn_compress.train.checkpoint import CheckpointFile, deferred_interrupts, read_checkpoint, write_checkpoint
+from lcnn_compress.train.checkpoint import (
+    CHECKPOINT_MAGIC,
+    CheckpointFile,
+    deferred_interrupts,
+    read_checkpoint,
+    write_checkpoint,
+)
 from lcnn_compress.train.loop import Goal, Training, finetune
 from lcnn_compress.train.recipe import Recipe
 
@@ -84,6 +92,34 @@ def test_checkpoint_without_a_part(tmp_path: Path, part: str) -> None:
     del state[part]
     with pytest.raises(ArtefactError, match=rf"training.ckpt: incomplete checkpoint \('{part}'\)"):
         training.load(state, path)
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong"),
+    [
+        ("step", [True, -1, 10**6, 1.0, float("nan"), "3", None]), ("loss_sum", [True, float("nan"), "3", None]),
+        ("losses", [3, [True], [float("inf")], ["a"]]), ("stopped", [1, None, "no"]),
+        ("averages", [3, {}, {"0.bias": torch.zeros(1)}, {"other": torch.zeros(3)}]), ("rng", [3, torch.zeros(3)]),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_of_anything_is_refused(tmp_path: Path, part: str, wrong: list[object]) -> None:
+    path = tmp_path / "training.ckpt"
+    chosen = recipe(epochs=1, average=0.5)
+    goal = Goal(TARGETS)
+    finetune(lookup_net(), dense_net(), examples(), chosen, goal=goal, checkpoint=CheckpointFile(path))
+    state = read_checkpoint(path)
+    for value in wrong:
+        training = Training(lookup_net(), chosen, 40, teacher=dense_net(), nonzeros=TARGETS)
+        with pytest.raises(ArtefactError, match=r"training.ckpt: incomplete checkpoint \("):
+            training.load({**state, part: value}, path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04.", b"PK\x03\x04" + bytes(60), pickle.dumps([print]), pickle.dumps(3)])
+def test_a_checkpoint_of_other_bytes_with_the_right_hash_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "training.ckpt"
+    path.write_bytes(CHECKPOINT_MAGIC + hashlib.sha256(content).digest() + content)
+    with pytest.raises(ArtefactError, match=r"training.ckpt: incomplete checkpoint \("):
+        resume(path)
 
 
 def test_checkpoint_of_something_else(tmp_path: Path) -> None:
