@@ -18,9 +18,9 @@ _REPEATS = (aten.view.default, aten.expand.default, aten.reshape.default, aten._
 
 
 def respell(net: fx.GraphModule) -> None:
-    """Undo decompositions of linear layers and batch norms, and write out batch norms that use statistics of the batch.
+    """Undo decompositions of linear layers and batch norms, and write out what ONNX or a torch.nn module is not.
 
-    The last are not what torch.nn.BatchNorm2d is in evaluation mode, which has stored statistics and can be folded.
+    Batch norms that use statistics of the batch are not what torch.nn.BatchNorm2d is in evaluation mode, which has stored statistics and can be folded.
     """
     for node in list(net.graph.nodes):
         match node.target:
@@ -31,6 +31,9 @@ def respell(net: fx.GraphModule) -> None:
             case aten._native_batch_norm_legit_no_training.default:
                 for user in [user for user in node.users if user.target is getitem and user.args[1] == 0]:
                     _replace(net, user, aten.batch_norm.default, (*node.args[:5], False, *node.args[5:7], False))
+            case aten.rrelu.default:  # in evaluation mode: programs that draw numbers are refused
+                slopes = node.args[1:3] if len(node.args) > 2 else (1 / 8, 1 / 3)
+                _replace(net, node, aten.leaky_relu.default, (node.args[0], sum(slopes) / 2))
             case aten.batch_norm.default if node.args[5]:
                 _write_out(net, node)
     net.graph.eliminate_dead_code()

@@ -14,7 +14,7 @@ from torch import fx
 
 # What separates or ends names elsewhere: a quote ends a text, a slash a layer's name in a file, the rest acts on terminals.
 _FOREIGN = re.compile(r"[\"'\\/\[\]{}`]|\s")
-_RESERVED = frozenset({*dir(fx.GraphModule), *vars(fx.GraphModule({}, fx.Graph())), *keyword.kwlist, "self", "input"})
+_RESERVED = frozenset({*dir(fx.GraphModule), *vars(fx.GraphModule({}, fx.Graph())), *keyword.kwlist, "self"})
 MAX_PART = 200
 
 

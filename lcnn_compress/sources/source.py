@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor, fx, nn
 
 from lcnn_compress.artefact.artefact import Artefact
@@ -125,9 +126,9 @@ def _check_kept(net: fx.GraphModule, shape: tuple[int, ...], name: str) -> None:
     """
     graph, tensors = to_json(net)
     try:
-        twin = from_json(json.loads(json.dumps(graph)), tensors, name)
-    except ArtefactError as error:
-        raise ModelError(f"{name}: an artefact would not keep the net: {error.__cause__}") from error
+        twin = from_json(json.loads(json.dumps(graph)), load(save(tensors)), name)
+    except (ArtefactError, KeyError) as error:  # safetensors raises the type it does not know as a KeyError
+        raise ModelError(f"{name}: an artefact would not keep the net: {error.__cause__ or error}") from error
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     try:
         wanted = as_arrays(net(x.clone()))

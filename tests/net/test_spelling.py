@@ -64,3 +64,10 @@ def test_batch_norms_of_the_batchs_own_statistics_keep_them(kind: str) -> None:
     fold_batch_norms(net)
     for x in (X, torch.rand(3, 3, 9, 14) * 5):
         torch.testing.assert_close(net(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_random_slopes_are_their_mean_in_evaluation_mode() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.RReLU(0.1, 0.5)).eval()
+    net = capture(model, X)
+    assert not any("rrelu" in str(node.target) for node in net.graph.nodes)
+    torch.testing.assert_close(net(X), model(X))

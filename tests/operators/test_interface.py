@@ -14,7 +14,7 @@ def test_outputs_have_the_keys_as_names() -> None:
     assert output_names([()]) == ("output",)
     assert output_names([(), (), ()]) == ("output", "output_1", "output_2")
     assert output_names([("scores",), ("aux", "scores"), ("aux", "")]) == ("scores", "aux_scores", "aux")
-    assert output_names([("input",), ("a/b",), ("a_b",), ('x"y',)]) == ("input_", "a_b", "a_b_1", "x_y")
+    assert output_names([("input",), ("a/b",), ("a_b",), ('x"y',)]) == ("input_1", "a_b", "a_b_1", "x_y")
 
 
 def test_copies_of_a_net_and_of_its_graph_keep_the_interface() -> None:

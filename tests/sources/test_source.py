@@ -134,3 +134,17 @@ def test_an_artefact_runs_no_code_that_it_names(tmp_path: Path, monkeypatch: pyt
     found = find_dense(artefact, tmp_path / "net.lcnn")
     assert "only `trust_pickle` runs" in str(found)
     assert not (tmp_path / "mark").exists()
+
+
+def test_what_an_artefact_cannot_keep_is_refused_when_the_model_is_opened() -> None:
+    class Rotating(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.register_buffer("turn", torch.ones(1, dtype=torch.complex128))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.conv(x) * self.turn).real.float()
+
+    with pytest.raises(ModelError, match=r"Rotating: an artefact would not keep the net: torch\.complex128"):
+        open_source(Rotating(), (1, 3, 8, 8))
