@@ -8,7 +8,6 @@ state of torch and the modes of modules as they were (``net/ordinary.py``); call
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -43,7 +42,7 @@ from lcnn_compress.export.export_settings import ExportSettings
 from lcnn_compress.export.rewrite import dense_form
 from lcnn_compress.export.to_onnx import export_onnx as export_net
 from lcnn_compress.export.to_onnx import to_onnx
-from lcnn_compress.files import write_atomically
+from lcnn_compress.files import temporary_folder, write_atomically
 from lcnn_compress.net.ordinary import of_ordinary_tensors, ordinary
 from lcnn_compress.operators.interface import interface_of
 from lcnn_compress.progress import Progress, silent
@@ -346,12 +345,12 @@ def bench(
         SettingsError: the files are not forms of one net, or a batch does not fit.
     """
     lookup, settings = Path(lookup), settings or BenchSettings()
-    with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
-        file, against, named, notes = lookup, Path(folder) / "dense.onnx", "dense form of the same file", []
+    with temporary_folder() as folder:
+        file, against, named, notes = lookup, folder / "dense.onnx", "dense form of the same file", []
         if lookup.suffix != ".onnx":
             artefact, file = load(lookup), lookup / "model.onnx"
             if not file.is_file():
-                file = Path(folder) / "lookup.onnx"
+                file = folder / "lookup.onnx"
                 export_onnx(artefact, file)
             source = find_dense(artefact, lookup, trust_pickle) if dense is None else None
             if isinstance(source, Source):
@@ -363,7 +362,7 @@ def bench(
             against, named = Path(dense), str(dense)
         elif not against.exists():
             write_dense_form(file, against)
-        shown = lookup if file.parent == Path(folder) else file
+        shown = lookup if file.parent == folder else file
         return asdict(compare(against, file, settings)) | {"dense_source": named, "lookup_source": str(shown), "notes": notes}
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import hashlib
 import os
+import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -82,6 +85,62 @@ def directory_atomically(path: Path) -> Iterator[Path]:
         raise _not_written(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # this is the old folder after a swap, else the failed one
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield an empty folder for temporary files, gone after the block; so are those that killed processes of ours have left.
+
+    Raises:
+        FileError: no folder can be made.
+    """
+    try:
+        place = Path(tempfile.gettempdir())
+        folder = Path(tempfile.mkdtemp(prefix=f"lcnn-{os.getpid()}-", dir=place))
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        reason = error.strerror or error
+        raise FileError(f"temporary files cannot be written: {reason}; set TMPDIR to a folder you may write to") from error
+    try:
+        # The lock goes with the process, however it ends: another container has other numbers of processes. Some file systems
+        # have no locks.
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        for left in place.glob("lcnn-*"):
+            _remove_if_left(left)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def _remove_if_left(folder: Path) -> None:
+    """Delete a temporary folder of this user whose process is dead; what only has such a name, or is a link, stays."""
+    named = re.fullmatch(r"lcnn-([0-9]{1,10})-\w+", folder.name)
+    if named is None or _is_alive(int(named[1])):
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:  # gone, of somebody else, or no folder
+        return
+    try:
+        if os.fstat(handle).st_uid == os.getuid():
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError:  # the lock is held: it is in use in another container
+        return
+    finally:
+        os.close(handle)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def sha256_of(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -16,7 +17,7 @@ import pytest
 
 from lcnn_compress import files
 from lcnn_compress.errors import FileError
-from lcnn_compress.files import _swap_in_steps, directory_atomically, sha256_of, write_atomically
+from lcnn_compress.files import _swap_in_steps, directory_atomically, sha256_of, temporary_folder, write_atomically
 
 
 def run_child(code: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -263,3 +264,91 @@ def test_sha256(tmp_path: Path) -> None:
     assert sha256_of(path) == hashlib.sha256(content).hexdigest()
     with pytest.raises(FileError, match=r"none\.bin: cannot be read: No such file or directory"):
         sha256_of(tmp_path / "none.bin")
+
+
+# Temporary folders
+
+IN_USE = """
+import sys
+from lcnn_compress.files import temporary_folder
+with temporary_folder() as folder:
+    (folder / "big").write_bytes(b"x")
+    print("half", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return tmp_path
+
+
+def test_a_temporary_folder_is_gone_after_its_block(place: Path) -> None:
+    def fails() -> None:
+        with temporary_folder() as folder:
+            assert folder.parent == place
+            (folder / "a").mkdir()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
+    assert names(place) == []
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_one(place: Path) -> None:
+    kill_in_the_middle(IN_USE, place)
+    (left,) = names(place)
+    with run_child(IN_USE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"half\n"
+        (used,) = names(place)
+        assert used != left
+        with temporary_folder():
+            assert used in names(place)  # it is in use
+        child.kill()
+    with temporary_folder() as folder:
+        assert names(place) == [folder.name]
+
+
+def dead_process() -> int:
+    with subprocess.Popen(["true"]) as child:
+        child.wait()
+    return child.pid
+
+
+def test_only_our_folders_are_removed(place: Path) -> None:
+    dead, outside = dead_process(), place / "outside"
+    outside.mkdir()
+    (outside / "mine").write_bytes(b"x")
+    (place / f"lcnn-{dead}-link").symlink_to(outside)
+    (place / f"lcnn-{dead}-file").write_bytes(b"x")
+    kept = [f"lcnn-{dead}", f"lcnn-{dead}-a.b", "lcnn-mine", f"lcnn-x{dead}-a", f"xlcnn-{dead}-a", f"lcnn-{2**40}-a"]
+    for name in (*kept, f"lcnn-{dead}-a"):
+        (place / name).mkdir()
+    (place / f"lcnn-{dead}-a" / "link").symlink_to(outside)
+    before = names(place)
+    with temporary_folder():
+        pass
+    assert names(place) == [name for name in before if name != f"lcnn-{dead}-a"]
+    assert names(outside) == ["mine"]
+
+
+def test_a_folder_that_is_locked_is_in_use_whatever_its_number_says(place: Path) -> None:
+    folder = place / f"lcnn-{dead_process()}-a"
+    folder.mkdir()
+    handle = os.open(folder, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with temporary_folder():
+        assert folder.is_dir()
+    os.close(handle)
+    with temporary_folder():
+        assert not folder.exists()
+
+
+def test_no_place_for_temporary_files_is_a_file_error(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(place / "none"))
+    with pytest.raises(FileError, match="temporary files cannot be written: No such file or directory; set TMPDIR to a folder"):
+        temporary_folder().__enter__()

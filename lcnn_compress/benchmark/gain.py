@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from lcnn_compress.benchmark.profile import PROFILE_ROUNDS, PROFILE_RUNS, PROFILE_WARMUP, Profile, least_medians
 from lcnn_compress.benchmark.timing import RunOnce, open_net, time_in_turn
+from lcnn_compress.files import temporary_folder
 from lcnn_compress.progress import Progress, silent
 
 # The counted runs of a session take about this long together, and the uncounted run before each of them as long again.
@@ -72,8 +72,8 @@ def measure_gain(
         progress("measuring", done, total)
         sessions.append(_medians_in_turn((dense, lookup), plan.threads, plan.seed, timer))
     dense_ms, lookup_ms = sorted(sessions, key=lambda pair: pair[0] / pair[1])[GAIN_SESSIONS // 2]
-    with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
-        profiles = [Profile(path, plan.threads, plan.seed, Path(folder)) for path in (dense, lookup)]
+    with temporary_folder() as folder:
+        profiles = [Profile(path, plan.threads, plan.seed, folder) for path in (dense, lookup)]
         for done in range(plan.rounds):
             progress("measuring", GAIN_SESSIONS + done, total)
             for profile in profiles:

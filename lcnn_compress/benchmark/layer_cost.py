@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -28,7 +27,7 @@ from lcnn_compress import runtime
 from lcnn_compress.benchmark.profile import layer_times
 from lcnn_compress.errors import FileError
 from lcnn_compress.export.rewrite import matrix_product, split_full
-from lcnn_compress.files import sha256_of, write_atomically
+from lcnn_compress.files import sha256_of, temporary_folder, write_atomically
 from lcnn_compress.forms.kinds import LOOKUP, SPARSE, settled
 from lcnn_compress.machine import machine
 from lcnn_compress.operators.common import DOMAIN, OP_VERSION, OPSET
@@ -137,8 +136,8 @@ def measure_forms(shape: Shape, forms: Sequence[Form], threads: int) -> dict[For
     """Time all forms of a shape in turn; return the ms of each, the least of the medians of several rounds."""
     macs = shape.batch * sum(_macs(shape, form) for form in forms)
     runs = int(np.clip(FORM_ROUND_MS * MACS_PER_MS / max(1, macs), *FORM_RUNS))
-    with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
-        path = Path(folder) / "forms.onnx"
+    with temporary_folder() as folder:
+        path = folder / "forms.onnx"
         write_atomically(path, forms_model(shape, forms).SerializeToString())
         times = layer_times(path, threads=threads, runs=runs, rounds=FORM_ROUNDS)
     return {form: max(times[str(i)], RESOLUTION_MS) for i, form in enumerate(forms)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from lcnn_compress import runtime
 from lcnn_compress.benchmark.node_layers import add_inlined, add_layout_changes, layers_of_events
 from lcnn_compress.benchmark.timing import open_net, random_input, read_onnx, session_options, time_in_turn
+from lcnn_compress.files import temporary_folder
 from lcnn_compress.operators.common import layer_name
 from lcnn_compress.operators.lookup_conv import LAYER_OPS
 
@@ -71,8 +71,8 @@ def layer_times(
     Raises:
         ArtefactError, FileError: the file is damaged or missing.
     """
-    with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
-        profile = Profile(model, threads, seed, Path(folder), native)
+    with temporary_folder() as folder:
+        profile = Profile(model, threads, seed, folder, native)
         for _ in range(rounds):
             profile.run(PROFILE_WARMUP + runs)
         return least_medians(profile.finish(), rounds)

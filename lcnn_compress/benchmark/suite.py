@@ -7,7 +7,6 @@ turn.
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -31,7 +30,7 @@ from lcnn_compress.benchmark.engines import (
 from lcnn_compress.benchmark.suite_cases import PAPER, Coding, Net, Setting, code_layers, density_of, synthetic_lookup
 from lcnn_compress.export.export_settings import ExportSettings
 from lcnn_compress.export.to_onnx import export_onnx, to_onnx
-from lcnn_compress.files import write_atomically
+from lcnn_compress.files import temporary_folder, write_atomically
 from lcnn_compress.forms.storage import round_factors
 from lcnn_compress.machine import Machine, int8_extensions, machine
 from lcnn_compress.net.capture import capture
@@ -145,9 +144,9 @@ def run_suite(
     layer_rows: list[SuiteLayer] = []
     notes = _notes_on_engines(openvino)
     for net in dict.fromkeys(case.net for case in cases):
-        with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
+        with temporary_folder() as folder:
             chosen = [case for case in cases if case.net == net]
-            measured = _NetFiles(chosen, Path(folder), settings, progress, openvino)
+            measured = _NetFiles(chosen, folder, settings, progress, openvino)
             rows += measured.rows()
             layer_rows += measured.layer_rows()
             notes += measured.notes()

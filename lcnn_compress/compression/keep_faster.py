@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,7 +19,7 @@ from lcnn_compress.compression.settings import CompressSettings, LayerPlan
 from lcnn_compress.export.rewrite import dense_form
 from lcnn_compress.export.template import with_factors
 from lcnn_compress.export.to_onnx import only_timed, to_onnx
-from lcnn_compress.files import write_atomically
+from lcnn_compress.files import temporary_folder, write_atomically
 from lcnn_compress.forms.kinds import DENSE
 from lcnn_compress.net.edit import finished
 from lcnn_compress.progress import Progress, silent
@@ -75,8 +74,8 @@ class Timing:
 
     @contextmanager
     def _written(self, first: onnx.ModelProto, second: onnx.ModelProto) -> Iterator[tuple[Path, Path]]:
-        with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
-            paths = Path(folder) / "first.onnx", Path(folder) / "second.onnx"
+        with temporary_folder() as folder:
+            paths = folder / "first.onnx", folder / "second.onnx"
             for path, model in zip(paths, (first, second), strict=True):
                 write_atomically(path, model.SerializeToString())
             yield paths

@@ -18,9 +18,10 @@ _REPEATS = (aten.view.default, aten.expand.default, aten.reshape.default, aten._
 
 
 def respell(net: fx.GraphModule) -> None:
-    """Undo decompositions of linear layers and batch norms, and write out what ONNX or a torch.nn module is not.
+    """Undo decompositions of linear layers and batch norms, and write out what is not what a torch.nn module does.
 
-    Batch norms that use statistics of the batch are not what torch.nn.BatchNorm2d is in evaluation mode, which has stored statistics and can be folded.
+    Batch norms that use statistics of the batch are not torch.nn.BatchNorm2d in evaluation mode, which has stored ones and can
+    be folded.
     """
     for node in list(net.graph.nodes):
         match node.target:

@@ -7,7 +7,6 @@ tells by how much, so that a second or third allocation meets the target.
 from __future__ import annotations
 
 import math
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import numpy as np
 from lcnn_compress.benchmark.gain import Gain, TimingPlan
 from lcnn_compress.benchmark.profile import OTHER, runs_for
 from lcnn_compress.errors import SettingsError
-from lcnn_compress.files import write_atomically
+from lcnn_compress.files import temporary_folder, write_atomically
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.search.budget_report import SizeRound, TimeRound
 from lcnn_compress.search.problem import Choice, Problem
@@ -87,8 +86,8 @@ def _fit_time(problem: Problem, target: Target, progress: Progress) -> Fit:
     notes: list[TimeRound] = []
     dense_ms = problem.dense_ms
     assert dense_ms is not None
-    with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
-        dense = Path(folder) / "dense.onnx"
+    with temporary_folder() as folder:
+        dense = folder / "dense.onnx"
         write_atomically(dense, problem.model(problem.stay_dense()).SerializeToString())
         for _ in range(MAX_ROUNDS):
             # The fastest choice is measured before the target is given up.

@@ -6,7 +6,6 @@ layers' effects. Both are predictions, which ``meet_target`` holds against the b
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from lcnn_compress.compression.settings import CompressSettings, LayerPlan
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export.template import with_factors
 from lcnn_compress.export.to_onnx import only_timed, to_onnx
-from lcnn_compress.files import write_atomically
+from lcnn_compress.files import temporary_folder, write_atomically
 from lcnn_compress.forms.kinds import LOOKUP
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.edit import finished, fold_batch_norms, with_lookups
@@ -283,8 +282,8 @@ def _dense_times(captured: Captured, template: onnx.ModelProto, threads: int, ti
     """Time the dense net and its layers."""
     progress("measuring", 0, 1)
     model = with_factors(template, finished(captured.net, "float32"), "float32")
-    with tempfile.TemporaryDirectory(prefix="lcnn-") as folder:
-        path = Path(folder) / "dense.onnx"
+    with temporary_folder() as folder:
+        path = folder / "dense.onnx"
         write_atomically(path, model.SerializeToString())
         measured = timers.net_times(path, threads=threads)
     progress("measuring", 1, 1)
