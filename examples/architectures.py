@@ -18,25 +18,24 @@ from torch.nn import functional
 _BY_SIDE = {
     64: """
         timm: test_byobnet test_convnext test_convnext2 test_efficientnet test_efficientnet_gn test_efficientnet_evos test_nfnet
-        test_mambaout test_resnet resnet10t resnetblur18 seresnet18 skresnet18 resnest14d resnetv2_18 legacy_seresnet18
-        mobilenetv3_small_050 tf_mobilenetv3_small_minimal_100 lcnet_035 mobilenetv2_035 mnasnet_small tf_efficientnet_lite0
-        tf_mixnet_s tinynet_e mobilenetv4_conv_small_035 fbnetc_100 starnet_s050 dla46x_c edgenext_xx_small mobilevit_xxs
-        mobilevitv2_050 mobileone_s0 repvgg_a0 ese_vovnet19b_slim_dw repghostnet_050 ghostnet_050 ghostnetv2_100 ghostnetv3_050
-        regnetx_002 regnety_002 regnetz_005 cspnext_tiny cs3darknet_focus_s iformer_t efficientvit_b0 pvt_v2_b0 fasternet_t0
-        fastvit_t8 lcnetv2_small inception_next_atto rexnet_100 repvit_m0_9 hgnetv2_b0 shvit_s1 efficientvim_m1 cpubone_nano
-        poolformerv2_s12 hrnet_w18_small dpn48b nf_regnet_b0 gernet_s gcresnext26ts
+        test_mambaout test_resnet resnet10t seresnet18 skresnet18 resnest14d resnetv2_18 efficientvit_b0 dla46x_c
+        tf_mobilenetv3_small_minimal_100 lcnet_035 mobilenetv2_035 tf_efficientnet_lite0 tf_mixnet_s mobilenetv4_conv_small_035
+        starnet_s050 edgenext_xx_small mobilevit_xxs mobilevitv2_050 mobileone_s0 repvgg_a0 ese_vovnet19b_slim_dw ghostnet_050
+        ghostnetv3_050 regnetx_002 regnety_002 regnetz_005 cspnext_tiny cs3darknet_focus_s iformer_t pvt_v2_b0 fasternet_t0
+        fastvit_t8 inception_next_atto rexnet_100 repvit_m0_9 hgnetv2_b0 shvit_s1 efficientvim_m1 cpubone_nano poolformerv2_s12
+        hrnet_w18_small dpn48b nf_regnet_b0
         torchvision: alexnet squeezenet1_1 shufflenet_v2_x0_5 mobilenet_v2 mobilenet_v3_small mnasnet0_5 googlenet resnet18
-        regnet_y_400mf densenet121 efficientnet_b0 swin_t lraspp_mobilenet_v3_large deeplabv3_mobilenet_v3_large
+        densenet121 efficientnet_b0 swin_t lraspp_mobilenet_v3_large deeplabv3_mobilenet_v3_large
     """,
     96: "torchvision: inception_v3",
     128: "timm: csatv2",
     160: "timm: test_vit test_vit_relpos test_coatnet test_maxvit",
     224: """
-        timm: vit_tiny_patch16_224 deit_tiny_distilled_patch16_224 xcit_nano_12_p16_224 levit_128s efficientformerv2_s0
-        efficientvit_m0 swiftformer_xs pit_ti_224 coat_lite_tiny convit_tiny gmlp_ti16_224 visformer_tiny
+        timm: vit_tiny_patch16_224 xcit_nano_12_p16_224 levit_128s efficientformerv2_s0 efficientvit_m0 swiftformer_xs
+        pit_ti_224 coat_lite_tiny convit_tiny gmlp_ti16_224 visformer_tiny
     """,
     240: "timm: crossvit_tiny_240",
-    256: "timm: botnet26t_256 lambda_resnet26t halonet26t bat_resnext26ts",
+    256: "timm: botnet26t_256 lambda_resnet26t halonet26t",
 }
 
 

@@ -51,7 +51,7 @@ from lcnn_compress import api, runtime
 from lcnn_compress.errors import LcnnError
 
 SEED = 0
-# Of the standard deviation of the net's answers from image to image; float32 alone makes up to a fifth of it.
+# Of the standard deviation of the net's answers from image to image; float32 alone makes up to an eighth of it.
 TOLERANCE = 5e-3
 LATEST_REFUSAL = 30.0  # seconds from the call on
 EXACT = api.CompressSettings(

@@ -33,13 +33,17 @@ FATAL_ONLY = 4
 _UNKNOWN_OPERATOR = "is not a registered function/op"
 _LENDING = threading.Lock()
 
-# ONNX Runtime has no common base class of its own errors.
-ORT_ERRORS: tuple[type[Exception], ...] = tuple(
-    getattr(ort_state, name)
-    for name in (
-        "EPFail", "EngineError", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NoSuchFile",
-        "NotImplemented", "RuntimeException",
-    )
+# ONNX Runtime has no common base class of its own errors. One whose message quotes bytes of a damaged file that are no text
+# arrives as an error of decoding it.
+ORT_ERRORS: tuple[type[Exception], ...] = (
+    UnicodeDecodeError,
+    *(
+        getattr(ort_state, name)
+        for name in (
+            "EPFail", "EngineError", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NoSuchFile",
+            "NotImplemented", "RuntimeException",
+        )
+    ),
 )  # fmt: skip
 
 
@@ -115,7 +119,8 @@ def session(
 def _opened(model: str | Path | bytes, name: str, options: ort.SessionOptions, *, has_library: bool) -> ort.InferenceSession:
     source = model if isinstance(model, bytes) else str(model)
     try:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        # A fallback would be the same provider again, announced on the standard output.
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except ORT_ERRORS as error:
         if not has_library and f"{DOMAIN}:" in str(error) and _UNKNOWN_OPERATOR in str(error):
             raise MissingError(f"{name}: has no function body, so it needs the native library; {HOW_TO_GET}") from error

@@ -9,12 +9,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from command_line import child, needs_library
 from onnx import TensorProto, helper, numpy_helper
+from small_onnx import NetWriter
 
 from lcnn_compress import runtime
 from lcnn_compress.errors import ArtefactError, FileError, MissingError, SettingsError
@@ -140,17 +143,19 @@ def damaged_files() -> dict[str, bytes]:
         "text": b"hello, this is no model",
         "half": half,
         "edited": model.SerializeToString(),
+        "no text": model.SerializeToString().replace(b"nowhere", b"n\xe2where"),  # ONNX Runtime quotes it
     }
 
 
-@pytest.mark.parametrize("kind", ["empty", "text", "half", "edited"])
-def test_a_damaged_file_is_refused_with_its_name(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["empty", "text", "half", "edited", "no text"])
+def test_a_damaged_file_is_refused_with_its_name(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / f"{kind}.onnx"
     path.write_bytes(damaged_files()[kind])
     with pytest.raises(ArtefactError, match=rf"^{kind}.onnx: ONNX Runtime .* refuses it: .*; the file is damaged") as caught:
         runtime.session(path, native=False)
     assert "[ONNXRuntimeError]" not in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert capfd.readouterr().out == ""
 
 
 def test_the_domain_is_found_across_block_borders(tmp_path: Path) -> None:
@@ -255,3 +260,174 @@ def test_threads_may_share_options(library: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: result(runtime.session(data, options=options, threads=1)), range(16)))
     assert answers == [EXPECTED] * 16
+
+
+# Many at once, many times, and files that are damaged anywhere
+
+
+def lookup_net(folder: Path) -> tuple[Path, list[np.ndarray[Any, Any]], list[np.ndarray[Any, Any]]]:
+    """A net with lookups, inputs of several sizes, and the results of a session that nothing disturbs."""
+    path = folder / "net.onnx"
+    model = NetWriter(True, True).model("n")
+    for dim, name in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], ("h", "w"), strict=True):
+        dim.dim_param = name
+    onnx.save(model, path)
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal((n, 3, h, w), np.float32) for n, h, w in ((1, 8, 8), (3, 8, 8), (2, 17, 5), (1, 30, 31))]
+    session = runtime.session(path, threads=1)
+    return path, inputs, [session.run(None, {"x": x})[0] for x in inputs]
+
+
+@needs_library
+@pytest.mark.parametrize("workers", [1, 2, 8])
+def test_threads_use_one_session(workers: int, tmp_path: Path) -> None:
+    path, inputs, wanted = lookup_net(tmp_path)
+    session = runtime.session(path, threads=workers)
+
+    def work(number: int) -> bool:
+        at = number % len(inputs)
+        return np.array_equal(session.run(None, {"x": inputs[at]})[0], wanted[at])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(400)))
+
+
+@needs_library
+def test_sessions_are_opened_at_once(tmp_path: Path) -> None:
+    path, inputs, wanted = lookup_net(tmp_path)
+
+    def work(_: int) -> bool:
+        return np.array_equal(runtime.session(path, threads=1).run(None, {"x": inputs[2]})[0], wanted[2])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(40)))
+
+
+@needs_library
+def test_inputs_lie_anywhere_and_results_go_where_they_are_told(tmp_path: Path) -> None:
+    path, inputs, wanted = lookup_net(tmp_path)
+    session = runtime.session(path)
+    for x, y in zip(inputs, wanted, strict=True):
+        shifted = np.frombuffer(b"abc" + x.tobytes() + b"d", np.uint8)[3:-1].view(np.float32).reshape(x.shape)
+        assert not shifted.flags.aligned
+        wide = np.empty((*x.shape[:3], 2 * x.shape[3]), np.float32)
+        wide[..., ::2] = x
+        for given in (shifted, wide[..., ::2], np.asfortranarray(x)):
+            np.testing.assert_array_equal(session.run(None, {"x": given})[0], y)
+        binding = session.io_binding()
+        binding.bind_cpu_input("x", x)
+        place = ort.OrtValue.ortvalue_from_numpy(np.full_like(y, np.nan))
+        binding.bind_ortvalue_output("y", place)
+        session.run_with_iobinding(binding)
+        np.testing.assert_array_equal(place.numpy(), y)
+
+
+@needs_library
+def test_an_optimised_file_gives_the_same(tmp_path: Path) -> None:
+    path, inputs, wanted = lookup_net(tmp_path)
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    runtime.session(path, options=options)
+    again = runtime.session(tmp_path / "optimised.onnx")
+    for x, y in zip(inputs, wanted, strict=True):
+        np.testing.assert_array_equal(again.run(None, {"x": x})[0], y)
+
+
+FORKED = """
+import os, sys
+import numpy as np
+from lcnn_compress import runtime
+x = np.ones((2, 3, 8, 8), np.float32)
+first = runtime.session("net.onnx", threads=2).run(None, {"x": x})[0]
+child = os.fork()
+if child == 0:
+    same = np.array_equal(runtime.session("net.onnx", threads=2).run(None, {"x": x})[0], first)
+    os._exit(0 if same else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@needs_library
+def test_a_forked_child_opens_sessions_of_its_own(tmp_path: Path) -> None:
+    lookup_net(tmp_path)
+    assert child("-c", FORKED, cwd=tmp_path).stdout.split() == ["0"]
+
+
+# How much the memory of the process grows, in bytes, after the first of ``times`` runs of a piece of work.
+GROWTH = """
+import sys
+import numpy as np, onnx
+from lcnn_compress import runtime
+from lcnn_compress.errors import LcnnError
+data, rng = open("net.onnx", "rb").read(), np.random.default_rng(0)
+session = runtime.session("net.onnx", threads=2)
+
+def opened():
+    runtime.session(data, threads=2).run(None, {"x": np.ones((1, 3, 8, 8), np.float32)})
+
+def refused():
+    broken = bytearray(data)
+    broken[len(data) // 3 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 3)
+    try:
+        runtime.session(bytes(broken))
+    except LcnnError:
+        return
+    raise AssertionError
+
+def sizes():
+    n, h, w = map(int, rng.integers(1, [3, 40, 40]))
+    session.run(None, {"x": np.ones((n, 3, h, w), np.float32)})
+
+def resident():
+    return 4096 * int(open("/proc/self/statm").read().split()[1])
+
+work, times = globals()[sys.argv[1]], int(sys.argv[2])
+for _ in range(times):
+    work()
+before = resident()
+for _ in range(times):
+    work()
+print(resident() - before)
+"""
+
+
+@needs_library
+@pytest.mark.parametrize(("work", "times"), [("opened", 100), ("refused", 100), ("sizes", 1000)])
+def test_memory_does_not_grow(work: str, times: int, tmp_path: Path) -> None:
+    lookup_net(tmp_path)
+    grown = int(child("-c", GROWTH, work, times, cwd=tmp_path).stdout)
+    # A session of this net holds 2 MB and more, and a plan for a size some tens of KB.
+    assert grown < 16 << 20
+
+
+DAMAGED = """
+import sys
+import numpy as np
+from lcnn_compress import runtime
+from lcnn_compress.errors import LcnnError
+data, rng = open("net.onnx", "rb").read(), np.random.default_rng(int(sys.argv[1]))
+refused = ran = 0
+for number in range(150):
+    broken = bytearray(data)
+    if number % 3 == 0:
+        del broken[int(rng.integers(len(data))):]
+    for _ in range(int(rng.integers(1, 4)) if broken else 0):
+        broken[int(rng.integers(len(broken)))] ^= 1 << int(rng.integers(8))
+    try:
+        session = runtime.session(bytes(broken), threads=1)
+        session.run(None, {session.get_inputs()[0].name: np.ones((1, 3, 8, 8), np.float32)})
+        ran += 1
+    except (LcnnError, *runtime.ORT_ERRORS):
+        refused += 1
+print(refused, ran)
+"""
+
+
+@needs_library
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 12))])
+def test_bytes_that_are_lost_or_changed_never_end_the_process(seed: int, tmp_path: Path) -> None:
+    """Most bytes are weights, which may have any value."""
+    lookup_net(tmp_path)
+    refused, ran = map(int, child("-c", DAMAGED, seed, cwd=tmp_path).stdout.split())
+    assert refused + ran == 150
+    assert refused >= 50

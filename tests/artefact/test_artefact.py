@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from cases import small_net
+from command_line import PACKAGE_PARENT, child, plain_net, same_bytes
 from flattened import flattened_artefact, planes
 from torch import nn
 
@@ -231,3 +237,47 @@ def test_an_artefact_can_be_compressed_no_further_and_says_so(made):
 
     found = layers(made[0].net, torch.zeros(1, 3, 16, 16))
     assert {layer.obstacle for layer in found if layer.name.startswith("conv")} == {"already a lookup convolution"}
+
+
+def test_bytes_that_are_lost_or_changed_anywhere_never_give_another_net(made, copied):
+    """The manifest holds hashes of all that makes the net; what else it says, and the report, may change unseen."""
+    rng, x = np.random.default_rng(19), torch.randn(2, 3, 16, 16)
+    wanted, refused = made[0].net(x), 0
+    for number in range(150):
+        file = copied / (*STABLE, "report.json")[number % 5]
+        whole = file.read_bytes()
+        broken = bytearray(whole)
+        for _ in range(int(rng.integers(1, 4))):
+            broken[int(rng.integers(len(whole)))] ^= 1 << int(rng.integers(8))
+        file.write_bytes(broken[: int(rng.integers(len(whole)))] if number % 2 else broken)
+        try:
+            assert torch.equal(load_artefact(copied).net(x), wanted), (number, file.name)
+            assert file.name in ("manifest.json", "report.json"), number
+        except ArtefactError:
+            refused += 1
+        file.write_bytes(whole)
+    assert refused > 100
+
+
+@pytest.mark.slow
+def test_a_signal_at_any_moment_leaves_a_whole_artefact_or_none(tmp_path):
+    torch.save(plain_net(), tmp_path / "net.pt")
+    options = ("net.pt", "--input-shape", "1,3,16,16", "--dict", "8", "--no-measure", "-q", "-o")
+    begun = time.monotonic()
+    child("compress", *options, "whole.lcnn", cwd=tmp_path)
+    seconds = time.monotonic() - begun
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE_PARENT)}
+    for number, part in enumerate(np.linspace(0.5, 1.0, 18)):
+        command = [sys.executable, "-m", "lcnn_compress", "compress", *options, "net.lcnn"]
+        run = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            run.wait(part * seconds)
+        except subprocess.TimeoutExpired:
+            run.send_signal((signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[number % 3])
+            run.wait(60)
+        if (tmp_path / "net.lcnn").exists():
+            same_bytes(tmp_path / "net.lcnn", tmp_path / "whole.lcnn")
+            load_artefact(tmp_path / "net.lcnn")
+            shutil.rmtree(tmp_path / "net.lcnn")
+    child("compress", *options, "net.lcnn", cwd=tmp_path)
+    same_bytes(tmp_path / "net.lcnn", tmp_path / "whole.lcnn")

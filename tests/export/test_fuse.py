@@ -9,6 +9,7 @@ import torch
 from exported import compressed, outputs
 from torch import nn
 
+from lcnn_compress import runtime
 from lcnn_compress.export.rewrite import dense_form
 from lcnn_compress.export.to_onnx import export_onnx
 from lcnn_compress.operators.common import DOMAIN
@@ -96,3 +97,62 @@ def test_hard_swish_comes_out_of_the_node_again(mobile, tmp_path, way):
     x = 3 * torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         np.testing.assert_allclose(outputs(tmp_path / "model.onnx", x, native=False), net(x).numpy(), atol=2e-5)
+
+
+class Chance(nn.Module):
+    """A net that chance makes: 2 to 7 layers with sums, clips, poolings, permutations and results that several layers read."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        rng = np.random.default_rng(seed)
+        self.layers = nn.ModuleList()
+        self.steps: list[tuple[int, str, int]] = []
+        widths = [3]
+        for number in range(int(rng.integers(2, 8))):
+            source = int(rng.integers(max(0, number - 2), number + 1))
+            alike = [i for i, width in enumerate(widths) if i and width == widths[source]]
+            width = int(rng.choice([8, 12, 16]))
+            kernel, groups = int(rng.choice([1, 3, 3, 5])), int(rng.choice([1, 1, 2])) if widths[source] % 2 == 0 else 1
+            self.layers.append(
+                nn.Conv2d(widths[source], width, kernel, padding=kernel // 2, groups=groups, bias=bool(rng.random() < 0.8))
+            )
+            self.steps.append(
+                (source, str(rng.choice(list(WAYS))), int(rng.choice(alike)) if alike and rng.random() < 0.5 else -1)
+            )
+            widths.append(width)
+        self.several = bool(rng.random() < 0.3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        made = [x]
+        for layer, (source, way, other) in zip(self.layers, self.steps, strict=True):
+            y = layer(made[source])
+            if other >= 0 and made[other].shape[1] == y.shape[1]:
+                y = y + made[other]
+            made.append(WAYS[way](y))
+        return (made[-1], made[-2]) if self.several else made[-1]
+
+
+WAYS = {
+    "nothing": lambda y: y, "relu": torch.relu, "relu6": nn.functional.relu6, "clip": lambda y: y.clamp(-0.5, 0.75),
+    "swish": nn.functional.hardswish, "leaky": lambda y: nn.functional.leaky_relu(y, 0.1),
+    "pool": lambda y: nn.functional.max_pool2d(y, 3, 1, 1), "relu, pool": lambda y: nn.functional.max_pool2d(y.relu(), 5, 1, 2),
+    "mean": lambda y: nn.functional.avg_pool2d(y, 3, 1, 1), "turned": lambda y: y.permute(0, 1, 3, 2).flip(2).mT,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", [*range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 30))])
+def test_nets_that_chance_makes_agree_with_torch(seed, tmp_path):
+    torch.manual_seed(seed)
+    shape, path = (1, 3, 12, 14), tmp_path / "net.onnx"
+    net = compressed(Chance(seed).eval(), shape)
+    export_onnx(net, path, shape)
+    assert any(node.domain for node in onnx.load(path).graph.node)
+    for size in ((1, 3, 12, 14), (3, 3, 12, 14), (2, 3, 17, 9)):
+        x = torch.randn(size)
+        with torch.no_grad():
+            results = net(x)
+        for native in (True, False):
+            found = runtime.session(path, native=native, threads=2).run(None, {"input": x.numpy()})
+            for got, want in zip(found, results if isinstance(results, tuple) else (results,), strict=True):
+                # Sums of some hundred products, in layers of which each magnifies little.
+                np.testing.assert_allclose(got, want.numpy(), rtol=1e-5, atol=1e-5 * float(want.abs().max()))

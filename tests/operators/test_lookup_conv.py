@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from cases import CASES, LookupConvCase
+from command_line import child
 from onnx import TensorProto, helper
 from op_models import POOL, expected, node_model
 from torch import Tensor
@@ -223,3 +224,135 @@ def test_unknown_isa_is_refused(monkeypatch):
     monkeypatch.setenv("LCNN_ISA", "avx1024")
     with pytest.raises((LcnnError, Exception), match="avx1024"):
         runtime.session(node_model(LookupConvCase()))
+
+
+# Layers, values and files that chance makes
+
+
+def random_cases(seed: int, count: int) -> list[LookupConvCase]:
+    """Layers of every kind of size, stride, padding, dilation and groups, with an output plane of one pixel or more."""
+    rng = np.random.default_rng(seed)
+    cases: list[LookupConvCase] = []
+    while len(cases) < count:
+        groups = int(rng.choice([1, 1, 1, 2, 3]))
+        kernel, stride, dilation = (tuple(int(n) for n in rng.integers(1, most, 2)) for most in (6, 4, 4))
+        padding, size = tuple(int(n) for n in rng.integers(0, 5, 4)), tuple(int(n) for n in rng.integers(1, 24, 2))
+        case = LookupConvCase(
+            groups * int(rng.integers(1, 20)), groups * int(rng.integers(1, 20)), int(rng.integers(1, 24)),
+            float(rng.choice([0.0, 0.02, 0.3, 1.0])), kernel, stride, padding, dilation, groups, size, int(rng.integers(0, 4)),
+        )  # fmt: skip
+        if min(case.geometry.output_size(*size)) > 0:
+            cases.append(case)
+    return cases
+
+
+@needs_library
+@pytest.mark.usefixtures("isa")
+def test_layers_that_chance_makes_agree_with_torch_and_with_the_body():
+    for case in random_cases(seed=19, count=40):
+        y, bound = expected(case)
+        for native in (True, False):
+            got = runtime.session(node_model(case), threads=2, native=native).run(None, {"X": case.input().numpy()})[0]
+            assert got.shape == tuple(y.shape), case
+            assert ((torch.from_numpy(got).double() - y).abs() <= bound).all(), (case, native)
+
+
+@needs_library
+@pytest.mark.usefixtures("isa")
+def test_infinity_and_nan_reach_what_they_reach_in_the_body():
+    """Where every entry is used and nothing is padded, the body evaluates what the operator evaluates; both clip infinity."""
+    rng = np.random.default_rng(3)
+    for value in (np.nan, np.inf, -np.inf, 1e30, 0.0):
+        case = LookupConvCase(density=1.0, padding=(0, 0, 0, 0), size=(9, 11))
+        x = case.input().numpy()
+        x[rng.integers(0, 2, 4), rng.integers(0, 8, 4), rng.integers(0, 9, 4), rng.integers(0, 11, 4)] = value
+        native, body = (runtime.session(node_model(case), native=n).run(None, {"X": x})[0] for n in (True, False))
+        reached = ~(np.abs(body) < NO_BOUND)
+        assert reached.any() == (not np.isfinite(value))
+        np.testing.assert_array_equal(~(np.abs(native) < NO_BOUND), reached)
+        np.testing.assert_allclose(native[~reached], body[~reached], rtol=2e-4, atol=1e-4)
+
+
+MUTATED = """
+import numpy as np, onnx
+from cases import LookupConvCase
+from onnx import numpy_helper
+from op_models import POOL, node_model
+from lcnn_compress import runtime
+from lcnn_compress.errors import LcnnError
+
+rng = np.random.default_rng(19)
+NUMBERS = [-2**63, -2**31, -1, 0, 1, 2, 3, 4, 9, 300, 2**31, 2**40, 2**63 - 1]
+TYPES = [np.float16, np.float32, np.float64, np.uint8, np.int8, np.uint16, np.int32, np.int64]
+
+
+def mutate_attribute(attributes):
+    attribute = attributes[rng.integers(len(attributes))]
+    way = rng.integers(5)
+    if way == 0:
+        attributes.remove(attribute)
+    elif attribute.type == onnx.AttributeProto.INTS and way < 4:
+        at = rng.integers(len(attribute.ints)) if len(attribute.ints) else 0
+        values = [*attribute.ints]
+        values[at : at + 1] = [int(n) for n in rng.choice(NUMBERS, rng.choice([0, 1, 1, 1, 2]))]
+        attribute.ints[:] = values
+    elif attribute.type == onnx.AttributeProto.INT and way < 4:
+        attribute.i = int(rng.choice(NUMBERS))
+    elif attribute.type == onnx.AttributeProto.FLOAT and way < 4:
+        attribute.f = float(rng.choice([np.nan, np.inf, -np.inf, 0, -1, 3.4e38]))
+    else:
+        attribute.CopyFrom(onnx.helper.make_attribute(attribute.name, [1.5, "a", [0.5], ["a"], [1] * 9][rng.integers(5)]))
+
+
+def mutate_tensor(tensors):
+    tensor = tensors[rng.integers(len(tensors))]
+    array = numpy_helper.to_array(tensor).copy()
+    way = rng.integers(5)
+    if way == 0:
+        array = array.astype(TYPES[rng.integers(len(TYPES))])
+    elif way == 1:
+        array = array[: rng.integers(len(array) + 1)] if array.ndim else array
+    elif way == 2:
+        array = array.reshape([(-1,), (1, -1), (-1, 1), (1, 1, -1)][rng.integers(4)])
+    elif array.size and array.dtype.kind == "f":
+        array.flat[rng.integers(array.size)] = rng.choice([np.nan, np.inf, -np.inf, 6e4, 0])
+    elif array.size:
+        array.flat[rng.integers(array.size)] = rng.choice([0, 1, 127, 255])
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+
+ran = refused = compared = 0
+with np.errstate(all="ignore"):
+    for number in range(300):
+        case = LookupConvCase(groups=2, c_out=6) if number % 3 == 0 else LookupConvCase()
+        changes = POOL if number % 4 == 0 else {}
+        model = onnx.load_from_string(node_model(case, **changes))
+        for _ in range(rng.integers(1, 3)):
+            if rng.random() < 0.6:
+                mutate_attribute(model.graph.node[0].attribute)
+            else:
+                mutate_tensor(model.graph.initializer)
+        x = {"X": case.input().numpy()}
+        try:
+            got = runtime.session(model.SerializeToString()).run(None, x)[0]
+        except (LcnnError, *runtime.ORT_ERRORS):
+            refused += 1
+            continue
+        ran += 1
+        try:
+            want = runtime.session(model.SerializeToString(), native=False).run(None, x)[0]
+        except (LcnnError, *runtime.ORT_ERRORS):
+            continue
+        compared += 1
+        assert got.shape == want.shape, number
+        both = np.isfinite(got) & np.isfinite(want)
+        np.testing.assert_allclose(got[both], want[both], rtol=1e-3, atol=1e-3, err_msg=str(number))
+print(ran, refused, compared)
+"""
+
+
+@needs_library
+def test_damaged_nodes_never_end_the_process_and_are_never_wrong(tmp_path):
+    ran, refused, compared = map(int, child("-c", MUTATED, cwd=tmp_path).stdout.split())
+    assert ran + refused == 300
+    assert min(refused, compared) > 30

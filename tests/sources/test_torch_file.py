@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import struct
 import sys
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -235,3 +239,104 @@ def test_differences_from_the_architecture_are_listed(tmp_path: Path) -> None:
         "2 different: 0.weight torch.float32 (4, 1, 3, 3) in the file, torch.float32 (4, 3, 3, 3) in the net, "
         "0.bias torch.int8 (4,) in the file, torch.float32 (4,) in the net); name the factory of the saved net"
     )
+
+
+def written_forms(folder: Path, program: Path) -> dict[str, bytes]:
+    """A net in every form of file."""
+    torch.save(small_net(), folder / "net.pt")
+    torch.save(small_net().state_dict(), folder / "weights.pt")
+    torch.save(small_net().state_dict(), folder / "legacy.pt", _use_new_zipfile_serialization=False)
+    save_file(small_net().state_dict(), folder / "weights.safetensors")
+    names = ("net.pt", "weights.pt", "legacy.pt", "weights.safetensors")
+    return {name: (folder / name).read_bytes() for name in names} | {"program.pt2": program.read_bytes()}
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))])
+def test_bytes_that_are_lost_or_changed_are_named_or_harmless(seed: int, saved_program: Path, tmp_path: Path) -> None:
+    """Values of weights may change; everything else is a net or an error of ours, at once."""
+    rng, refused = np.random.default_rng(seed), dict[Path, str]()
+    forms = written_forms(tmp_path, saved_program)
+    for number, (name, whole) in enumerate([*forms.items()] * 12):
+        broken = bytearray(whole)
+        for _ in range(int(rng.integers(1, 5))):
+            broken[int(rng.integers(len(whole)))] ^= 1 << int(rng.integers(8))
+        path = tmp_path / f"{number}.{name}"
+        path.write_bytes(broken[: int(rng.integers(len(whole)))] if number % 3 == 0 else broken)
+        try:
+            load_model(str(path), arch=ARCH if name.startswith(("weights", "legacy")) else None)
+        except ModelError as error:
+            refused[path] = str(error)
+    assert len(refused) >= 15
+    assert [text for path, text in refused.items() if not text.startswith(f"{path}: ")] == []
+
+
+class _Made:
+    """A tensor of a file with a size, a place and steps of its choice."""
+
+    def __init__(self, offset: Any, size: Any, stride: Any) -> None:
+        self.given = (torch.zeros(8).untyped_storage(), offset, size, stride, False, OrderedDict())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        storage = torch.storage.TypedStorage(wrap_storage=self.given[0], dtype=torch.float32, _internal=True)  # type: ignore[no-untyped-call]
+        return torch._utils._rebuild_tensor_v2, (storage, *self.given[1:])
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "stride"),
+    [
+        (0, (10**6,), (1,)), (5, (4,), (1,)), (-1, (4,), (1,)), (2**62, (4,), (1,)), (0, (-4,), (1,)), (0, (4,), (-1,)),
+        (0, (4,), (2**62,)), (0, (2**40, 2**40), (0, 0)), (0, (4,), (1, 1)), (0, ("4",), (1,)), (None, (4,), (1,)), (0, 4, 1),
+    ],
+)  # fmt: skip
+def test_tensors_that_reach_outside_of_their_file_are_refused(offset: Any, size: Any, stride: Any, tmp_path: Path) -> None:
+    state: dict[str, Any] = small_net().state_dict()
+    state["5.bias"] = _Made(offset, size, stride)
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=r"w\.pt: "):
+        load_model(str(tmp_path / "w.pt"), arch=ARCH)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"dtype": "F32", "shape": [2], "data_offsets": [0, 10**9]}, {"dtype": "F32", "shape": [10**9], "data_offsets": [0, 8]},
+        {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}, {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]},
+        {"dtype": "F99", "shape": [2], "data_offsets": [0, 8]}, {"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 8]},
+        {"dtype": "F32", "shape": [2]}, 3, None,
+    ],
+)  # fmt: skip
+def test_headers_that_lie_are_refused(entry: object, tmp_path: Path) -> None:
+    header = json.dumps({"5.bias": entry}).encode()
+    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+    with pytest.raises(ModelError, match=r"w\.safetensors: is damaged or ends too early"):
+        load_model(str(tmp_path / "w.safetensors"), arch=ARCH)
+
+
+def test_archives_that_unpack_to_much_more_are_refused(tmp_path: Path) -> None:
+    """torch.save stores records as they are; one that is compressed could be of any size."""
+    torch.save(small_net().state_dict(), tmp_path / "w.pt")
+    with zipfile.ZipFile(tmp_path / "w.pt") as old, zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, bytes(60 << 20) if name.endswith("data/0") else old.read(name))
+    with pytest.raises(ModelError, match=r"bomb\.pt: "):
+        load_model(str(tmp_path / "bomb.pt"), arch=ARCH)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "other/data.pkl"])
+def test_names_in_an_archive_lead_nowhere(name: str, tmp_path: Path) -> None:
+    torch.save(small_net().state_dict(), tmp_path / "w.pt")
+    with zipfile.ZipFile(tmp_path / "w.pt", "a") as archive:
+        archive.writestr(name, b"content")
+    before = {path.name for path in tmp_path.parent.iterdir()}
+    with suppress(ModelError):
+        load_model(str(tmp_path / "w.pt"), arch=ARCH)
+    assert {path.name for path in tmp_path.parent.iterdir()} == before
+    assert not Path("/tmp/outside").exists()
+
+
+def test_a_pickle_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    state: dict[str, Any] = {"model": None}
+    state["model"] = state
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=r"w\.pt: "):
+        load_model(str(tmp_path / "w.pt"), arch=ARCH)
