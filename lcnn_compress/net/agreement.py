@@ -97,9 +97,9 @@ class Agreement:
         Raises:
             DisagreementError: they do not even agree at the size that the net was captured at.
         """
-        problem = self._at(self.shape) or self._compared(self.shape)  # once more, for models that count their calls
-        if problem:
-            raise DisagreementError(problem)
+        for problem in (self._at(self.shape), self._compared(self.shape)):  # twice, for models that count their calls
+            if problem is not None:
+                raise DisagreementError(problem or "it gives other results while it is captured")
         wanted = tuple(axis for axis in (0, 2, 3) if axis < (4 if len(self.shape) == 4 else 1))
         why = {axis: "the capture fixed it" for axis in wanted if axis not in self.limits}
         for axis, (_, upper) in self.limits.items():

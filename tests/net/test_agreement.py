@@ -131,3 +131,12 @@ def test_a_model_that_is_not_a_function_of_its_input_is_refused() -> None:
 
     with pytest.raises(ModelError, match=r"is not the model: at 1x3x8x8 the captured net is .* the model; it must"):
         capture(Counting(), torch.zeros(1, 3, 8, 8))
+
+
+def test_a_model_that_gives_other_results_while_it_is_captured_is_refused() -> None:
+    class Knowing(nn.Module):
+        def forward(self, x: Tensor) -> object:
+            return (x, x * 2) if torch.compiler.is_exporting() else (x,)
+
+    with pytest.raises(ModelError, match="is not the model: it gives other results while it is captured"):
+        capture(Knowing(), torch.zeros(1, 3, 8, 8))
