@@ -109,7 +109,7 @@ class Chance(nn.Module):
         self.steps: list[tuple[int, str, int]] = []
         widths = [3]
         for number in range(int(rng.integers(2, 8))):
-            source = int(rng.integers(max(0, number - 2), number + 1))
+            source = int(rng.integers(max(min(1, number), number - 2), number + 1))  # the layers behind the first are lookups
             alike = [i for i, width in enumerate(widths) if i and width == widths[source]]
             width = int(rng.choice([8, 12, 16]))
             kernel, groups = int(rng.choice([1, 3, 3, 5])), int(rng.choice([1, 1, 2])) if widths[source] % 2 == 0 else 1
