@@ -21,6 +21,7 @@ from torch import nn
 from lcnn_compress import runtime
 from lcnn_compress.artefact.artefact import Artefact, load_artefact, save_artefact
 from lcnn_compress.artefact.artefact import check_place as check_artefact_place
+from lcnn_compress.artefact.field_rules import check_config
 from lcnn_compress.artefact.report import Report
 from lcnn_compress.benchmark.bench_settings import BenchSettings
 from lcnn_compress.benchmark.compare import compare
@@ -86,8 +87,7 @@ def open_model(
         ModelError, FileError, SettingsError: the model cannot be read or captured, or its input shape cannot be known.
     """
     size = None if data is None else lambda: image_size(data)
-    model = of_ordinary_tensors(model) if isinstance(model, nn.Module) else model
-    return open_source(model, input_shape, arch=arch, trust_pickle=trust_pickle, image_size=size)
+    return open_source(of_ordinary_tensors(model), input_shape, arch=arch, trust_pickle=trust_pickle, image_size=size)
 
 
 @ordinary
@@ -281,7 +281,9 @@ def save(artefact: Artefact, path: str | Path) -> None:
 @ordinary
 def load(path: str | Path) -> Artefact:
     """Read an artefact directory; ``load(path).net`` is a torch module. Raises ArtefactError or FileError."""
-    return load_artefact(Path(path))
+    artefact = load_artefact(Path(path))
+    check_config(artefact.config, path)
+    return artefact
 
 
 @ordinary

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-from lcnn_compress.errors import SettingsError
+from lcnn_compress.errors import ArtefactError, SettingsError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -23,6 +23,10 @@ MAX_WHOLE = 2**53
 MAX_SEED = 2**32 - 1
 
 _MANY = {int: "whole numbers", float: "numbers", str: "text"}
+_CONFIG: Mapping[str, Any] = {
+    "coefficients": str, "model": Mapping[str, str | None], "data": Mapping[str, Any] | None,
+    "data.mean": tuple[float, ...] | None, "data.std": tuple[float, ...] | None,
+}  # fmt: skip
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "True or False", types.NoneType: "None"}
 
 
@@ -63,6 +67,24 @@ def check_fields(made: DataclassInstance) -> None:
             raise SettingsError(f"{name} is {value!r:.80}; it must be {_in_words(hint)}")
 
 
+def check_config(config: Mapping[str, Any], source: object) -> None:
+    """Refuse a configuration that an artefact cannot have, as far as anything but the repetition of its run reads it.
+
+    Args:
+        config: the object of config.json.
+        source: names the artefact in messages.
+
+    Raises:
+        ArtefactError: something is missing or of another type.
+    """
+    data = config.get("data")
+    held = {**config, **{f"data.{name}": value for name, value in (data if isinstance(data, Mapping) else {}).items()}}
+    for name, hint in _CONFIG.items():
+        if (name in held or name == "coefficients") and not fits(held.get(name), hint):
+            seen = f"{name} of config.json is {held.get(name)!r:.60}; it must be {_in_words(hint)}"
+            raise ArtefactError(f"{source}: {seen}: the artefact is damaged or was edited, make it again")
+
+
 def check_seed(seed: int) -> None:
     """Raise SettingsError unless a seed is from 0 to ``MAX_SEED``."""
     if not 0 <= seed <= MAX_SEED:
@@ -80,6 +102,8 @@ def _in_words(hint: Any) -> str:
         return " or ".join(_in_words(part) for part in arguments)
     if origin is tuple:
         return f"a tuple of {_MANY.get(arguments[0], 'values')}"
+    if origin is Mapping:
+        return "an object"
     if isinstance(hint, type) and issubclass(hint, Enum):
         return f"one of {', '.join(str(member.value) for member in hint)}"
     return _WORDS.get(hint) or f"a {hint.__name__}"

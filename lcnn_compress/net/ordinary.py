@@ -19,9 +19,11 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 import torch
 from torch import fx, nn
+from torch.nn.parameter import is_lazy
 
 P = ParamSpec("P")
 R = TypeVar("R")
+M = TypeVar("M")
 
 # One lock for each process: one that was held when a child was forked would never be released in the child.
 _locks: dict[int, threading.RLock] = {}
@@ -124,10 +126,10 @@ def _full_precision() -> Iterator[None]:
                 kind.fp32_precision = precision
 
 
-def of_ordinary_tensors(net: nn.Module) -> nn.Module:
-    """Return a net, or a copy of it where its tensors were made for inference: nothing but inference can be done with such."""
-    made_so = any(tensor.is_inference() for tensor in (*net.parameters(), *net.buffers()))
-    return copy.deepcopy(net) if made_so else net
+def of_ordinary_tensors(model: M) -> M:
+    """Return a model, or a copy of a module whose tensors were made for inference, with which nothing else can be done."""
+    tensors = (*model.parameters(), *model.buffers()) if isinstance(model, nn.Module) else ()
+    return copy.deepcopy(model) if any(not is_lazy(tensor) and tensor.is_inference() for tensor in tensors) else model
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import fx, nn
 from torch.optim.swa_utils import AveragedModel
 
 from lcnn_compress.errors import ModelError
+from lcnn_compress.sources.tensor_check import check_tensors
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ def check_supported_module(model: nn.Module, spec: str) -> None:
         spec: names the module in the message.
 
     Raises:
-        ModelError: it is one of TorchScript or of torch.export, or its forward does not take one tensor.
+        ModelError: it is one of TorchScript or of torch.export, its forward does not take one tensor, or its own tensors are
+            none that a net can be made of.
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError(
@@ -66,6 +68,7 @@ def check_supported_module(model: nn.Module, spec: str) -> None:
             f"{spec}: is the module of an exported program, which refuses eval(); write the program with torch.export.save "
             "and give the .pt2 file, or give the net from before torch.export"
         )
+    check_tensors({**dict(model.named_parameters()), **dict(model.named_buffers())}, spec)
     try:
         parameters = inspect.signature(model.forward).parameters.values()
     except (TypeError, ValueError):  # a callable that does not tell

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from lcnn_compress.artefact.field_rules import MAX_SEED, check_seed, fits
+from lcnn_compress.artefact.field_rules import MAX_SEED, check_config, check_seed, fits
 from lcnn_compress.benchmark.bench_settings import BenchSettings
 from lcnn_compress.compression.configuration import Configuration
 from lcnn_compress.compression.settings import CompressSettings, LayerPlan, PlanSettings
 from lcnn_compress.data.data_settings import DataSettings
-from lcnn_compress.errors import SettingsError
+from lcnn_compress.errors import ArtefactError, SettingsError
 from lcnn_compress.export.export_settings import ExportSettings
 from lcnn_compress.search.target import SensitivitySettings, Target
 from lcnn_compress.train.recipe import Optimiser, Recipe, Schedule
@@ -123,3 +123,31 @@ def test_seeds_are_those_that_all_generators_take(seed: int) -> None:
     for kind in (CompressSettings, BenchSettings, SensitivitySettings, Recipe):
         with pytest.raises(SettingsError, match=f"seed`? is {seed}; it must be from 0 to 4294967295"):
             kind(seed=seed)
+
+
+CONFIG: dict[str, Any] = {
+    "coefficients": "float16", "model": {"kind": "factory", "arch": None, "sha256": "ab"},
+    "data": {"calib": "a.npz", "mean": [0.5], "std": [0.25]}, "layers": [], "seed": 0,
+}  # fmt: skip
+
+
+def test_a_configuration_may_lack_what_is_only_for_repeating_its_run() -> None:
+    for config in (CONFIG, {"coefficients": "int8"}, {**CONFIG, "data": None}, {**CONFIG, "data": {"in_memory": True}}):
+        check_config(config, "net.lcnn")
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("coefficients", [None, 3, True]), ("model", [None, 3, [], "a", {"kind": 3}, {"arch": True}]), ("data", [3, [], "a"]),
+        ("data.mean", [True, 0.5, "a", [NAN], [True]]), ("data.std", [{}, ["a"], INFINITY]),
+    ],
+)  # fmt: skip
+def test_a_configuration_of_anything_is_refused(name: str, values: list[object]) -> None:
+    outer, _, inner = name.partition(".")
+    for value in values:
+        config = {**CONFIG, outer: {**CONFIG[outer], inner: value} if inner else value}
+        with pytest.raises(ArtefactError, match=rf"^net\.lcnn: {name} of config\.json is .*; it must be .* make it again$"):
+            check_config(config, "net.lcnn")
+    with pytest.raises(ArtefactError, match=r"coefficients of config\.json is None; it must be text"):
+        check_config({"layers": []}, "net.lcnn")

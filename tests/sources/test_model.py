@@ -108,3 +108,12 @@ def test_such_modules_of_files_and_factories_are_refused(tmp_path: Path) -> None
     (tmp_path / "made.py").write_text("import torch\ndef make():\n    return torch.jit.script(torch.nn.ReLU())\n")
     with pytest.raises(ModelError, match=r"made\.py:make: is a TorchScript module"):
         load_model(f"{tmp_path}/made.py:make")
+
+
+@pytest.mark.parametrize("net", [nn.LazyConv2d(4, 3), nn.Conv2d(3, 4, 3, device="meta"), nn.Sequential(nn.LazyLinear(3))])
+@pytest.mark.parametrize("shape", [(1, 3, 8, 8), None])
+def test_a_net_in_memory_without_values_is_refused_and_gets_none(net: nn.Module, shape: tuple[int, ...] | None) -> None:
+    kinds = [(type(module), type(tensor)) for module in net.modules() for tensor in module.parameters()]
+    with pytest.raises(ModelError, match="has no values yet; run the net once or load its weights"):
+        api.open_model(net, shape)
+    assert [(type(module), type(tensor)) for module in net.modules() for tensor in module.parameters()] == kinds
