@@ -24,6 +24,7 @@ from torch import fx
 from lcnn_compress.artefact.graph_json import from_json, to_json
 from lcnn_compress.artefact.report import Json, Report
 from lcnn_compress.artefact.report_html import html
+from lcnn_compress.artefact.strict_json import parse_json
 from lcnn_compress.errors import ArtefactError, FileError, SettingsError
 from lcnn_compress.files import directory_atomically
 from lcnn_compress.version import __version__
@@ -166,7 +167,7 @@ def _read(path: Path) -> bytes:
 
 def _parse(path: Path, data: bytes) -> Json:
     try:
-        values = json.loads(data)
+        values = parse_json(data)
     except ValueError as error:
         raise ArtefactError(f"{path}: not JSON ({error}); the file is damaged, make the artefact again") from error
     if not isinstance(values, dict):

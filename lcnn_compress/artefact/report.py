@@ -17,6 +17,7 @@ from lcnn_compress.forms.kinds import KINDS, Kind
 # An object of JSON is a mapping; whoever wrote it says which keys it has.
 Json = Mapping[str, Any]
 T = TypeVar("T")
+MOST_QUOTED = 100  # characters of a wrong value
 
 
 @dataclass(frozen=True)
@@ -162,21 +163,50 @@ class Report(Mapping[str, Any]):
         Raises:
             ValueError: a value is missing or not of its type.
         """
-        report: Report = _read(Report, values, "the report")
+        report: Report = read_object(Report, values, "the report")
+        if report.budget is not None:
+            read_object(_Budget, report.budget, "'budget' of the report")
         for row in report.layers:
             if row.kind not in KINDS:
                 raise ValueError(f"the kind of layer '{row.name}' is '{row.kind}', not one of {', '.join(KINDS)}")
         return report
 
 
+@dataclass(frozen=True)
+class _Drop:
+    """What is shown of ``search.budget_report.Drop``."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class _Budget:
+    """What is shown of a budget, whose parts are those of ``search.budget_report``."""
+
+    target: Mapping[str, float] | None = None
+    effects: str | None = None
+    predicted_speedup: float | None = None
+    predicted_macs: int | None = None
+    predicted_error: float | None = None
+    measured_error: float | None = None
+    drop: _Drop | None = None
+
+
 def _known(values: Json) -> Json:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _read(wanted: type[T], values: Any, name: str) -> T:
-    """Make a dataclass out of a JSON object. Fields with a default may be missing, unknown keys are left out."""
+def read_object(wanted: type[T], values: Any, name: str) -> T:
+    """Make a dataclass out of a JSON object. Fields with a default may be missing, unknown keys are left out.
+
+    Raises:
+        ValueError: it is no object, lacks a value or holds one of another type; ``name`` is what the error calls it.
+    """
     if not isinstance(values, Mapping):
-        raise ValueError(f"{name} is {values!r}, not an object")
+        raise ValueError(f"{name} is {_quoted(values)}, not an object")
     hints = get_type_hints(wanted)
     if missing := [field.name for field in fields(wanted) if field.default is MISSING and field.name not in values]:  # type: ignore[arg-type]
         raise ValueError(f"{name} lacks {', '.join(missing)}")
@@ -189,9 +219,16 @@ def _value(hint: Any, value: Any, name: str) -> Any:
     if origin is types.UnionType:
         return None if value is None else _value(arguments[0], value, name)
     if is_dataclass(hint):
-        return _read(hint, value, name)  # type: ignore[arg-type]
+        return read_object(hint, value, name)  # type: ignore[arg-type]
     if origin is tuple and isinstance(value, list):
         return tuple(_value(arguments[0], part, f"{name}, number {i + 1},") for i, part in enumerate(value))
-    if not isinstance(value, (int, float) if hint is float else origin or hint):
-        raise ValueError(f"{name} is {value!r}")
+    if origin is Mapping and arguments[1] is not Any and isinstance(value, Mapping):
+        return {key: _value(arguments[1], part, f"'{key}' of {name}") for key, part in value.items()}
+    if hint is not Any and not isinstance(value, (int, float) if hint is float else origin or hint):
+        raise ValueError(f"{name} is {_quoted(value)}")
     return value
+
+
+def _quoted(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MOST_QUOTED else f"{text[:MOST_QUOTED]}..."

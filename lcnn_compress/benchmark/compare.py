@@ -6,7 +6,6 @@ runs dense and lookup in turn, so that a busy machine slows both; peak memory in
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from lcnn_compress.benchmark.profile import OTHER
 from lcnn_compress.benchmark.statistics import Latency, latency_statistics, ratio_interval
 from lcnn_compress.benchmark.timing import Memory, PairTimes, open_net, outputs_in_turn, peak_memory, read_onnx
 from lcnn_compress.errors import ArtefactError
+from lcnn_compress.export.metadata import stored_layers
 from lcnn_compress.machine import Machine, machine
 
 log = logging.getLogger(__name__)
@@ -186,17 +186,14 @@ def _with_times(row: ComparedLayer, times: dict[str, tuple[float, float]]) -> Co
 
 def _metadata(path: Path) -> tuple[list[ComparedLayer], tuple[int, ...]]:
     """Return the rows of ``lcnn.layers`` and ``lcnn.input_shape``."""
-    stored = {entry.key: entry.value for entry in read_onnx(path).metadata_props}
-    try:
-        rows = [
-            ComparedLayer(row["name"], row.get("kind"), row.get("reason"), row["macs_dense"], row["macs"])
-            for row in json.loads(stored["lcnn.layers"])
-        ]
-        return rows, tuple(json.loads(stored["lcnn.input_shape"]))
-    except (KeyError, json.JSONDecodeError) as error:
+    rows, shape = stored_layers(read_onnx(path), Path(path.name))
+    if rows is None or shape is None:
+        raise ArtefactError(f"{path.name}: has no metadata 'lcnn.layers' and 'lcnn.input_shape'; write it with lcnn export")
+    if not sum(row.macs for row in rows) or not sum(row.macs_dense for row in rows):
         raise ArtefactError(
-            f"{path.name}: metadata 'lcnn.layers' or 'lcnn.input_shape' cannot be read ({error}); write it with lcnn export"
-        ) from error
+            f"{path.name}: its layers compute nothing, by its metadata 'lcnn.layers'; write it with lcnn export"
+        )
+    return [ComparedLayer(row.name, row.kind, row.reason, row.macs_dense, row.macs) for row in rows], tuple(shape)
 
 
 def file_size(path: Path) -> FileSize:

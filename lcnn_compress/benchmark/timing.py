@@ -137,7 +137,7 @@ def random_input(session: Any, model: Path, shape: Sequence[int] | None, seed: i
         raise SettingsError(f"{model.name}: takes {dims}, not {list(shape)}; 'lcnn.input_shape' must state its size")
     try:
         return {inputs[0].name: np.random.default_rng(seed).standard_normal(shape, np.float32)}
-    except MemoryError as error:
+    except (MemoryError, ValueError) as error:  # numpy has another error for what no machine could hold
         raise _too_large(shape[0], error) from error
 
 

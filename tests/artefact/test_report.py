@@ -7,9 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hostile import VALUES, changed, places
 from report_cases import CONV, REPORT, STEM, TOTALS
 
 from lcnn_compress.artefact.report import Report, TrainingReport
+from lcnn_compress.artefact.report_html import html
+from lcnn_compress.artefact.strict_json import parse_json
 
 DENSE_KEYS = {
     "name", "type", "kind", "reason", "note", "in_channels", "out_channels", "kernel", "groups", "input_sizes", "macs_dense",
@@ -105,6 +108,39 @@ def damaged(*keys: Any, value: Any = None) -> dict[str, Any]:
 def test_damage_is_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Report.from_json(values)
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ({"target": {"speedup": "2"}}, "'speedup' of 'target' of 'budget' of the report is '2'"),
+        ({"target": [2]}, r"'target' of 'budget' of the report is \[2\]"),
+        ({"predicted_error": "x" * 500}, "'predicted_error' of 'budget' of the report is 'x{99}...$"),
+        ({"drop": {"value": 1.0}}, "'drop' of 'budget' of the report lacks low, high, n"),
+        ({"drop": 3}, "'drop' of 'budget' of the report is 3, not an object"),
+    ],
+)
+def test_a_damaged_budget_is_named(budget: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Report.from_json(written(REPORT) | {"budget": budget})
+
+
+FULL = replace(
+    REPORT, training=TrainingReport(3, (0.5, 0.25), {"block.conv1": 48}), notes=("a",),
+    settings={"seed": 7, "finetune": {"epochs": 3}},
+    budget={"target": {"max_drop": 0.5}, "effects": "outputs", "drop": {"value": 0.1, "low": 0, "high": 1, "n": 5}},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: value[:20])
+def test_every_value_in_every_place_can_be_shown_or_is_refused(value: str) -> None:
+    for path in places(written(FULL)):
+        try:
+            report = Report.from_json(parse_json(changed(written(FULL), path, value)))
+        except ValueError:
+            continue
+        assert html(report).encode(), path
+        json.dumps(report.to_json(), allow_nan=False)
 
 
 @pytest.mark.parametrize(
