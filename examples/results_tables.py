@@ -6,6 +6,7 @@ Every figure is read from a JSON file. ``REMARKS`` says what the files cannot: u
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from statistics import mean
 from typing import Any
@@ -284,4 +285,27 @@ def methods(files: dict[str, dict[str, Any]]) -> list[str]:
     ]  # fmt: skip
 
 
-SECTIONS = (paper, digits, demosaicnet, accuracy_at_macs, fashion, targets, methods)
+def architectures(files: dict[str, dict[str, Any]]) -> list[str]:
+    """Foreign nets: the same answer as the net, or a clear no."""
+    content = files["architectures.json"]
+    runs = content["runs"]
+    counts = Counter(run["outcome"] for run in runs.values())
+    text = f"""
+        [check_architectures.py](check_architectures.py): {len(runs)} nets of timm and torchvision, random weights, lookups that
+        represent every layer exactly, held against the *original* net at the traced size and, where the file leaves height and
+        width open, at others, with 1 and 3 images. *Off* is the largest difference, as a share of the standard deviation of the
+        net's outputs from image to image. In all: {", ".join(f"{n} {outcome}" for outcome, n in counts.most_common())}.
+    """
+    rows = []
+    for name, run in sorted(runs.items()):
+        off = f"{run['difference']:.1e}" if "difference" in run else ""
+        layers = f"{run['lookup_layers']} of {run['layers']}" if "layers" in run else ""
+        is_open = "open" if "height" in run.get("input", ()) else "fixed"
+        rows.append([name, run["outcome"], off, layers, is_open if "input" in run else ""])
+    return [
+        "## Foreign nets", "", *paragraph(text), *origin("architectures.json", content),
+        *markdown(["net", "outcome", "off", "lookup layers", "height and width"], rows),
+    ]  # fmt: skip
+
+
+SECTIONS = (paper, digits, demosaicnet, accuracy_at_macs, fashion, targets, methods, architectures)

@@ -18,8 +18,8 @@ R = TypeVar("R")
 def in_parallel(work: Callable[[T], R], items: Sequence[T], stage: str, progress: Progress = silent) -> list[R]:
     """Return ``work`` of each item, in order, one item per processor at a time.
 
-    Matrix libraries get one thread each, so that results do not depend on the number of processors. An exception of an item,
-    or Ctrl-C, ends the call once the items begun are done; the others are not begun.
+    Matrix libraries get one thread each, so that results do not depend on the number of processors. An exception of an item
+    ends the call once the items begun are done, and Ctrl-C at once, though they go on; the others are not begun.
 
     Args:
         work: called in other threads; should spend its time in code that lets other threads run (numpy, scikit-learn).
@@ -35,12 +35,14 @@ def in_parallel(work: Callable[[T], R], items: Sequence[T], stage: str, progress
     results: list[R] = []
     progress(stage, 0, len(items))
     # BLAS keeps one limit for all threads, so it must not be lifted by the item that ends first.
-    with threadpool_limits(1), ThreadPoolExecutor(cpu_count()) as pool:
+    pool = ThreadPoolExecutor(cpu_count())
+    with threadpool_limits(1):
         try:
             for result in pool.map(limited, items):
                 results.append(result)
                 progress(stage, len(results), len(items))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+        except BaseException as error:
+            pool.shutdown(wait=not isinstance(error, KeyboardInterrupt), cancel_futures=True)
             raise
+        pool.shutdown()
     return results

@@ -20,8 +20,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from lcnn_compress.errors import ArtefactError, FileError, MissingError, SettingsError
-from lcnn_compress.operators.common import DOMAIN, OP_VERSION, OPSET
-from lcnn_compress.operators.lookup_conv import OP_TYPE
+from lcnn_compress.operators.common import DOMAIN
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +32,11 @@ FATAL_ONLY = 4
 _UNKNOWN_OPERATOR = "is not a registered function/op"
 _LENDING = threading.Lock()
 
+# A file with a node of our operator and no inputs to it, as bytes, because a machine that only runs nets may lack ``onnx``.
+FAULTY_MODEL = (
+    b'\x08\t:-\n\x18\x12\x01Y"\nLookupConv:\x07ai.lcnn\x12\x06faultyb\t\n\x01Y\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x14B\x0b\n'
+    b"\x07ai.lcnn\x10\x01"
+)
 # ONNX Runtime has no common base class of its own errors. One whose message quotes bytes of a damaged file that are no text
 # arrives as an error of decoding it.
 ORT_ERRORS: tuple[type[Exception], ...] = (
@@ -152,7 +156,7 @@ def _knows_library(options: ort.SessionOptions) -> bool:
     severity, profiling = options.log_severity_level, options.enable_profiling
     options.log_severity_level, options.enable_profiling = FATAL_ONLY, False
     try:
-        ort.InferenceSession(_faulty_model(), options, providers=["CPUExecutionProvider"])
+        ort.InferenceSession(FAULTY_MODEL, options, providers=["CPUExecutionProvider"])
     except ORT_ERRORS as error:
         if "already set in registry" in str(error):
             raise SettingsError(
@@ -162,20 +166,6 @@ def _knows_library(options: ort.SessionOptions) -> bool:
     finally:
         options.log_severity_level, options.enable_profiling = severity, profiling
     raise AssertionError("a node without its inputs was accepted")
-
-
-@lru_cache
-def _faulty_model() -> bytes:
-    """Return a file with a node of our operator and no inputs to it."""
-    from onnx import TensorProto, helper
-
-    graph = helper.make_graph(
-        [helper.make_node(OP_TYPE, [], ["Y"], domain=DOMAIN)], "faulty", [],
-        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)],
-    )  # fmt: skip
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, OP_VERSION)]
-    data: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
-    return data
 
 
 def ort_message(error: Exception) -> str:

@@ -36,3 +36,15 @@ def test_an_error_ends_the_call_and_what_was_not_begun_is_not(error):
     with pytest.raises(error, match="no"):
         in_parallel(work, range(10_000), "failing")
     assert len(begun) < 10_000
+
+
+def test_ctrl_c_does_not_wait_for_what_was_begun():
+    done = threading.Event()
+
+    def interrupt(stage, count, total):
+        if count:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        in_parallel(lambda i: i == 0 or done.wait(60), range(2), "waiting", interrupt)
+    done.set()

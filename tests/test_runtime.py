@@ -431,3 +431,10 @@ def test_bytes_that_are_lost_or_changed_never_end_the_process(seed: int, tmp_pat
     refused, ran = map(int, child("-c", DAMAGED, seed, cwd=tmp_path).stdout.split())
     assert refused + ran == 150
     assert refused >= 50
+
+
+def test_the_faulty_model_is_a_node_of_ours_without_inputs() -> None:
+    model = onnx.load_from_string(runtime.FAULTY_MODEL)
+    (node,) = model.graph.node
+    assert (node.op_type, node.domain, list(node.input), list(node.output)) == (OP_TYPE, DOMAIN, [], ["Y"])
+    assert {entry.domain: entry.version for entry in model.opset_import} == {"": OPSET, DOMAIN: OP_VERSION}

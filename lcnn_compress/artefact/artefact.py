@@ -24,6 +24,7 @@ from torch import fx
 from lcnn_compress.artefact.graph_json import from_json, problem_of, to_json
 from lcnn_compress.artefact.report import Json, Report
 from lcnn_compress.artefact.report_html import html
+from lcnn_compress.artefact.strict_json import parse_json
 from lcnn_compress.errors import ArtefactError, FileError, SettingsError
 from lcnn_compress.files import directory_atomically
 from lcnn_compress.operators.interface import interface_of, set_interface
@@ -176,8 +177,8 @@ def _read(path: Path) -> bytes:
 
 def _parse(path: Path, data: bytes) -> Json:
     try:
-        values = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        values = parse_json(data)
+    except ValueError as error:
         raise ArtefactError(f"{path}: not JSON ({error}); the file is damaged, make the artefact again") from error
     if not isinstance(values, dict):
         raise ArtefactError(f"{path}: holds a {type(values).__name__}, not an object; make the artefact again")

@@ -64,7 +64,7 @@ def check_fields(made: DataclassInstance) -> None:
     for name, hint in _hints(type(made)).items():
         value = getattr(made, name)
         if not fits(value, hint):
-            raise SettingsError(f"{name} is {value!r:.80}; it must be {_in_words(hint)}")
+            raise SettingsError(f"`{name}` is {value!r:.80}; it must be {_in_words(hint)}")
 
 
 def check_config(config: Mapping[str, Any], source: object) -> None:

@@ -6,7 +6,6 @@ of a dense layer) is None here and left out there.
 
 from __future__ import annotations
 
-import json
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
@@ -14,14 +13,12 @@ from pathlib import PurePath
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from lcnn_compress.artefact.field_rules import fits
-from lcnn_compress.errors import ArtefactError
 from lcnn_compress.forms.kinds import KINDS, Kind
 
 # An object of JSON is a mapping; whoever wrote it says which keys it has.
 Json = Mapping[str, Any]
 T = TypeVar("T")
-# What an exported file says about a layer, and the types of that.
-_ROW = {"name": str, "kind": str | None, "reason": str | None, "macs_dense": int, "macs": int}
+MOST_QUOTED = 100  # characters of a wrong value
 
 
 @dataclass(frozen=True)
@@ -167,53 +164,50 @@ class Report(Mapping[str, Any]):
         Raises:
             ValueError: a value is missing or not of its type.
         """
-        report: Report = _read(Report, values, "the report")
+        report: Report = read_object(Report, values, "the report")
+        if report.budget is not None:
+            read_object(_Budget, report.budget, "'budget' of the report")
         for row in report.layers:
             if row.kind not in KINDS:
                 raise ValueError(f"the kind of layer '{row.name}' is '{row.kind}', not one of {', '.join(KINDS)}")
         return report
 
 
-def stored_rows(metadata: Mapping[str, str], file: str) -> list[Json] | None:
-    """Return what the metadata of an exported file says about each layer, or None where it says nothing.
+@dataclass(frozen=True)
+class _Drop:
+    """What is shown of ``search.budget_report.Drop``."""
 
-    Raises:
-        ArtefactError: it is not what an export writes.
-    """
-    rows = _stored(metadata, "lcnn.layers", file)
-    for row in rows if isinstance(rows, list) else [rows] if rows is not None else []:
-        if not isinstance(row, dict) or not all(fits(row.get(key), hint) for key, hint in _ROW.items()):
-            raise _unreadable(file, "lcnn.layers", f"{row!r:.80}")
-    return rows  # type: ignore[no-any-return]  # each row was looked at
+    value: float
+    low: float
+    high: float
+    n: int
 
 
-def stored_shape(metadata: Mapping[str, str], file: str) -> tuple[int, ...] | None:
-    """Return the input shape that the metadata of an exported file states, or None; raises as ``stored_rows``."""
-    shape = _stored(metadata, "lcnn.input_shape", file)
-    if shape is not None and not (shape and fits(shape, tuple[int, ...]) and min(shape) > 0):
-        raise _unreadable(file, "lcnn.input_shape", f"{shape!r:.80}")
-    return None if shape is None else tuple(shape)
+@dataclass(frozen=True)
+class _Budget:
+    """What is shown of a budget, whose parts are those of ``search.budget_report``."""
 
-
-def _stored(metadata: Mapping[str, str], key: str, file: str) -> Any:
-    try:
-        return json.loads(metadata[key]) if key in metadata else None
-    except (ValueError, RecursionError) as error:
-        raise _unreadable(file, key, f"{error}") from error
-
-
-def _unreadable(file: str, key: str, seen: str) -> ArtefactError:
-    return ArtefactError(f"{file}: metadata '{key}' cannot be read ({seen}); write the file with lcnn export")
+    target: Mapping[str, float] | None = None
+    effects: str | None = None
+    predicted_speedup: float | None = None
+    predicted_macs: int | None = None
+    predicted_error: float | None = None
+    measured_error: float | None = None
+    drop: _Drop | None = None
 
 
 def _known(values: Json) -> Json:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _read(wanted: type[T], values: Any, name: str) -> T:
-    """Make a dataclass out of a JSON object. Fields with a default may be missing, unknown keys are left out."""
+def read_object(wanted: type[T], values: Any, name: str) -> T:
+    """Make a dataclass out of a JSON object. Fields with a default may be missing, unknown keys are left out.
+
+    Raises:
+        ValueError: it is no object, lacks a value or holds one of another type; ``name`` is what the error calls it.
+    """
     if not isinstance(values, Mapping):
-        raise ValueError(f"{name} is {values!r}, not an object")
+        raise ValueError(f"{name} is {_quoted(values)}, not an object")
     hints = get_type_hints(wanted)
     if missing := [field.name for field in fields(wanted) if field.default is MISSING and field.name not in values]:  # type: ignore[arg-type]
         raise ValueError(f"{name} lacks {', '.join(missing)}")
@@ -226,9 +220,16 @@ def _value(hint: Any, value: Any, name: str) -> Any:
     if origin is types.UnionType:
         return None if value is None else _value(arguments[0], value, name)
     if is_dataclass(hint):
-        return _read(hint, value, name)  # type: ignore[arg-type]
+        return read_object(hint, value, name)  # type: ignore[arg-type]
     if origin is tuple and isinstance(value, list):
         return tuple(_value(arguments[0], part, f"{name}, number {i + 1},") for i, part in enumerate(value))
+    if origin is Mapping and arguments[1] is not Any and isinstance(value, Mapping):
+        return {key: _value(arguments[1], part, f"'{key}' of {name}") for key, part in value.items()}
     if not fits(value, hint):
-        raise ValueError(f"{name} is {value!r:.80}")
+        raise ValueError(f"{name} is {_quoted(value)}")
     return value
+
+
+def _quoted(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MOST_QUOTED else f"{text[:MOST_QUOTED]}..."

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from lcnn_compress.artefact.printable import printable
 from lcnn_compress.artefact.report import Json, LayerReport, Report, Totals
 
 # Three levels of darkness, so that a print in grey still tells them apart.
@@ -49,12 +50,17 @@ def html(report: Report) -> str:
     rows = report.layers
     charts = [_macs_chart(rows), _time_chart(rows), _dictionary_chart(rows), _error_chart(rows)]
     body = [
-        f"<h1>{escape(title)}</h1>", _facts(report), "<h2>Totals</h2>", _totals_table(report.totals),
+        f"<h1>{_escaped(title)}</h1>", _facts(report), "<h2>Totals</h2>", _totals_table(report.totals),
         _budget(report.budget, report.totals), *charts, "<h2>Layers</h2>", _layer_table(rows), _settings(report.settings),
     ]  # fmt: skip
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{_escaped(title)}</title>'
     page = "\n".join(part for part in body if part)
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>\n{page}\n</body></html>\n'
+
+
+def _escaped(text: str) -> str:
+    """Return text that is nothing but text on the page, in attributes too."""
+    return escape(printable(text))
 
 
 def _facts(report: Report) -> str:
@@ -63,7 +69,7 @@ def _facts(report: Report) -> str:
         **report.machine,
     }  # fmt: skip
     shown = " \u00b7 ".join(
-        f"{escape(str(key))}: {escape(str(value))}" for key, value in facts.items() if value not in (None, "")
+        f"{_escaped(str(key))}: {_escaped(str(value))}" for key, value in facts.items() if value not in (None, "")
     )
     return f'<p class="facts">{shown}</p>'
 
@@ -98,7 +104,7 @@ def _budget(budget: Json | None, totals: Totals) -> str:
         interval = f"{_number(drop['value'])} ({_number(drop['low'])} to {_number(drop['high'])})"
         lines.append((f"drop on {drop['n']} held-out images, 95 %", DASH, interval))
     table = _table(("", "predicted", "measured"), [_cells(line, texts=1) for line in lines], texts=1)
-    return f"<h2>Target: {escape(asked)}</h2>{table}"
+    return f"<h2>Target: {_escaped(asked)}</h2>{table}"
 
 
 def _layer_table(rows: Sequence[LayerReport]) -> str:
@@ -175,7 +181,8 @@ def _chart(title: str, note: str, keys: Sequence[tuple[str, str]], groups: Seque
         middle = y + BAR_HEIGHT * len(group) / 2 + 4
         short = name if len(name) <= NAME_CHARACTERS else "\u2026" + name[1 - NAME_CHARACTERS :]
         shapes.append(
-            f'<text x="{NAME_WIDTH - 8}" y="{middle:.1f}" text-anchor="end">{escape(short)}<title>{escape(name)}</title></text>'
+            f'<text x="{NAME_WIDTH - 8}" y="{middle:.1f}" text-anchor="end">{_escaped(short)}'
+            f"<title>{_escaped(name)}</title></text>"
         )
         for bar in group:
             x = float(NAME_WIDTH)
@@ -186,14 +193,14 @@ def _chart(title: str, note: str, keys: Sequence[tuple[str, str]], groups: Seque
                 )
                 x += width
             shapes.append(
-                f'<text x="{x + 5:.1f}" y="{y + BAR_HEIGHT - 2:.1f}" style="font-size:10px">{escape(bar.text)}</text>'
+                f'<text x="{x + 5:.1f}" y="{y + BAR_HEIGHT - 2:.1f}" style="font-size:10px">{_escaped(bar.text)}</text>'
             )
             y += BAR_HEIGHT
         y += GROUP_GAP
-    legend = "".join(f'<span style="background:{colour}"></span>{escape(text)}' for colour, text in keys)
-    heading = f'<h2>{escape(title)}</h2><p class="note key">{escape(note)}{legend}</p>'
+    legend = "".join(f'<span style="background:{colour}"></span>{_escaped(text)}' for colour, text in keys)
+    heading = f'<h2>{_escaped(title)}</h2><p class="note key">{_escaped(note)}{legend}</p>'
     size = f'viewBox="0 0 {CHART_WIDTH} {y:.0f}" width="{CHART_WIDTH}"'
-    return f'{heading}<svg role="img" aria-label="{escape(title)}" {size}>{"".join(shapes)}</svg>'
+    return f'{heading}<svg role="img" aria-label="{_escaped(title)}" {size}>{"".join(shapes)}</svg>'
 
 
 def _settings(settings: Json | None) -> str:
@@ -201,7 +208,7 @@ def _settings(settings: Json | None) -> str:
     if not settings:
         return ""
     lines = [
-        f'<tr><td class="text">{escape(name)}</td><td class="text value">{escape(_said(value))}</td></tr>'
+        f'<tr><td class="text">{_escaped(name)}</td><td class="text value">{_escaped(_said(value))}</td></tr>'
         for name, value in _flat(settings)
         if name != "layers"
     ]
@@ -230,7 +237,7 @@ def _said(value: Any) -> str:
 
 
 def _table(titles: Sequence[str], lines: Sequence[str], *, texts: int) -> str:
-    heads = "".join(f"<th{_TEXT if i < texts else ''}>{escape(title)}</th>" for i, title in enumerate(titles))
+    heads = "".join(f"<th{_TEXT if i < texts else ''}>{_escaped(title)}</th>" for i, title in enumerate(titles))
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
@@ -242,7 +249,7 @@ def _cells(values: Sequence[str], *, texts: int, kind: str = "") -> str:
     classes = [_TEXT if i < texts else "" for i in range(len(values))]
     if texts > 2:
         classes[2] = ' class="text reason"'
-    cells = "".join(f"<td{name}>{escape(value)}</td>" for name, value in zip(classes, values, strict=True))
+    cells = "".join(f"<td{name}>{_escaped(value)}</td>" for name, value in zip(classes, values, strict=True))
     return f"<tr{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{cells}</tr>"
 
 

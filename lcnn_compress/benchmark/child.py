@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import signal
 import subprocess
@@ -56,9 +57,18 @@ def run_child(job: Callable[..., object], given: Mapping[str, object], subject: 
 
 def answer_parent(job: Callable[..., object]) -> None:
     """Read arguments from standard input, do the job, write its result or error as the last line of standard output."""
+    _end_with_parent()
     given = json.load(sys.stdin)
     try:
         answer = job(**given)
     except LcnnError as error:
         answer = {"error": type(error).__name__, "message": str(error)}
     sys.stdout.write(json.dumps(answer, default=asdict) + "\n")
+
+
+def _end_with_parent() -> None:
+    """Have Linux kill this process when its parent ends, however that ends: nobody would read the result."""
+    libc = ctypes.CDLL(None)
+    pr_set_pdeathsig = 1
+    if hasattr(libc, "prctl"):
+        libc.prctl(pr_set_pdeathsig, signal.SIGKILL)

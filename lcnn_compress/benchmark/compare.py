@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from lcnn_compress import runtime
-from lcnn_compress.artefact.report import stored_rows, stored_shape
 from lcnn_compress.benchmark.bench_settings import BenchSettings
 from lcnn_compress.benchmark.child import run_child
 from lcnn_compress.benchmark.gain import Gain, TimingPlan, measure_gain
@@ -23,6 +22,7 @@ from lcnn_compress.benchmark.profile import OTHER
 from lcnn_compress.benchmark.statistics import Latency, latency_statistics, ratio_interval
 from lcnn_compress.benchmark.timing import Memory, PairTimes, open_net, outputs_in_turn, peak_memory, read_onnx
 from lcnn_compress.errors import ArtefactError
+from lcnn_compress.export.metadata import stored_layers
 from lcnn_compress.machine import Machine, machine
 
 log = logging.getLogger(__name__)
@@ -186,11 +186,14 @@ def _with_times(row: ComparedLayer, times: dict[str, tuple[float, float]]) -> Co
 
 def _metadata(path: Path) -> tuple[list[ComparedLayer], tuple[int, ...]]:
     """Return the rows of ``lcnn.layers`` and ``lcnn.input_shape``."""
-    stored = {entry.key: entry.value for entry in read_onnx(path).metadata_props}
-    rows, shape = stored_rows(stored, path.name), stored_shape(stored, path.name)
+    rows, shape = stored_layers(read_onnx(path), Path(path.name))
     if rows is None or shape is None:
         raise ArtefactError(f"{path.name}: has no metadata 'lcnn.layers' and 'lcnn.input_shape'; write it with lcnn export")
-    return [ComparedLayer(r["name"], r.get("kind"), r.get("reason"), r["macs_dense"], r["macs"]) for r in rows], shape
+    if not sum(row.macs for row in rows) or not sum(row.macs_dense for row in rows):
+        raise ArtefactError(
+            f"{path.name}: its layers compute nothing, by its metadata 'lcnn.layers'; write it with lcnn export"
+        )
+    return [ComparedLayer(row.name, row.kind, row.reason, row.macs_dense, row.macs) for row in rows], tuple(shape)
 
 
 def file_size(path: Path) -> FileSize:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lcnn_compress.cli import render
+from lcnn_compress.cli import render, terminal
 from lcnn_compress.cli.error_boundary import guarded
 from lcnn_compress.cli.options import Command, takes
 from lcnn_compress.cli.requests import (
@@ -24,8 +24,10 @@ from lcnn_compress.cli.resolve import find_artefact, require
 from lcnn_compress.version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lcnn_compress.api import Configuration, Source
-    from lcnn_compress.artefact.report import Report
+    from lcnn_compress.artefact.report import Json, Report
 
 app = typer.Typer(
     name="lcnn", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -72,11 +74,11 @@ def compress(request: CompressRequest, given: frozenset[str]) -> None:
     data = api.load_data(configuration.data, source.input_shape, seed=configuration.settings.seed)
     if request.dry_run:
         assert target is not None
-        with render.progress(request.shows_progress) as progress:
+        with render.progress() as progress:
             plan = api.forecast(source, configuration.settings, target, data, progress)
         render.print_json(plan) if request.as_json else render.forecast(plan)
         return
-    with render.progress(request.shows_progress) as progress:
+    with render.progress() as progress:
         artefact = api.compress_and_save(
             source, request.place, configuration, data, target=target, resume=request.resume, progress=progress
         )
@@ -94,9 +96,9 @@ def _opened(request: CompressRequest, configuration: Configuration) -> Source:
     if request.trust_pickle:
         render.warn("--trust-pickle: the model file may have run code")
     for line in source.notes:
-        render.note(line, request.quiet)
+        render.note(line)
     if configuration.sha256 not in (None, source.origin.sha256):
-        render.note("this is not the net of the configuration: its decisions are repeated on other weights", request.quiet)
+        render.note("this is not the net of the configuration: its decisions are repeated on other weights")
     return source
 
 
@@ -106,22 +108,25 @@ def answer(report: Report, request: CompressRequest) -> None:
 
     render.print_json(report.to_json()) if request.as_json else render.compress_summary(report, str(request.place))
     for line in advice(report):
-        render.note(line, request.quiet)
-    exit_unless_faster(report, request.quiet)
+        render.note(line)
+    exit_unless_faster(report)
 
 
-def exit_unless_faster(report: Report, quiet: bool) -> None:
+def exit_unless_faster(report: Report) -> None:
     """Exit with 1 where no layer gained, or the whole net is not faster though not only a small file was asked for."""
     if not any(row.form.is_coded for row in report.layers):
-        render.warn("no layer gains from lookup convolutions: every layer stays dense")
+        terminal.complain("warning: no layer gains from lookup convolutions: every layer stays dense")
         raise typer.Exit(1)
     speedup = report.totals.speedup
     if speedup is None:
-        render.note("no time was measured (--no-measure, or no native library: see 'lcnn doctor')", quiet)
+        render.note("no time was measured (--no-measure, or no native library: see 'lcnn doctor')")
     elif speedup <= 1:
-        render.warn(f"the whole net is not faster than dense ({speedup:.2f}x)")
-        if "size_mb" not in (report.budget or {}).get("target", {}):  # a small file was asked for, and made
-            raise typer.Exit(1)
+        slower = f"the whole net is not faster than dense ({speedup:.2f}x)"
+        if "size_mb" in (report.budget or {}).get("target", {}):  # a small file was asked for, and made
+            render.warn(slower)
+            return
+        terminal.complain(f"warning: {slower}")
+        raise typer.Exit(1)
 
 
 @app.command(cls=Command)
@@ -138,9 +143,9 @@ def sensitivity(request: SensitivityRequest, given: frozenset[str]) -> None:
 
     source = api.open_model(request.model, request.shape, arch=request.arch, trust_pickle=request.trust_pickle, data=data)
     for line in source.notes:
-        render.note(line, request.quiet)
+        render.note(line)
     loaded = api.load_data(data, source.input_shape, seed=request.seed, limit=request.limit)
-    with render.progress(request.shows_progress) as progress:
+    with render.progress() as progress:
         result = api.sensitivity(source, settings, loaded, progress)
     if plot is not None:
         write_atomically(plot, api.sensitivity_picture(result).encode())
@@ -154,7 +159,7 @@ def export(request: ExportRequest, given: frozenset[str]) -> None:  # noqa: ARG0
     """Write an artefact as ONNX, checked against torch first."""
     require(request.onnx, "export needs a format; say 'lcnn export --onnx'")
     path, chosen = find_artefact(request.artefact)
-    render.note(chosen, request.quiet)
+    render.note(chosen)
     target = request.output or path / ("model.dense.onnx" if request.dense else "model.onnx")
     require(target.suffix == ".onnx", f"--output is '{target}'; it must end in .onnx")
 
@@ -181,14 +186,20 @@ def bench(request: BenchRequest, given: frozenset[str]) -> None:  # noqa: ARG001
         _bench_suite(request, request.suite)
         return
     path, chosen = find_artefact(request.artefact)
-    render.note(chosen, request.quiet)
+    render.note(chosen)
 
     from lcnn_compress import api
 
     result = api.bench(path, None, settings, trust_pickle=request.trust_pickle)
-    for line in result.pop("notes"):
-        render.note(line, request.quiet)
-    render.print_json(result) if request.as_json else render.bench_table(result)
+    notes = result.pop("notes")
+    for line in notes:
+        render.note(line)
+    render.print_json(with_notes(result, notes)) if request.as_json else render.bench_table(result)
+
+
+def with_notes(result: Json, notes: Sequence[str]) -> Json:
+    """Return the object of ``--json`` with the notes, if there are some: with it nothing but errors is shown on stderr."""
+    return {**result, "notes": notes} if notes else result
 
 
 def _bench_suite(request: BenchRequest, suite: str) -> None:
@@ -198,7 +209,7 @@ def _bench_suite(request: BenchRequest, suite: str) -> None:
     )
     from lcnn_compress import api
 
-    with render.progress(request.shows_progress) as progress:
+    with render.progress() as progress:
         result = api.suite(suite, request.settings(), progress)
     render.print_json(result) if request.as_json else render.suite_table(result)
 
@@ -210,19 +221,19 @@ def evaluate(request: EvalRequest, given: frozenset[str]) -> None:  # noqa: ARG0
     """Score the dense and the compressed net on labelled data."""
     data = request.data_settings()
     target, chosen = (request.target, None) if request.target is not None else find_artefact(None)
-    render.note(chosen, request.quiet)
+    render.note(chosen)
 
     from lcnn_compress import api
 
-    with render.progress(request.shows_progress) as progress:
+    with render.progress() as progress:
         found = api.evaluate_file(
             target, data, limit=request.limit, arch=request.arch, input_shape=request.shape,
             trust_pickle=request.trust_pickle, progress=progress,
         )  # fmt: skip
     for line in found.notes:
-        render.note(line, request.quiet)
+        render.note(line)
     result = {"command": "eval", **{name: value for name, value in asdict(found).items() if name != "notes"}}
-    render.print_json(result) if request.as_json else render.scores(result)
+    render.print_json(with_notes(result, found.notes)) if request.as_json else render.scores(result)
 
 
 @app.command(cls=Command)
@@ -234,7 +245,7 @@ def inspect(request: InspectRequest, given: frozenset[str]) -> None:  # noqa: AR
 
     found = api.inspect(request.target, arch=request.arch, input_shape=request.shape, trust_pickle=request.trust_pickle)
     for line in found.notes:
-        render.note(line, request.quiet)
+        render.note(line)
     if request.as_json:
         render.print_json({"command": "inspect", "notes": found.notes, "facts": found.facts, "layers": found.layers})
     else:
@@ -270,7 +281,7 @@ def quickstart(request: QuickstartRequest, given: frozenset[str]) -> None:  # no
     from lcnn_compress.quickstart import run
 
     api.check_place(request.output)
-    with render.progress(request.shows_progress) as progress:
+    with render.progress() as progress:
         result = run(request.output, request.epochs, progress)
     render.print_json(result) if request.as_json else render.quickstart_table(result)
-    exit_unless_faster(api.load(request.output).report, request.quiet)
+    exit_unless_faster(api.load(request.output).report)

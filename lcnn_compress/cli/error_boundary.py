@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import typer
 
+from lcnn_compress.cli import terminal
 from lcnn_compress.errors import LcnnError
 
 MISSING, FILES, INTERNAL, INTERRUPTED = 3, 5, 70, 130
@@ -54,11 +55,14 @@ def guarded(command: Command) -> Command:
         except BrokenPipeError:  # who reads our output has left: nothing more can be said, not even by Python at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(FILES) from None
-        except (Exception, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt) as raised:
+            error = raised
+            if isinstance(raised, OSError) and isinstance(raised.__context__, KeyboardInterrupt):
+                error = raised.__context__  # the terminal was closed, so that nothing can be shown any more
             message, code = describe(error)
             if os.environ.get("LCNN_DEBUG"):
                 traceback.print_exc()
-            typer.echo(message, err=True)
+            terminal.complain(message)
             raise typer.Exit(code) from None
 
     return run  # type: ignore[return-value]

@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 from typer.core import TyperCommand
 
+from lcnn_compress.cli import terminal
 from lcnn_compress.cli.error_boundary import with_flags
 
 MODEL, DICTIONARY, TARGETS, DATA, TRAINING = "Model", "Dictionary", "Targets", "Data", "Training"
@@ -71,7 +72,8 @@ def takes(request: type[Request]) -> Callable[[Callable[[Request, frozenset[str]
 
     def decorate(command: Callable[[Request, frozenset[str]], None]) -> Callable[..., None]:
         def run(context: typer.Context, **values: Any) -> None:
-            command(request(**values), _given(context))
+            with terminal.quiet(bool(values.get("quiet") or values.get("as_json"))):
+                command(request(**values), _given(context))
 
         parameters = _parameters(request)
         run.__name__, run.__doc__ = command.__name__, command.__doc__

@@ -1,4 +1,4 @@
-"""Everything the command line shows: tables, progress, notes, JSON. The only module that prints.
+"""Everything the command line shows: tables, progress, notes, JSON. It reaches the terminal through ``terminal`` alone.
 
 Results go to stdout; progress and notes go to stderr.
 """
@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 from lcnn_compress.artefact.report import Json, Report
+from lcnn_compress.cli import terminal
 from lcnn_compress.cli.error_boundary import with_flags
 from lcnn_compress.forms.kinds import DENSE, KINDS, LOOKUP, Kind
 from lcnn_compress.progress import Progress
@@ -34,39 +35,48 @@ def out(whole_lines: bool = False) -> Console:
 
 def text(line: str) -> None:
     """Print one line on stdout."""
-    typer.echo(line)
+    terminal.say(line)
 
 
-def note(line: str | None, quiet: bool = False) -> None:
+def note(line: str | None) -> None:
     """Show a line, if there is one, on stderr; fields of settings in it are named as options."""
-    if line is not None and not quiet:
-        typer.echo(f"note: {with_flags(line)}", err=True)
+    if line is not None:
+        terminal.notify(f"note: {with_flags(line)}")
 
 
 def warn(line: str) -> None:
-    """Show a warning that --quiet does not hide."""
-    typer.echo(f"warning: {line}", err=True)
+    """Show a warning on stderr."""
+    terminal.notify(f"warning: {line}")
 
 
 def print_json(values: Json) -> None:
     """Print one JSON object on stdout."""
-    typer.echo(json.dumps(values, indent=1, allow_nan=False))
+    terminal.say_whole(json.dumps(values, indent=1, allow_nan=False))
 
 
-def _table(*names: str, left: int = 1, title: str | None = None) -> Table:
+class _Table(Table):
+    """A table whose cells are text of files and users: nothing in them is read as markup."""
+
+    def add_row(self, *cells: str) -> None:  # type: ignore[override]
+        """Add a row of cells, shown as ``terminal.as_line`` shows lines."""
+        super().add_row(*(Text(terminal.as_line(cell)) for cell in cells))
+
+
+def _table(*names: str, left: int = 1, title: str | None = None) -> _Table:
     """Return an empty table whose first ``left`` columns are words."""
-    table = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left", title_style="bold")
+    table = _Table(box=None, header_style="bold", pad_edge=False, title_justify="left", title_style="bold")
+    table.title = None if title is None else Text(terminal.as_line(title))
     for position, name in enumerate(names):
         table.add_column(name, justify="left" if position < left else "right", overflow="fold", no_wrap=position > 0)
     return table
 
 
-def _show(table: Table, whole_lines: bool = False) -> None:
+def _show(table: _Table, whole_lines: bool = False) -> None:
     """Print a table without blanks at the ends of its lines."""
     console = out(whole_lines)
     with console.capture() as captured:
         console.print(table)
-    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()), color=console.is_terminal or None)
+    terminal.say_whole("\n".join(line.rstrip() for line in captured.get().splitlines()), styled=console.is_terminal)
 
 
 class Stages:
@@ -79,7 +89,7 @@ class Stages:
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Show that ``done`` of ``total`` steps of a stage are done; a stage that starts again gets a fresh clock."""
         if stage not in self.tasks:
-            self.tasks[stage] = self.bars.add_task(stage, total=total)
+            self.tasks[stage] = self.bars.add_task(terminal.as_line(stage), total=total)
         task = self.tasks[stage]
         if done < self.bars.tasks[task].completed or done == 0:
             self.bars.reset(task, total=total)
@@ -87,12 +97,12 @@ class Stages:
 
 
 @contextmanager
-def progress(wanted: bool) -> Iterator[Progress]:
-    """Show how far the work is on stderr, if that is a terminal."""
+def progress() -> Iterator[Progress]:
+    """Show how far the work is on stderr, if that is a terminal and the user does not want quiet."""
     console = Console(stderr=True)
     bars = Bars(
-        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(), console=console, disable=not (wanted and console.is_terminal),
+        TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(), console=console, disable=terminal.is_quiet() or not console.is_terminal,
     )  # fmt: skip
     with bars:
         yield Stages(bars)
@@ -105,8 +115,8 @@ def layer_table(rows: Sequence[Json]) -> None:
         kind = _kind(row)
         table.add_row(
             row["name"], f"{row['in_channels']}>{row['out_channels']}", _by(row["kernel"]),
-            kind.described(row.get("dictionary_size")), f"{row['lookups_per_position']:.2f}" if kind.is_coded else "",
-            f"{row['relative_error']:.3f}" if "relative_error" in row else "", _pair(row, "macs", "macs_dense", 1e6, 2),
+            kind.described(row.get("dictionary_size")), _number(row, "lookups_per_position", 2) if kind.is_coded else "",
+            _number(row, "relative_error", 3), _pair(row, "macs", "macs_dense", 1e6, 2),
             _pair(row, "lookup_ms", "dense_ms", 1, 3),
         )  # fmt: skip
     _show(table)
@@ -116,6 +126,10 @@ def layer_table(rows: Sequence[Json]) -> None:
 def _kind(row: Json) -> Kind:
     """Return the kind of a layer; the ones a later version names in a file are shown as lookups."""
     return KINDS.get(row["kind"], LOOKUP)
+
+
+def _number(row: Json, name: str, digits: int) -> str:
+    return f"{row[name]:.{digits}f}" if row.get(name) is not None else ""
 
 
 def _pair_titles(rows: Sequence[Json]) -> list[str]:
@@ -156,8 +170,8 @@ def compress_summary(report: Report, path: str) -> None:
             f"input {_by(report.input_shape)}"
         )
     lines += _budget_lines(report)
-    lines.append(f"written {path}")
-    text("\n".join(lines))
+    for line in (*lines, f"written {path}"):
+        text(line)
 
 
 def _budget_lines(report: Report) -> list[str]:
@@ -210,7 +224,8 @@ def forecast(report: Json) -> None:
             f"predicted {budget['dense_ms']:.3f} -> {budget['predicted_ms']:.3f} ms ({budget['predicted_speedup']:.2f}x), "
             f"{budget['threads']} thread{'s' if budget['threads'] > 1 else ''}; nothing was built or written"
         )
-    text("\n".join(lines))
+    for line in lines:
+        text(line)
 
 
 def sensitivity(result: Json) -> None:
@@ -235,7 +250,8 @@ def sensitivity(result: Json) -> None:
 def bench_table(result: Json) -> None:
     """Print dense against lookup for each batch and thread count, then the layers."""
     kernels = result["isa"] or "no native library: the lookup file runs as dense convolutions"
-    text(f"lookup: {result['lookup_source']}\ndense: {result['dense_source']}")
+    text(f"lookup: {result['lookup_source']}")
+    text(f"dense: {result['dense_source']}")
     text(f"ONNX Runtime {result['onnxruntime']}, {kernels}; input {_by(result['input_shape'])}")
     for run in result["runs"]:
         text("")
@@ -245,7 +261,7 @@ def bench_table(result: Json) -> None:
         bench_layers(result["layers"])
 
 
-def run_table(run: Json, title: str, first_rows: Sequence[tuple[str, ...]] = ()) -> Table:
+def run_table(run: Json, title: str, first_rows: Sequence[tuple[str, ...]] = ()) -> _Table:
     """Return one measurement as a table: dense, lookup and how they compare."""
     dense, lookup = run["dense"], run["lookup"]
     table = _table("", "dense", "lookup", "", title=title)

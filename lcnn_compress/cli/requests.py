@@ -71,13 +71,8 @@ class ModelRequest:
 class AnswerRequest:
     """How a command answers."""
 
-    as_json: bool = own("Print one JSON object on stdout and nothing else there", "--json", panel=OUTPUT, default=False)
-    quiet: bool = own("No progress and no notes", "--quiet", "-q", panel=OUTPUT, default=False)
-
-    @property
-    def shows_progress(self) -> bool:
-        """Whether progress is shown on a terminal."""
-        return not (self.quiet or self.as_json)
+    as_json: bool = own("Print one JSON object on stdout, and nothing else but errors", "--json", panel=OUTPUT, default=False)
+    quiet: bool = own("No progress, no notes and no warnings", "--quiet", "-q", panel=OUTPUT, default=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -367,7 +362,7 @@ class InspectRequest(AnswerRequest, ModelRequest):
 class DoctorRequest:
     """``lcnn doctor``."""
 
-    as_json: bool = own("Print one JSON object on stdout and nothing else there", "--json", panel=OUTPUT, default=False)
+    as_json: bool = own("Print one JSON object on stdout, and nothing else but errors", "--json", panel=OUTPUT, default=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lcnn_compress.artefact.field_rules import check_fields
+from lcnn_compress.artefact.strict_json import parse_json
 from lcnn_compress.compression.settings import CompressSettings, LayerPlan
 from lcnn_compress.data.data_settings import DataSettings
 from lcnn_compress.errors import ArtefactError, FileError, SettingsError
@@ -85,7 +85,7 @@ def read_object(path: Path) -> dict[str, Any]:
         ArtefactError: it is not a JSON object.
     """
     try:
-        values = json.loads(path.read_bytes())
+        values = parse_json(path.read_bytes())
     except OSError as error:
         raise FileError(f"{path}: cannot be read: {error.strerror}; give the config.json of an artefact") from error
     except (ValueError, RecursionError) as error:

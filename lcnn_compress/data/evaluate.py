@@ -71,10 +71,10 @@ def evaluate_file(
     if path.suffix == ".onnx":
         shape = _shape_taken(path)
         found = evaluate(path, _examples(data, shape, limit), progress)
-        return Evaluation(found.metric, None, found.value, found.n)
+        return Evaluation(found.metric, None, found.value, found.n, found.notes)
     source = open_source(str(path), input_shape, arch=arch, trust_pickle=trust_pickle, image_size=lambda: image_size(data))
     found = evaluate(source.net, _examples(data, source.input_shape, limit), progress)
-    return Evaluation(found.metric, found.value, None, found.n, source.notes)
+    return Evaluation(found.metric, found.value, None, found.n, (*source.notes, *found.notes))
 
 
 def _shape_taken(path: Path) -> tuple[int, ...]:
@@ -96,6 +96,7 @@ def _evaluate_artefact(path: Path, data: DataSettings, limit: int | None, trust_
     data, notes = _prepared_as_before(data, artefact.config.get("data") or {})
     examples = _examples(data, artefact.input_shape, limit)
     found = evaluate(artefact.net, examples, progress)
+    notes += found.notes
     source = find_dense(artefact, path, trust_pickle)
     if isinstance(source, str):
         return Evaluation(found.metric, None, found.value, found.n, (*notes, f"no dense figure: {source}"))

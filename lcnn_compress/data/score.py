@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from lcnn_compress.operators.interface import interface_of
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.runtime import ORT_ERRORS, ort_message
 
-log = logging.getLogger(__name__)
 Run = Callable[[Tensor], Tensor]
 BATCH = 100
 # So many random class numbers do not all fall into one half of the classes.
@@ -27,17 +25,18 @@ MANY = 20
 
 @dataclass(frozen=True)
 class Score:
-    """``metric`` is "top1_percent", "labels_percent" or "psnr_db"; ``n`` counts images."""
+    """``metric`` is "top1_percent", "labels_percent" or "psnr_db"; ``n`` counts images; ``notes`` say what seems wrong."""
 
     metric: str
     value: float
     n: int
+    notes: tuple[str, ...] = ()
 
 
 def score(run: Run, examples: Examples, progress: Progress = silent, task: Task | None = None) -> Score:
     """Run a net over all examples and score it: the mean of ``image_scores``, with the same arguments and errors."""
-    metric, values = image_scores(run, examples, progress, task)
-    return Score(metric, float(values.sum()) / max(1, len(values)), len(values))
+    metric, values, doubts = _scored(run, examples, progress, task)
+    return Score(metric, float(values.sum()) / max(1, len(values)), len(values), doubts.notes())
 
 
 def image_scores(run: Run, examples: Examples, progress: Progress = silent, task: Task | None = None) -> tuple[str, Tensor]:
@@ -56,6 +55,10 @@ def image_scores(run: Run, examples: Examples, progress: Progress = silent, task
         DataError: the examples carry no labels, or the outputs or the task do not fit them.
         ModelError: an output is not a number, or no tensor.
     """
+    return _scored(run, examples, progress, task)[:2]
+
+
+def _scored(run: Run, examples: Examples, progress: Progress, task: Task | None) -> tuple[str, Tensor, _Doubts]:
     parts: list[Tensor] = []
     done, metric, doubts = 0, "", _Doubts()
     for x, labels in batches(examples, BATCH):
@@ -72,12 +75,11 @@ def image_scores(run: Run, examples: Examples, progress: Progress = silent, task
         doubts.add(x, output, kind, y)
         done += len(x)
         progress("evaluating", done, len(examples))
-    doubts.warn()
-    return metric, torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+    return metric, torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64), doubts
 
 
 class _Doubts:
-    """What was seen of the data that can be scored but seems not to be what was meant; the log tells."""
+    """What was seen of data that can be scored but seems not to be what was meant."""
 
     def __init__(self) -> None:
         self.first: Tensor | None = None
@@ -94,15 +96,16 @@ class _Doubts:
         several = kind is Task.TARGETS and output.ndim == 2 and output.shape[1] > 1
         self.only_0_and_1 = self.only_0_and_1 and several and bool(((y == 0) | (y == 1)).all())
 
-    def warn(self) -> None:
-        if self.n > 1 and self.alike:
-            log.warning("all %d images are the same; see that the data is what it should be", self.n)
+    def notes(self) -> tuple[str, ...]:
         low, high = min(self.numbers, default=0), max(self.numbers, default=0)
-        if self.n >= MANY and (low == 1 or 2 * (high + 1) <= self.n_classes):
-            classes = f"class numbers run from {low} to {high}, but the net tells the classes 0 to {self.n_classes - 1} apart"
-            log.warning("%s; see that both count alike", classes)
-        if self.n and self.only_0_and_1:
-            log.warning("y holds only 0 and 1 and is scored as targets; several labels for an image are scored from Python")
+        doubts = {
+            f"all {self.n} images are the same; see that the data is what it should be": self.n >= MANY and self.alike,
+            f"class numbers run from {low} to {high}, but the net tells the classes 0 to {self.n_classes - 1} apart; see that "
+            "both count alike": self.n >= MANY and (low == 1 or 2 * (high + 1) <= self.n_classes),
+            "y holds only 0 and 1 and is scored as targets; from Python it can be scored as several labels for an image":
+            self.n > 0 and self.only_0_and_1,
+        }  # fmt: skip
+        return tuple(note for note, holds in doubts.items() if holds)
 
 
 def _accuracy(output: Tensor, y: Tensor) -> tuple[str, Tensor]:

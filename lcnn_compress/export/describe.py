@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import onnx
 
 from lcnn_compress import runtime
 from lcnn_compress.artefact.artefact import Artefact
-from lcnn_compress.artefact.report import Json, stored_rows, stored_shape
+from lcnn_compress.artefact.report import Json
+from lcnn_compress.errors import ArtefactError
+from lcnn_compress.export.metadata import StoredLayer, stored_layers
 from lcnn_compress.export.nodes import constants_of
 from lcnn_compress.operators.common import FIRST_STAGE
-from lcnn_compress.operators.lookup_conv import OP_TYPE
+from lcnn_compress.operators.lookup_conv import LAYER_OPS, OP_TYPE
 
 
 @dataclass(frozen=True)
@@ -37,41 +39,51 @@ def describe_onnx(path: Path) -> Description:
     """Return the facts and layers an ONNX file tells about itself.
 
     Raises:
-        ArtefactError, FileError: the file is damaged or missing.
+        ArtefactError: the file is damaged, or its metadata or nodes are not as lcnn writes them.
+        FileError: the file is missing.
     """
     runtime.session(path)  # a damaged file is refused here, with its name
     model = onnx.load(path)
     kinds = Counter(f"{node.domain}::{node.op_type}".removeprefix("::") for node in model.graph.node)
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    rows, shape = stored_rows(metadata, path.name) or [], stored_shape(metadata, path.name)
+    stored, shape = stored_layers(model, path)
+    rows = stored or []
     facts: dict[str, object] = {
-        "file": str(path), "bytes": path.stat().st_size, "input": None if shape is None else list(shape),
+        "file": str(path), "bytes": path.stat().st_size, "input": shape,
         "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
         "operators": dict(kinds.most_common()), "body for other runtimes": bool(model.functions),
     }  # fmt: skip
-    nodes = {node.name: node for node in model.graph.node}
+    nodes = {node.name: node for node in model.graph.node if node.op_type in LAYER_OPS and len(node.input) > 1}
     constants = constants_of(model.graph)
-    found = [row for row in rows if row["name"] in nodes and set(nodes[row["name"]].input[1:2]) & constants.keys()]
-    if missing := [row["name"] for row in rows if row not in found]:
+    found = [row for row in rows if row.name in nodes and nodes[row.name].input[1] in constants]
+    if missing := [row.name for row in rows if row not in found]:
         facts["layers without a node of their name"] = ", ".join(missing)
-    return Description(facts, [_onnx_row(row, nodes, constants) for row in found])
+    return Description(facts, [_onnx_row(row, nodes, constants, path) for row in found])
 
 
-def _onnx_row(row: Json, nodes: dict[str, onnx.NodeProto], constants: dict[str, onnx.TensorProto]) -> Json:
+def _onnx_row(row: StoredLayer, nodes: dict[str, onnx.NodeProto], constants: dict[str, onnx.TensorProto], path: Path) -> Json:
     """Complete a stored row with the shapes found in the file."""
-    node, first = nodes[row["name"]], nodes.get(row["name"] + FIRST_STAGE)
+    try:
+        return {**asdict(row), **_shapes(nodes[row.name], nodes.get(row.name + FIRST_STAGE), constants)}
+    except (ArithmeticError, LookupError, ValueError) as error:
+        raise ArtefactError(
+            f"{path}: node '{row.name}' is not one that lcnn writes ({type(error).__name__}: {error}); the file was edited"
+        ) from error
+
+
+def _shapes(node: onnx.NodeProto, first: onnx.NodeProto | None, constants: dict[str, onnx.TensorProto]) -> Json:
+    """Return the shape of the layer that a node computes, with the node before it where two do; any other node may fail."""
     groups = next((a.i for a in node.attribute if a.name == "group"), 1)
     dims = list(constants[node.input[1]].dims)
     if first is not None:
         channels, size = constants[first.input[1]].dims[1] * groups, dims[1]
         shape = {"in_channels": channels, "out_channels": dims[0], "kernel": dims[2:]}
-        return {**row, **shape, "dictionary_size": size, "lookups_per_position": float(size)}
+        return {**shape, "dictionary_size": size, "lookups_per_position": float(size)}
     kernel = next((list(a.ints) for a in node.attribute if a.name == "kernel_shape"), [1, 1])
     if node.op_type != OP_TYPE:
         outputs, inputs = reversed(dims[:2]) if node.op_type == "MatMul" else dims[:2]
-        return {**row, "in_channels": inputs * groups, "out_channels": outputs, "kernel": kernel}
+        return {"in_channels": inputs * groups, "out_channels": outputs, "kernel": kernel}
     filters, entries = constants[node.input[4]].dims[0], constants[node.input[2]].dims[0]
     return {
-        **row, "in_channels": dims[1] * groups, "out_channels": filters, "kernel": kernel,
+        "in_channels": dims[1] * groups, "out_channels": filters, "kernel": kernel,
         "dictionary_size": dims[0] // groups, "lookups_per_position": entries / (filters * kernel[0] * kernel[1]),
     }  # fmt: skip

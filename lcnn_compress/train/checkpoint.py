@@ -56,7 +56,8 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
     """Let a first ctrl-C only set the flag that is yielded: a step is never left half done. A second one raises at once.
 
     A SIGINT that is ignored stays ignored: shells start jobs in the background so, because a ctrl-C in their terminal is meant
-    for another program. A SIGTERM is deferred likewise where it would raise KeyboardInterrupt, as in the command line.
+    for another program. SIGTERM and SIGHUP are deferred likewise where they would raise KeyboardInterrupt, as in the command
+    line.
     """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -68,12 +69,13 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
             signal.default_int_handler(signum, frame)
         asked.set()
 
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     # A handler of None was set by another language and could not be put back.
     if handlers[signal.SIGINT] in (signal.SIG_IGN, None):
         del handlers[signal.SIGINT]
-    if handlers[signal.SIGTERM] is not signal.default_int_handler:
-        del handlers[signal.SIGTERM]
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if handlers[number] is not signal.default_int_handler:
+            del handlers[number]
     for number in handlers:
         signal.signal(number, note)
     try:

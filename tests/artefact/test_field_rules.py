@@ -78,7 +78,7 @@ def test_true_is_no_number(made: Any) -> None:
     assert numbers or isinstance(made, Configuration)
     values = {field.name: getattr(made, field.name) for field in fields(made)}
     for name in numbers:
-        with pytest.raises(SettingsError, match=rf"^{name} is True; it must be a (whole )?number"):
+        with pytest.raises(SettingsError, match=rf"^`{name}` is True; it must be a (whole )?number"):
             type(made)(**{**values, name: True})
 
 
@@ -95,17 +95,17 @@ def test_other_values_are_refused_too() -> None:
 
 
 def test_what_the_types_are_called() -> None:
-    with pytest.raises(SettingsError, match=r"^lookups is '2'; it must be a whole number or a number or None$"):
+    with pytest.raises(SettingsError, match=r"^`lookups` is '2'; it must be a whole number or a number or None$"):
         PlanSettings(lookups="2")  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match=r"^only is 'conv\*'; it must be a tuple of text$"):  # not its letters
+    with pytest.raises(SettingsError, match=r"^`only` is 'conv\*'; it must be a tuple of text$"):  # not its letters
         PlanSettings(only="conv*")  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match=r"^mean is 0.5; it must be a tuple of numbers or None$"):
+    with pytest.raises(SettingsError, match=r"^`mean` is 0.5; it must be a tuple of numbers or None$"):
         DataSettings(mean=0.5)  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match=r"^task is 'boxes'; it must be one of classes, labels, targets or None$"):
+    with pytest.raises(SettingsError, match=r"^`task` is 'boxes'; it must be one of classes, labels, targets or None$"):
         Recipe(task="boxes")  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match=r"^measure is 1; it must be True or False$"):
+    with pytest.raises(SettingsError, match=r"^`measure` is 1; it must be True or False$"):
         CompressSettings(measure=1)  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match=r"^plan is 3; it must be a PlanSettings$"):
+    with pytest.raises(SettingsError, match=r"^`plan` is 3; it must be a PlanSettings$"):
         CompressSettings(plan=3)  # type: ignore[arg-type]
 
 

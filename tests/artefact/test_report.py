@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hostile import VALUES, changed, places
 from report_cases import CONV, REPORT, STEM, TOTALS
 
-from lcnn_compress.artefact.report import Report, TrainingReport, stored_rows, stored_shape
-from lcnn_compress.errors import ArtefactError
+from lcnn_compress.artefact.report import Report, TrainingReport
+from lcnn_compress.artefact.report_html import html
+from lcnn_compress.artefact.strict_json import parse_json
 
 DENSE_KEYS = {
     "name", "type", "kind", "reason", "note", "in_channels", "out_channels", "kernel", "groups", "input_sizes", "macs_dense",
@@ -115,6 +117,39 @@ def test_damage_is_named(values: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ({"target": {"speedup": "2"}}, "'speedup' of 'target' of 'budget' of the report is '2'"),
+        ({"target": [2]}, r"'target' of 'budget' of the report is \[2\]"),
+        ({"predicted_error": "x" * 500}, "'predicted_error' of 'budget' of the report is 'x{99}...$"),
+        ({"drop": {"value": 1.0}}, "'drop' of 'budget' of the report lacks low, high, n"),
+        ({"drop": 3}, "'drop' of 'budget' of the report is 3, not an object"),
+    ],
+)
+def test_a_damaged_budget_is_named(budget: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Report.from_json(written(REPORT) | {"budget": budget})
+
+
+FULL = replace(
+    REPORT, training=TrainingReport(3, (0.5, 0.25), {"block.conv1": 48}), notes=("a",),
+    settings={"seed": 7, "finetune": {"epochs": 3}},
+    budget={"target": {"max_drop": 0.5}, "effects": "outputs", "drop": {"value": 0.1, "low": 0, "high": 1, "n": 5}},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: value[:20])
+def test_every_value_in_every_place_can_be_shown_or_is_refused(value: str) -> None:
+    for path in places(written(FULL)):
+        try:
+            report = Report.from_json(parse_json(changed(written(FULL), path, value)))
+        except ValueError:
+            continue
+        assert html(report).encode(), path
+        json.dumps(report.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
     ("model", "name"),
     [
         ("torchvision.models:resnet18", "resnet18"),
@@ -128,36 +163,3 @@ def test_damage_is_named(values: dict[str, Any], message: str) -> None:
 )
 def test_a_model_is_called_by_its_name_without_its_place(model: str | None, name: str | None) -> None:
     assert replace(REPORT, model=model).model_name == name
-
-
-ROW = {"name": "a", "kind": "lookup", "reason": "", "macs_dense": 4, "macs": 2}
-
-
-def test_what_an_exported_file_says_is_read() -> None:
-    metadata = {"lcnn.layers": json.dumps([ROW]), "lcnn.input_shape": "[1, 3, 8, 8]", "other": "{"}
-    assert (stored_rows(metadata, "a.onnx"), stored_shape(metadata, "a.onnx")) == ([ROW], (1, 3, 8, 8))
-    assert (stored_rows({}, "a.onnx"), stored_shape({}, "a.onnx")) == (None, None)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "", "{", "3", "[3]", "[[]]", "{}", '{"name": "a"}', "[" * 100_000, "[NaN]",
-        *(json.dumps([{**ROW, key: value}]) for key in ROW for value in (True, [], {}, float("nan"), 10**30)),
-        *(json.dumps([{k: v for k, v in ROW.items() if k != key}]) for key in ("name", "macs", "macs_dense")),
-    ],
-    ids=lambda text: text[:40],
-)  # fmt: skip
-def test_layers_in_a_file_that_no_export_wrote_are_refused(text: str) -> None:
-    with pytest.raises(
-        ArtefactError, match=r"^a\.onnx: metadata 'lcnn\.layers' cannot be read \(.*\); write the file with lcnn export$"
-    ):
-        stored_rows({"lcnn.layers": text}, "a.onnx")
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[", "3", "[]", "{}", '"1,3,8,8"', "[1, true]", "[1, 0]", "[1, -3]", "[1, 3.0]", "[1, NaN]", f"[{10**30}]"]
-)
-def test_a_shape_in_a_file_that_no_export_wrote_is_refused(text: str) -> None:
-    with pytest.raises(ArtefactError, match=r"^a\.onnx: metadata 'lcnn\.input_shape' cannot be read \("):
-        stored_shape({"lcnn.input_shape": text}, "a.onnx")

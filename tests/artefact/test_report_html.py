@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from html.parser import HTMLParser
 
 import pytest
+from hostile import TEXTS, is_safe
 from report_cases import CONV, REPORT, STEM, TOTALS
 
 from lcnn_compress.artefact.report import LayerReport, Report
@@ -102,6 +103,21 @@ def test_text_from_outside_is_escaped() -> None:
     page = Page(text)
     assert "script" not in page.seen
     assert page.texts.count(evil) >= 5  # layer table and each chart show the name as it is
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=ascii)
+def test_text_from_outside_is_only_text(text: str) -> None:
+    layers = replace(STEM, name=text, reason=text), replace(CONV, name=text, note=text)
+    budget = {"target": {text: 1.0}, "effects": text}
+    report = of(
+        *layers, model=text, settings={text: {text: [text]}}, machine={text: text}, budget=budget, date=text, command=text
+    )
+    page = html(report)
+    page.encode()
+    assert is_safe(page)
+    shown, usual = Page(page), Page(html(of(budget={"effects": "outputs"})))
+    assert shown.seen == usual.seen
+    assert {name for name, _ in shown.attributes} == {name for name, _ in usual.attributes}
 
 
 def test_the_page_asks_nobody_for_anything() -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from small_onnx import write
 
+import lcnn_compress
 from lcnn_compress.benchmark.child import run_child
 from lcnn_compress.benchmark.compare import measure_memory
 from lcnn_compress.errors import ArtefactError, ChildError, SettingsError
@@ -54,3 +60,41 @@ def test_a_killed_child_is_no_hang(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_a_child_past_its_time_is_an_error() -> None:
     with pytest.raises(SettingsError, match=r"the memory measurement of an empty process: took more than 0 s; measure fewer"):
         run_child(measure_memory, {}, EMPTY, 0)
+
+
+PARENT = """
+import runpy, signal, sys
+from lcnn_compress.benchmark.child import run_child
+signal.signal(signal.SIGINT, signal.default_int_handler)
+run_child(runpy.run_path, {"path_name": sys.argv[1]}, "sleep", 60)
+"""
+CHILD = """
+import os, pathlib, time
+pathlib.Path(__file__).with_name("number").write_text(str(os.getpid()))
+time.sleep(60)
+"""
+
+
+def is_there(process: int) -> bool:
+    """Tell whether a process runs; one that has ended and that nobody has asked about is none."""
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_no_child_outlives_its_parent(number: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "child.py").write_text(CHILD)
+    file = tmp_path / "number"
+    command = [sys.executable, "-c", PARENT, str(tmp_path / "child.py")]
+    env = os.environ | {"PYTHONPATH": str(Path(lcnn_compress.__file__).parents[1])}
+    with subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL) as parent:
+        until(lambda: file.exists() and bool(file.read_text()))
+        parent.send_signal(number)
+    until(lambda: not is_there(int(file.read_text())))
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -98,7 +98,7 @@ def test_a_file_without_our_metadata_is_refused(tmp_path: Path) -> None:
     model = onnx.load(dense)
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "bare.onnx")
-    with pytest.raises(ArtefactError, match=r"^bare.onnx: has no metadata 'lcnn.layers' and 'lcnn.input_shape'"):
+    with pytest.raises(ArtefactError, match=r"^bare.onnx: has no metadata 'lcnn.layers' and 'lcnn.input_shape'; write it"):
         compare(dense, tmp_path / "bare.onnx")
 
 

@@ -103,6 +103,20 @@ def test_interrupts_say_how_to_go_on() -> None:
     assert describe(KeyboardInterrupt("add `resume`")) == ("interrupted; add --resume", INTERRUPTED)
 
 
+def test_a_terminal_that_is_gone_is_no_failure_of_files(capsys: pytest.CaptureFixture[str]) -> None:
+    @guarded
+    def interrupted() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise OSError(5, "Input/output error")  # what takes the progress bar away cannot write
+
+    with pytest.raises(typer.Exit) as end:
+        interrupted()
+    assert end.value.exit_code == INTERRUPTED
+    assert capsys.readouterr().err == "interrupted; nothing is left half-written\n"
+
+
 def test_a_reader_that_leaves_early_is_no_internal_error(here: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)

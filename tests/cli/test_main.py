@@ -100,11 +100,46 @@ def test_an_interrupted_run_leaves_a_checkpoint_and_resumes_to_the_same_bytes(
 
 
 @pytest.mark.parametrize("ignores_interrupts", [False, True])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_request_to_stop_leaves_a_checkpoint_in_a_background_job_too(
-    training: tuple[Path, tuple[object, ...]], ignores_interrupts: bool
+    training: tuple[Path, tuple[object, ...]], name: str, ignores_interrupts: bool
 ) -> None:
-    stop(training, "SIGTERM", ignores_interrupts)
-    shutil.rmtree(training[0] / "SIGTERM.lcnn.checkpoint")
+    stop(training, name, ignores_interrupts)
+    shutil.rmtree(training[0] / f"{name}.lcnn.checkpoint")
+
+
+LOST = """
+import os, signal, sys, time
+from lcnn_compress.cli.main import take_requests_to_stop
+
+class Asks:
+    def __del__(self):
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+        time.sleep(0)
+
+take_requests_to_stop()
+try:
+    Asks()
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("asked")
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_request_that_comes_while_something_is_deleted_is_not_lost(name: str, tmp_path: Path) -> None:
+    done = child("-c", LOST, name, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("asked\n", "")
+
+
+def test_a_job_that_shall_outlive_its_terminal_does(training: tuple[Path, tuple[object, ...]]) -> None:
+    path, args = training
+    source = (
+        "import signal, sys\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\nfrom lcnn_compress.cli.main import main\n"
+        "sys.argv[0] = 'lcnn'\nmain()"
+    )
+    child("-c", source, *args, "-o", "nohup.lcnn", cwd=path, INTERRUPT_AT="90", SIGNAL="SIGHUP")
+    same_bytes(path / "nohup.lcnn", path / "whole.lcnn")
 
 
 def stop(training: tuple[Path, tuple[object, ...]], name: str, ignores_interrupts: bool = False) -> None:

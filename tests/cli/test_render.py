@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hostile import TEXTS, is_safe
 from report_cases import CONV, REPORT, STEM
 
 from lcnn_compress.artefact.report import Report
@@ -33,6 +35,41 @@ def test_a_layer_is_described_as_its_kind_says(kind: str, cells: str, capsys: py
         f"block.conv1 16>32 3x5 {cells} 0.125 0.01 / 0.49 0.500 / 2.000",
         "stem: dense, first layer",
     ]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=ascii)
+def test_text_of_files_is_shown_and_never_acts(
+    text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every table and line that shows a name, a note or a path; on a terminal too, where tables have colours."""
+    layers = [{**STEM.to_json(), "name": text, "reason": text}, {**CONV.to_json(), "name": text, "note": text, "kind": text}]
+    run = {"batch": 1, "threads": 1, "dense_ms": None}
+    for terminal in (False, True):
+        if terminal:
+            monkeypatch.setenv("FORCE_COLOR", "1")
+        render.layer_table(layers)
+        render.facts({"artefact": text, "opset": {text: 3}, text: None})
+        render.compress_summary(replace(REPORT, layers=(replace(STEM, name=text, reason=text),)), text)
+        render.bench_layers([{**row, "dense_ms": None} for row in layers])
+        render.note(text)
+        render.warn(text)
+        render.text(text)
+        render.print_json({text: [text, run]})
+        shown = capsys.readouterr()
+        if terminal:
+            assert "\x1b[1m" in shown.out  # our own
+        assert is_safe(re.sub(r"\x1b\[[01]m", "", shown.out))
+        assert is_safe(shown.err)
+        # Also where markup would take it away.
+        for visible in ("[/x]", "[red]", "[link=http://x]y[/link]", ":smile:"):
+            if text == visible:
+                assert shown.out.count(visible) >= 10
+
+
+def test_a_layer_without_its_numbers_has_gaps(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {key: value for key, value in CONV.to_json().items() if key not in ("lookups_per_position", "relative_error")}
+    render.layer_table([row])
+    assert shown(capsys)[-1] == "block.conv1 16>32 3x5 4 0.01 / 0.49 0.500 / 2.000"
 
 
 def test_a_table_of_dense_layers_has_nothing_to_compare(capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,7 +82,7 @@ def test_dictionary_larger_than_any_layer_is_refused(found):
 
 @pytest.mark.parametrize("lookups", [0, -1, 0.0, 1.5, float("nan")])
 def test_impossible_lookups_are_refused(lookups):
-    with pytest.raises(SettingsError, match=r"`lookups` is '"):
+    with pytest.raises(SettingsError, match="`lookups` is "):
         PlanSettings(lookups=lookups)
 
 
