@@ -96,7 +96,7 @@ def session(
             may be used again, and know it before, from whatever file it was registered.
 
     Raises:
-        FileError: the file cannot be read.
+        FileError: the file cannot be read, or not by ONNX Runtime, because its name is not UTF-8.
         ArtefactError: ONNX Runtime refuses the model.
         MissingError: the native library cannot be loaded, or is absent and the model carries no function body.
         SettingsError: the library was registered in ``options`` twice, which no ONNX Runtime takes.
@@ -116,12 +116,12 @@ def session(
             used.intra_op_num_threads = threads
         if profile_prefix is not None:
             used.enable_profiling = True
-            used.profile_file_prefix = str(profile_prefix)
+            used.profile_file_prefix = _name_of(profile_prefix)
         return _opened(model, name, used, has_library=known or library is not None)
 
 
 def _opened(model: str | Path | bytes, name: str, options: ort.SessionOptions, *, has_library: bool) -> ort.InferenceSession:
-    source = model if isinstance(model, bytes) else str(model)
+    source = model if isinstance(model, bytes) else _name_of(model)
     try:
         # A fallback would be the same provider again, announced on the standard output.
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], enable_fallback=0)
@@ -132,6 +132,17 @@ def _opened(model: str | Path | bytes, name: str, options: ort.SessionOptions, *
             f"{name}: ONNX Runtime {ort.__version__} refuses it: {ort_message(error)}; the file is damaged, was edited or "
             "needs a newer ONNX Runtime"
         ) from error
+
+
+def _name_of(path: str | Path) -> str:
+    """Return a path as ONNX Runtime takes it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise FileError(
+            f"{path}: its name, or that of a folder of it, is not UTF-8, and ONNX Runtime opens no other; rename it"
+        ) from error
+    return str(path)
 
 
 @contextmanager
@@ -211,7 +222,7 @@ def _load(path: Path) -> ctypes.CDLL:
 
 def _register(options: Any, library: Path) -> None:
     try:
-        options.register_custom_ops_library(str(library))
+        options.register_custom_ops_library(_name_of(library))
     except ORT_ERRORS as error:
         raise MissingError(f"{library}: ONNX Runtime cannot load it: {ort_message(error)}; {HOW_TO_GET}") from error
 

@@ -134,6 +134,15 @@ def test_a_missing_file_and_a_folder_are_file_errors(tmp_path: Path) -> None:
         runtime.session(tmp_path)
 
 
+def test_a_name_that_is_not_utf8_is_refused_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "net_\udce4.onnx"
+    onnx.save(lookup_model(), path)
+    with pytest.raises(
+        FileError, match=r"net_.\.onnx: its name, or that of a folder of it, is not UTF-8, and ONNX Runtime opens no"
+    ):
+        runtime.session(path)
+
+
 def damaged_files() -> dict[str, bytes]:
     half = lookup_model().SerializeToString()[:300]
     model = lookup_model()
