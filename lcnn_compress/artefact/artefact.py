@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import fx
 
+from lcnn_compress.artefact.field_rules import check_config
 from lcnn_compress.artefact.graph_json import from_json, problem_of, to_json
 from lcnn_compress.artefact.report import Json, Report
 from lcnn_compress.artefact.report_html import html
@@ -89,6 +90,7 @@ def load_artefact(path: Path) -> Artefact:
         raise ArtefactError(f"{path / 'model.safetensors'}: {error}; make the artefact again") from error
     description = _parse(path / "lcnn.json", content["lcnn.json"])
     config = _parse(path / "config.json", content["config.json"])
+    check_config(config, path)
     report = _read_report(path / "report.json")
     net = from_json(description.get("graph", {}), tensors, str(path), _patterns_of(config))
     shape = _shape_of(description, path / "lcnn.json")

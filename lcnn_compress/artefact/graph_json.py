@@ -8,6 +8,7 @@ there (``operators/names.py``) are refused, as are keywords that an operator doe
 from __future__ import annotations
 
 import keyword
+import logging
 from collections.abc import Mapping
 from dataclasses import fields
 from types import MappingProxyType
@@ -25,7 +26,7 @@ from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.storage import StoredFactors
 from lcnn_compress.operators.aten import check_keywords, name_of, operator_of
 from lcnn_compress.operators.encoding import decode_positions
-from lcnn_compress.operators.geometry import ConvGeometry
+from lcnn_compress.operators.geometry import ConvGeometry, check_extents
 from lcnn_compress.operators.interface import Interface, interface_of, n_outputs, set_interface
 from lcnn_compress.operators.names import is_harmless
 
@@ -102,11 +103,17 @@ def from_json(
 
 def problem_of(net: fx.GraphModule, input_shape: tuple[int, ...]) -> str | None:
     """Return what keeps a net from running on its input, found without computing anything, or None."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")  # it prints the stack of an operator that fails
+    level = logger.level
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
         try:
+            logger.setLevel(logging.CRITICAL)
             _Sizes(net).run(mode.from_tensor(torch.zeros(1)).expand(input_shape))
         except Exception as error:  # operators raise whatever they like for arguments that do not fit
-            return f"the net does not run on an input of {input_shape} ({str(error).strip().splitlines()[0][:200]})"
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            return f"the net does not run on an input of {input_shape} ({reason[:200]})"
+        finally:
+            logger.setLevel(level)
     return None
 
 
@@ -180,6 +187,9 @@ def _module_from_json(name: str, values: Json, tensors: dict[str, Tensor]) -> nn
     if kind.startswith("Dropout"):
         module: nn.Module = factory(**arguments)
         return module
+    for field, least in (("kernel_size", 1), ("stride", 1), ("dilation", 1), ("padding", 0)) if kind == "Conv2d" else ():
+        if not isinstance(value := values[field], str):
+            check_extents(f"{name}: {field}", value, least)
     module = factory(**arguments, device="meta")  # sizes are compared with the tensors before anything is allocated
     state = {key: _take(tensors, f"{name}.{key}") for key in module.state_dict()}
     for key, expected in module.state_dict().items():
@@ -245,6 +255,9 @@ def _node_from_json(graph: fx.Graph, values: Json, nodes: dict[str, fx.Node]) ->
         if "kwargs" in values:
             kwargs = {key: _decode(value, nodes) for key, value in values["kwargs"]["dict"].items()}
         check_keywords(callee, kwargs)
+        if "pool" in target:  # kernels, strides, padding, sizes: absurd ones hang or end ONNX Runtime
+            for value in (value for value in args[1:] if isinstance(value, list)):
+                check_extents(f"{name}: {target}", [size for size in value if not isinstance(size, fx.Node)], 0)
     return graph.create_node(operation, callee, tuple(args), kwargs, name=name)
 
 

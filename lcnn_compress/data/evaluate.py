@@ -9,7 +9,6 @@ from torch import fx
 
 from lcnn_compress import runtime
 from lcnn_compress.artefact.artefact import is_artefact, load_artefact
-from lcnn_compress.artefact.field_rules import check_config
 from lcnn_compress.artefact.report import Json
 from lcnn_compress.data.data_settings import DataSettings
 from lcnn_compress.data.examples import Examples, Preprocessing
@@ -92,7 +91,6 @@ def _shape_taken(path: Path) -> tuple[int, ...]:
 
 def _evaluate_artefact(path: Path, data: DataSettings, limit: int | None, trust_pickle: bool, progress: Progress) -> Evaluation:
     artefact = load_artefact(path)
-    check_config(artefact.config, path)
     data, notes = _prepared_as_before(data, artefact.config.get("data") or {})
     examples = _examples(data, artefact.input_shape, limit)
     found = evaluate(artefact.net, examples, progress)

@@ -83,7 +83,8 @@ def _run(model: nn.Module, x: Tensor) -> Any:
             return model(x.clone())
     finally:
         for buffer, value in held:
-            buffer.copy_(value)
+            if not torch.equal(buffer, value):
+                buffer.copy_(value)
 
 
 @dataclass(frozen=True)

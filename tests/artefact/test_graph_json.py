@@ -225,12 +225,21 @@ def deep(graph: dict[str, Any], tensors: Tensors) -> None:
     graph["nodes"][1]["args"] = value
 
 
+def absurd_stride(graph: dict[str, Any], tensors: Tensors) -> None:
+    graph["modules"]["last"] = {**graph["modules"]["conv"], "stride": [1 << 20, 1 << 20]}
+
+
+def absurd_pool(graph: dict[str, Any], tensors: Tensors) -> None:
+    node = next(node for node in graph["nodes"] if "relu" in node["target"])
+    node["target"], node["args"] = "aten.max_pool2d.default", [*node["args"], [1 << 20, True], [1, 1], [1 << 19, 0]]
+
+
 def no_axes(graph: dict[str, Any], tensors: Tensors) -> None:
     graph["open_axes"] = [0, "height"]
 
 
 @pytest.mark.parametrize("change", [
-    wide, unknown_module, method_as_tensor, two_inputs, other_channels, huge_module, deep, no_axes,
+    wide, unknown_module, absurd_stride, absurd_pool, method_as_tensor, two_inputs, other_channels, huge_module, deep, no_axes,
 ])  # fmt: skip
 def test_graphs_that_do_not_run_or_are_absurd_are_refused(
     written: Path, tmp_path: Path, change: Callable[[dict[str, Any], Tensors], None]
