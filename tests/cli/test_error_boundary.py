@@ -201,7 +201,10 @@ def test_no_such_model(here: Path) -> None:
         (("--coefficients", "int4"), "--storage is 'int4'; it must be one of float16, float32, int8"),
         (("--input-shape", "3,32,32"), "--input-shape is '3,32,32'; it must be batch,channels,height,width"),
         (("--input-shape", "1,3,0,32"), "--input-shape is '1,3,0,32'; it must be whole numbers of at least 1"),
-        (("--input-shape", "1,4,32,32"), "the model cannot be captured for an input of (1, 4, 32, 32)"),
+        (
+            ("--input-shape", "1,4,32,32"),
+            "the model does not run on one tensor of (1, 4, 32, 32), and only nets of one tensor are supported",
+        ),
     ],
     ids=" ".join,
 )
