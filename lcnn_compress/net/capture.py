@@ -142,13 +142,19 @@ class _Capture:
         return _held_against(made, Agreement(_restored(made.net), outputs, shape, limits, guards_of(program)))
 
     def _check_input(self) -> None:
+        x = torch.rand(self.example.shape, generator=torch.Generator().manual_seed(0))
         try:
-            _run(self.model, self.example)
+            results = torch.utils._pytree.tree_leaves(_run(self.model, x))
         except Exception as error:  # the model's own code may raise anything
             raise ModelError(
                 f"the model does not run on one tensor of {tuple(self.example.shape)}, and only nets of one tensor are "
                 f"supported: {_in_short(error)}; check `input_shape`"
             ) from error
+        if any(isinstance(result, Tensor) and bool(result.isnan().any()) for result in results):
+            raise ModelError(
+                "the model's own outputs hold NaN for an input of random numbers between 0 and 1, so that nothing can be held "
+                "against them; look at its weights"
+            )
 
     def _refusal(self, problem: Exception | None) -> ModelError:
         shape = tuple(self.example.shape)

@@ -170,7 +170,7 @@ def find_dense(artefact: Artefact, path: Path, trust_pickle: bool = False) -> So
     beside = path.resolve().parent / spec
     if origin["kind"] != "factory":
         if not beside.is_file():
-            return f"{spec}: there is no such file beside the artefact"
+            return f"{spec}: no such file beside the artefact"
         spec = os.path.relpath(beside)
         if sha256_of(beside) != origin.get("sha256"):
             return f"{spec}: has changed since it was compressed"

@@ -100,7 +100,8 @@ def test_values_that_no_configuration_has_are_refused(
         part[place[-1]] = value
         path.write_text(json.dumps(values))
         with pytest.raises(
-            ArtefactError, match=r"config\.json: not a configuration of this version \(.*; use the config\.json"
+            ArtefactError,
+            match=r"config\.json: not (a configuration of this version \(|JSON \(it holds ).*; use the config\.json",
         ):
             read_configuration(path)
 
