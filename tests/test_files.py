@@ -269,12 +269,12 @@ def test_sha256(tmp_path: Path) -> None:
 # Temporary folders
 
 IN_USE = """
-import sys
+import signal
 from lcnn_compress.files import temporary_folder
 with temporary_folder() as folder:
     (folder / "big").write_bytes(b"x")
     print("half", flush=True)
-    sys.stdin.read()
+    signal.pause()
 """
 
 
