@@ -165,8 +165,13 @@ def made(folder: Path, data: api.DataSettings, net: nn.Module) -> dict[str, obje
 
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory: pytest.TempPathFactory, data: api.DataSettings) -> dict[str, object]:
-    """What is made in the state that torch starts in."""
-    return made(tmp_path_factory.mktemp("usual"), data, net_of(24))
+    """What is made in the state that torch starts in, and in one thread, as in the tests: sums are others in two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return made(tmp_path_factory.mktemp("usual"), data, net_of(24))
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "all" else pytest.mark.slow) for n in SET_BY_CALLERS])
