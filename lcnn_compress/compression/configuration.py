@@ -88,7 +88,7 @@ def read_object(path: Path) -> dict[str, Any]:
         values = parse_json(path.read_bytes())
     except OSError as error:
         raise FileError(f"{path}: cannot be read: {error.strerror}; give the config.json of an artefact") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ArtefactError(f"{path}: not JSON ({error}); {_WAY_OUT}") from error
     if not isinstance(values, dict):
         raise ArtefactError(f"{path}: holds a {type(values).__name__}, not an object; {_WAY_OUT}")

@@ -58,7 +58,7 @@ class _Unlift:
     def run(self) -> Unlifted:
         signature = self.program.graph_signature
         placeholders = [node for node in self.program.graph.nodes if node.op == "placeholder"]
-        given = [s.arg.name for s in signature.input_specs if s.kind == InputKind.USER_INPUT and hasattr(s.arg, "name")]
+        given = _given(self.program)
         if len(given) != 1 or len(given) != sum(s.kind == InputKind.USER_INPUT for s in signature.input_specs):
             raise ModelError(f"the model takes {len(given)} inputs ({', '.join(given)}); only one tensor is supported")
         env: dict[fx.Node, Any] = {}
@@ -139,10 +139,10 @@ class _Unlift:
             return self._copied(part, inner_env)
         if target is getitem and isinstance(env.get(node.args[0]), (tuple, list)):  # type: ignore[arg-type]
             return env[node.args[0]][node.args[1]]  # type: ignore[index]
-        if target is aten.detach_.default:  # its argument may be a constant, which is the net's own here
-            node.target = aten.detach.default
         _check_operator(node)
         copied = self.graph.node_copy(node, env.__getitem__)
+        if target is aten.detach_.default:  # its argument may be a constant, which is the net's own here
+            copied.target = aten.detach.default
         copied.meta = {key: value for key, value in node.meta.items() if key == "val"} | {"path": self._path(node)}
         return copied
 
@@ -198,6 +198,12 @@ def unlifted(program: torch.export.ExportedProgram, prefix: str = "") -> Unlifte
     return made
 
 
+def _given(program: torch.export.ExportedProgram) -> list[str]:
+    """Return the names of the inputs that a program is given, other than its own tensors."""
+    specs = program.graph_signature.input_specs
+    return [spec.arg.name for spec in specs if spec.kind == InputKind.USER_INPUT and hasattr(spec.arg, "name")]
+
+
 def _check_operator(node: fx.Node) -> None:
     try:
         name = name_of(node.target)
@@ -243,7 +249,8 @@ def _as_float32(made: Unlifted) -> None:
 def _protect(net: fx.GraphModule) -> None:
     """Copy the input, and tensors of the net, where an operator would write into them."""
     written = [node for node in net.graph.nodes if _writes(node)]
-    for base in {base for node in written for argument in _written(node) if (base := _base(argument)) is not None}:
+    bases = (_base(argument) for node in written for argument in _written(node))
+    for base in dict.fromkeys(base for base in bases if base is not None):  # in order: the same net gives the same bytes
         with net.graph.inserting_after(base):
             copied = net.graph.call_function(aten.clone.default, (base,))
         copied.meta = {key: value for key, value in base.meta.items() if key == "val"}
@@ -280,9 +287,7 @@ def bounds(program: torch.export.ExportedProgram) -> Mapping[int, tuple[int, int
 
     An axis whose size is tied to that of another, or to a multiple of something, is not open: a file could not say so.
     """
-    signature = program.graph_signature
-    given = [s.arg.name for s in signature.input_specs if s.kind == InputKind.USER_INPUT and hasattr(s.arg, "name")]
-    (node,) = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in given]
+    (node,) = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in _given(program)]
     symbols = {axis: size.node.expr for axis, size in enumerate(node.meta["val"].shape) if isinstance(size, torch.SymInt)}
     found: dict[int, tuple[int, int | None]] = {}
     for axis, symbol in symbols.items():

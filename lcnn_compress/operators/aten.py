@@ -58,14 +58,13 @@ _LISTED = frozenset(
     bucketize searchsorted isin
     arange linspace logspace zeros ones full scalar_tensor zeros_like ones_like full_like new_zeros new_ones new_full empty
     empty_like new_empty empty_permuted fill zero copy lift_fresh lift_fresh_copy lift
-    contiguous to _to_copy type_as clone detach alias numpy_T real imag view_as_real view_as_complex complex polar conj
+    contiguous to _to_copy type_as clone detach alias real imag view_as_real view_as_complex complex polar conj
     _conj resolve_conj resolve_neg
     fft_fft fft_ifft fft_fft2 fft_ifft2 fft_fftn fft_ifftn fft_rfft fft_irfft fft_rfft2 fft_irfft2 fft_rfftn fft_irfftn
     fft_fftshift fft_ifftshift fft_fftfreq fft_rfftfreq _fft_c2c _fft_r2c _fft_c2r hann_window hamming_window stft
     square clamp clamp_min clamp_max clip lerp addcmul addcdiv rsub nan_to_num isfinite isposinf isneginf isclose
     true_divide floor_divide divide multiply subtract less less_equal greater greater_equal not_equal float_power
-    _assert_tensor_metadata cross heaviside hypot sinc frac relu_ _safe_softmax _prelu_kernel
-    sym_size sym_stride sym_numel sym_storage_offset sym_constrain_range_for_size
+    cross heaviside hypot sinc frac _safe_softmax _prelu_kernel sym_size sym_stride sym_numel sym_storage_offset
     """.split()  # noqa: SIM905
 )
 _RANDOM = (

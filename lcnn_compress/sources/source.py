@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor, fx, nn
 
 from lcnn_compress.artefact.artefact import Artefact
-from lcnn_compress.artefact.graph_json import from_json, to_json
+from lcnn_compress.artefact.graph_json import from_json, problem_of, to_json
 from lcnn_compress.artefact.report import Json
 from lcnn_compress.errors import ArtefactError, LcnnError, ModelError, SettingsError
 from lcnn_compress.files import sha256_of
@@ -26,6 +26,7 @@ from lcnn_compress.net.agreement import TOLERANCE, as_arrays, difference
 from lcnn_compress.net.capture import capture, from_program
 from lcnn_compress.net.edit import fold_batch_norms
 from lcnn_compress.net.layers import Captured, layers
+from lcnn_compress.net.ordinary import ordinary
 from lcnn_compress.operators.interface import interface_of
 from lcnn_compress.sources.input_shape import infer_input_shape
 from lcnn_compress.sources.load_model import load_model
@@ -129,6 +130,8 @@ def _check_kept(net: fx.GraphModule, shape: tuple[int, ...], name: str) -> None:
         twin = from_json(json.loads(json.dumps(graph)), load(save(tensors)), name)
     except (ArtefactError, KeyError) as error:  # safetensors raises the type it does not know as a KeyError
         raise ModelError(f"{name}: an artefact would not keep the net: {error.__cause__ or error}") from error
+    if (problem := problem_of(twin, shape)) is not None:
+        raise ModelError(f"{name}: an artefact would not keep the net: {problem}; check `input_shape`")
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     try:
         wanted = as_arrays(net(x.clone()))
@@ -159,6 +162,7 @@ def identified(artefact: Artefact, source: Source) -> Artefact:
     return replace(artefact, config=config, report=report)
 
 
+@ordinary
 def find_dense(artefact: Artefact, path: Path, trust_pickle: bool = False) -> Source | str:
     """Return the dense net that an artefact at ``path`` was made from, or why it cannot be had."""
     origin, spec = artefact.config.get("model", {}), artefact.report.model
@@ -190,6 +194,7 @@ def folded(net: fx.GraphModule) -> fx.GraphModule:
     return net
 
 
+@ordinary
 def dense_rows(net: fx.GraphModule, input_shape: tuple[int, ...]) -> list[Json]:
     """Return a row for each layer of a dense net: names, shapes, MACs and what stands against compressing it."""
     return [

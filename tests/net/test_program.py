@@ -170,3 +170,34 @@ def test_tensors_of_the_program_are_not_those_of_the_net() -> None:
             parameter.zero_()
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert {name for name, _ in unlifted(torch.export.export(model, (X,))).net.named_parameters()} >= {"a.weight", "b.bias"}
+
+
+def test_copies_of_what_is_written_into_come_in_the_order_of_writing() -> None:
+    """The names of these copies are in the artefact: the same net gives the same bytes."""
+
+    class Counters(Base):
+        def __init__(self) -> None:
+            super().__init__()
+            for number in range(6):
+                self.register_buffer(f"n{number}", torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for number in (3, 0, 5, 1, 4, 2):
+                self.get_buffer(f"n{number}").add_(1)
+            return self.a(x) * self.n0 * self.n1 * self.n2 * self.n3 * self.n4 * self.n5
+
+    net = unlifted(torch.export.export(Counters().eval(), (X,))).net
+    copies = {node.name: str(node.args[0].target) for node in net.graph.nodes if node.target is torch.ops.aten.clone.default}
+    assert [copies[name] for name in sorted(copies)] == ["n3", "n0", "n5", "n1", "n4", "n2"]
+
+
+def test_a_program_that_is_given_stays_as_it_was() -> None:
+    class Constant(Base):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x) * torch.tensor([[1.0, 2.0]]).t()[:1]
+
+    program = torch.export.export(Constant().eval(), (X,))
+    before = [(node.name, node.target, str(node.args)) for node in program.graph.nodes]
+    from_program(program)
+    assert [(node.name, node.target, str(node.args)) for node in program.graph.nodes] == before
+    assert any(node.target is torch.ops.aten.detach_.default for node in program.graph.nodes)

@@ -148,3 +148,17 @@ def test_what_an_artefact_cannot_keep_is_refused_when_the_model_is_opened() -> N
 
     with pytest.raises(ModelError, match=r"Rotating: an artefact would not keep the net: torch\.complex128"):
         open_source(Rotating(), (1, 3, 8, 8))
+
+
+def test_a_net_that_could_be_written_but_not_read_is_refused_when_it_is_opened() -> None:
+    class Places(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            y = self.conv(x)
+            return y, torch.nonzero(y)  # as many rows as there are values that are not 0
+
+    with pytest.raises(ModelError, match=r"Places: an artefact would not keep the net: the net does not run on an input of"):
+        open_source(Places(), (1, 3, 8, 8))
