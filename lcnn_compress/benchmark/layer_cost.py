@@ -24,6 +24,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from lcnn_compress import runtime
+from lcnn_compress.artefact.field_rules import fits
+from lcnn_compress.artefact.strict_json import parse_json
 from lcnn_compress.benchmark.profile import layer_times
 from lcnn_compress.errors import FileError
 from lcnn_compress.export.rewrite import matrix_product, split_full
@@ -259,10 +261,7 @@ def _read_times(path: Path) -> _Times:
         content = file.read(MAX_FILE_BYTES + 1)
     if len(content) > MAX_FILE_BYTES:
         raise ValueError(f"it is larger than {MAX_FILE_BYTES} bytes")
-    try:
-        values = json.loads(content)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    values = parse_json(content)
     times = values.get("times") if isinstance(values, dict) else None
     if not isinstance(times, dict):
         raise ValueError("it holds no times of layers")
@@ -272,8 +271,7 @@ def _read_times(path: Path) -> _Times:
         for key, ms in forms.items():
             if not _FORM_KEY.fullmatch(key):
                 raise ValueError(f"{key!r:.60} is no form of a layer")
-            is_number = isinstance(ms, (int, float)) and not isinstance(ms, bool)
-            if not (is_number and CREDIBLE_MS[0] <= ms <= CREDIBLE_MS[1]):  # NaN is not in any range
+            if not (fits(ms, float) and CREDIBLE_MS[0] <= ms <= CREDIBLE_MS[1]):
                 raise ValueError(f"a time of {ms!r:.60} ms was not measured")
     return times
 

@@ -13,8 +13,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from lcnn_compress import runtime
-from lcnn_compress.artefact.strict_json import parse_json
 from lcnn_compress.errors import ArtefactError, SettingsError
+from lcnn_compress.export.metadata import stored_shape
 
 if TYPE_CHECKING:
     import onnx
@@ -128,7 +128,7 @@ def random_input(session: Any, model: Path, shape: Sequence[int] | None, seed: i
     if shape is None:
         stored = session.get_modelmeta().custom_metadata_map.get("lcnn.input_shape")
         one = [1 if axis == 0 and isinstance(d, str) else d for axis, d in enumerate(dims)]
-        shape = _stored_shape(stored, model) if stored else one
+        shape = stored_shape(stored, Path(model.name)) if stored else one
     if dims and shape and isinstance(dims[0], int) and dims[0] != shape[0]:
         raise SettingsError(
             f"{model.name}: batch is {shape[0]}, but the file fixes it to {dims[0]}; choose that batch or export a dynamic one"
@@ -140,20 +140,6 @@ def random_input(session: Any, model: Path, shape: Sequence[int] | None, seed: i
         return {inputs[0].name: np.random.default_rng(seed).standard_normal(shape, np.float32)}
     except (MemoryError, ValueError) as error:  # numpy refuses what no address reaches as a value
         raise _too_large(shape[0], error) from error
-
-
-def _stored_shape(text: str, model: Path) -> list[int]:
-    try:
-        shape = parse_json(text)
-    except ValueError as error:
-        raise _unreadable(model, str(error)) from error
-    if not isinstance(shape, list) or not shape or not all(type(size) is int and size > 0 for size in shape):
-        raise _unreadable(model, f"{shape!r:.80}")
-    return shape
-
-
-def _unreadable(model: Path, seen: str) -> ArtefactError:
-    return ArtefactError(f"{model.name}: metadata 'lcnn.input_shape' cannot be read ({seen}); write it with lcnn export")
 
 
 def _outputs(session: Any, feed: dict[str, NDArray[np.float32]], name: str) -> list[NDArray[np.float32]]:

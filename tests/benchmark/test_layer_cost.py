@@ -114,14 +114,14 @@ def one_time(ms: object, form: str = FORMS[0].key) -> str:
 
 DAMAGED = {
     "": "Expecting value", "{": "Expecting property name", "[]": "holds no times", '{"times": 3}': "holds no times",
-    "[" * 200_000: "nested too deeply", '{"times":' * 200_000: "nested too deeply",
+    "[" * 200_000: "nested deeper than 100 levels", '{"times":' * 200_000: "nested deeper than 100 levels",
     held({"a": 3}): "the times of 'a' are 3", held({"a": [1.5]}): "the times of 'a' are [1.5]",
     one_time(1.5, "b"): "'b' is no form", one_time(1.5, "1 2"): "'1 2' is no form", one_time(1.5, "1 2 3 4"): "is no form",
     one_time(1.5, "1 2 -3"): "is no form", one_time(1.5, "1 2 .5"): "is no form", one_time(1.5, f"{10**400} 1 1"): "no form",
     one_time("1.5"): "a time of '1.5' ms", one_time(None): "a time of None ms", one_time(True): "a time of True ms",
-    one_time(float("nan")): "a time of nan ms", one_time(float("inf")): "a time of inf ms", one_time(-1.5): "a time of -1.5 ms",
+    one_time(float("nan")): "it holds NaN", one_time(float("inf")): "it holds Infinity", one_time(-1.5): "a time of -1.5 ms",
     one_time(0): "a time of 0 ms", one_time(1e-300): "a time of 1e-300 ms", one_time(1e300): "a time of 1e+300 ms",
-    one_time(10**400): "a time of 1000", held({SHAPE.key: {FORMS[0].key: 2.5}, "other": {"1 1 1": -1}}): "a time of -1 ms",
+    one_time(10**400): "needs more than 64 bits", held({SHAPE.key: {FORMS[0].key: 2.5}, "other": {"1 1 1": -1}}): "a time of -1 ms",
     held({str(i): {f"{j} 1 1": 1.2345678901234 for j in range(30)} for i in range(9000)}): "larger than 4194304 bytes",
 }  # fmt: skip
 

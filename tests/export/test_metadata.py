@@ -34,12 +34,12 @@ def test_layers_and_shape_are_read() -> None:
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"layers": "{}"}, "one is no list of layers, or no list of sizes"),
+        ({"layers": "{}"}, "it is no list of layers"),
         ({"layers": "[3]"}, "layer 1 is 3, not an object"),
         ({"layers": '[{"name": "a"}]'}, "layer 1 lacks macs_dense, macs"),
         ({"layers": json.dumps([ROW | {"macs": "many"}])}, "'macs' of layer 1 is 'many'"),
         ({"layers": json.dumps([ROW | {"macs": -1}])}, "a number of MACs is below 0"),
-        ({"input_shape": '"1,3"'}, "one is no list of layers, or no list of sizes"),
+        ({"input_shape": '"1,3"'}, "is no list of sizes"),
         ({"input_shape": "[1, -3]"}, "no list of sizes"),
         ({"input_shape": "[NaN]"}, "it holds NaN"),
         ({"other": "{"}, "Expecting property name"),
