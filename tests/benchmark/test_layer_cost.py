@@ -121,7 +121,8 @@ DAMAGED = {
     one_time("1.5"): "a time of '1.5' ms", one_time(None): "a time of None ms", one_time(True): "a time of True ms",
     one_time(float("nan")): "it holds NaN", one_time(float("inf")): "it holds Infinity", one_time(-1.5): "a time of -1.5 ms",
     one_time(0): "a time of 0 ms", one_time(1e-300): "a time of 1e-300 ms", one_time(1e300): "a time of 1e+300 ms",
-    one_time(10**400): "needs more than 64 bits", held({SHAPE.key: {FORMS[0].key: 2.5}, "other": {"1 1 1": -1}}): "a time of -1 ms",
+    one_time(10**400): "needs more than 64 bits",
+    held({SHAPE.key: {FORMS[0].key: 2.5}, "other": {"1 1 1": -1}}): "a time of -1 ms",
     held({str(i): {f"{j} 1 1": 1.2345678901234 for j in range(30)} for i in range(9000)}): "larger than 4194304 bytes",
 }  # fmt: skip
 

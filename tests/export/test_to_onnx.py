@@ -239,3 +239,43 @@ def test_what_the_net_does_not_take_is_not_exported(tmp_path, monkeypatch):
     net = capture(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(128, 4)), torch.zeros(1, 3, 6, 6))
     export_onnx(net, tmp_path / "flat.onnx", (1, 3, 6, 6))
     assert [list(options["dynamic_shapes"][0]) for options in tried] == [[0]]  # each takes minutes where nets are large
+
+
+class Named(nn.Module):
+    """Gives results under keys, of a plane whose height its code fixes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> dict[str, object]:
+        y = torch.cat([self.second(self.first(x)[:, :, i : i + 8]) for i in range(0, x.shape[2], 8)], 2)
+        return {"scores": y, "mask": y > 0, "inner": [y * 2, x.shape[3]]}
+
+
+def test_a_file_has_the_interface_of_its_net_whatever_was_decided(tmp_path) -> None:
+    shape = (1, 3, 16, 16)
+    for number, net in enumerate((capture(Named(), torch.zeros(shape)), compressed(Named(), shape))):
+        path = tmp_path / f"{number}.onnx"
+        export_onnx(net, path, shape)
+        graph = onnx.load(path).graph
+        assert [value.name for value in graph.output] == ["scores", "mask", "inner", "inner_1"]
+        assert [bool(dim.dim_param) for dim in graph.input[0].type.tensor_type.shape.dim] == [True, False, False, True]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_are_exported(kind, tmp_path) -> None:
+    class Reading(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.rows = nn.Conv2d(3, 8, 3), kind(8, 4, batch_first=True, bidirectional=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.rows(self.conv(x).mean(2).transpose(1, 2))[0]
+
+    torch.manual_seed(0)
+    model = Reading().eval()
+    export_onnx(capture(model, torch.zeros(1, 3, 8, 8)), tmp_path / "model.onnx", (1, 3, 8, 8))
+    x = torch.randn(3, 3, 8, 8)
+    with torch.no_grad():
+        np.testing.assert_allclose(outputs(tmp_path / "model.onnx", x), model(x).numpy(), atol=1e-5)
