@@ -30,9 +30,20 @@ check_cxx_source_compiles("
 #endif
 int main() { return 0; }" LCNN_TARGET_AARCH64)
 
+set(LCNN_AVXVNNI_FLAGS ${LCNN_AVX2_FLAGS})
+set(LCNN_AVX512VNNI_FLAGS ${LCNN_AVX512_FLAGS})
+if(NOT MSVC)
+  list(APPEND LCNN_AVXVNNI_FLAGS -mavxvnni)
+  list(APPEND LCNN_AVX512VNNI_FLAGS -mavx512vnni)
+endif()
+set(LCNN_AVX512BF16_FLAGS ${LCNN_AVX512VNNI_FLAGS})
+if(NOT MSVC)
+  list(APPEND LCNN_AVX512BF16_FLAGS -mavx512bf16)
+endif()
+
 set(LCNN_SUFFIXES scalar)
 if(LCNN_TARGET_X86_64)
-  list(APPEND LCNN_SUFFIXES avx2 avx512)
+  list(APPEND LCNN_SUFFIXES avx2 avxvnni avx512 avx512vnni avx512bf16)
 endif()
 if(LCNN_TARGET_AARCH64)
   list(APPEND LCNN_SUFFIXES neon)  # no flags: NEON is part of the baseline

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <thread>
@@ -29,34 +29,42 @@
 // The type a dictionary comes in.
 enum class Stored { kFloat, kHalf, kByte };
 
-// Floats between two walls of NaN: using what was read from a wall spoils the result, writing one
+// What walls are made of: NaN, or a byte that is no zero point of the tests.
+template <class T>
+constexpr T kWallOf = static_cast<T>(0xa5);
+template <>
+constexpr float kWallOf<float> = std::numeric_limits<float>::quiet_NaN();
+
+// Elements between two walls: using what was read from a wall spoils the result, writing one
 // is found by WallsIntact, and with AddressSanitizer any access to one stops the test. `misalign`
-// floats off a cache line, so that nothing works by luck.
-class Guarded {
+// elements off a cache line, so that nothing works by luck.
+template <class T>
+class GuardedOf {
  public:
-  explicit Guarded(size_t count, size_t misalign = 1)
-      : storage_(count + 2 * kWall + misalign, std::numeric_limits<float>::quiet_NaN()),
+  explicit GuardedOf(size_t count, size_t misalign = 1)
+      : storage_(count + 2 * kWall + misalign, kWallOf<T>),
         count_(count),
         offset_(kWall + misalign) {
     SetWallsAccessible(false);
   }
-  Guarded(const Guarded& other) : Guarded(other.count_, other.offset_ - kWall) {
+  GuardedOf(const GuardedOf& other) : GuardedOf(other.count_, other.offset_ - kWall) {
     std::copy(other.data(), other.data() + count_, data());
   }
-  Guarded& operator=(const Guarded&) = delete;
-  ~Guarded() { SetWallsAccessible(true); }
+  GuardedOf& operator=(const GuardedOf&) = delete;
+  ~GuardedOf() { SetWallsAccessible(true); }
 
-  float* data() { return storage_.data() + offset_; }
-  const float* data() const { return storage_.data() + offset_; }
+  T* data() { return storage_.data() + offset_; }
+  const T* data() const { return storage_.data() + offset_; }
   size_t size() const { return count_; }
-  float& operator[](size_t i) { return data()[i]; }
-  float operator[](size_t i) const { return data()[i]; }
+  T& operator[](size_t i) { return data()[i]; }
+  T operator[](size_t i) const { return data()[i]; }
   bool WallsIntact() const {
     SetWallsAccessible(true);
     bool intact = true;
+    const T wall = kWallOf<T>;
     for (size_t i = 0; i < storage_.size(); ++i) {
       const bool inside = i >= offset_ && i < offset_ + count_;
-      intact = intact && (inside || std::isnan(storage_[i]));
+      intact = intact && (inside || std::memcmp(&storage_[i], &wall, sizeof(T)) == 0);
     }
     SetWallsAccessible(false);
     return intact;
@@ -68,16 +76,18 @@ class Guarded {
   void SetWallsAccessible([[maybe_unused]] bool accessible) const {
 #if defined(LCNN_ASAN)
     const auto set = accessible ? __asan_unpoison_memory_region : __asan_poison_memory_region;
-    const float* const end = data() + count_;
-    set(storage_.data(), offset_ * sizeof(float));
-    set(end, static_cast<size_t>(storage_.data() + storage_.size() - end) * sizeof(float));
+    const T* const end = data() + count_;
+    set(storage_.data(), offset_ * sizeof(T));
+    set(end, static_cast<size_t>(storage_.data() + storage_.size() - end) * sizeof(T));
 #endif
   }
 
-  std::vector<float> storage_;
+  std::vector<T> storage_;
   size_t count_;
   size_t offset_;
 };
+using Guarded = GuardedOf<float>;
+using GuardedBytes = GuardedOf<uint8_t>;
 
 inline void Fill(Guarded* buffer, std::mt19937* random) {
   std::uniform_real_distribution<float> uniform(-1, 1);

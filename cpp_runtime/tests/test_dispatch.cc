@@ -68,6 +68,10 @@ int main() {
   CheckRows(lcnn::ProjectRows());
   CheckRows(lcnn::LookupRows());
   CheckRows(lcnn::PoolRows());
+  CheckRows(lcnn::DotRows());
+  CheckRows(lcnn::DepthRows());
+  CheckRows(lcnn::ListRows());
+  CheckRows(lcnn::ByteMapRows());
   TestNames();
   return TestResult();
 }

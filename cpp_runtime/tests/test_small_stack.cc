@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "byte_layer.h"
 #include "layer.h"
 #include "lcnn/max_pool.h"
 #include "lookup_conv/plan.h"
@@ -95,6 +96,30 @@ void RunPool(lcnn::Isa isa) {
   CHECK(SameBits(y, small));
 }
 
+// Every way to pack, of bytes and floats out.
+void RunBytes(lcnn::Isa isa) {
+  const ByteCase cases[] = {
+      {"dense", 1, 64, 64, 1, 0, 9, 30},
+      {"lookup", 1, 64, 64, 1, 16, 9, 30},
+      {"lists", 1, 64, 64, 1, 16, 9, 30, {3, 1, 1, 1, 1}, {3, 1, 1, 1, 1}, 0.1},
+      {"depthwise", 1, 64, 64, 64, 0, 9, 30}};
+  std::mt19937 random(17);
+  for (const ByteCase& c : cases) {
+    for (const bool to_narrow : {false, true}) {
+      const ByteLayer layer(c, to_narrow, &random);
+      const lcnn::NarrowConv conv(layer.shape, layer.constants, isa);
+      const std::vector<uint8_t> x(64 * 9 * 30, 201), residual(x);
+      const size_t bytes = x.size() * (to_narrow ? 1 : sizeof(float));
+      std::vector<uint8_t> y(bytes), small(bytes), scratch(conv.ScratchBytes(1, 9, 30));
+      const lcnn::NarrowConvInput input = {1, 9, 30, x.data(),
+                                           to_narrow ? residual.data() : nullptr};
+      conv.Run(input, y.data(), scratch.data(), {});
+      InSmallThread([&] { conv.Run(input, small.data(), scratch.data(), {}); });
+      CHECK_TEXT(y == small, std::string(c.name) + ", " + lcnn::IsaName(isa));
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -103,6 +128,7 @@ int main() {
     for (const Case& c : Cases()) RunCase(c, isa, &taken);
     CHECK_TEXT(taken.All(), std::string("a way to run was not taken, ") + lcnn::IsaName(isa));
     RunPool(isa);
+    RunBytes(isa);
   }
   return TestResult();
 }

@@ -20,15 +20,15 @@ struct CpuidResult {
   uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
 
-CpuidResult Cpuid(uint32_t leaf) {
+CpuidResult Cpuid(uint32_t leaf, uint32_t part = 0) {
   CpuidResult r;
 #if defined(_MSC_VER)
   int words[4];
-  __cpuidex(words, static_cast<int>(leaf), 0);
+  __cpuidex(words, static_cast<int>(leaf), static_cast<int>(part));
   r = {static_cast<uint32_t>(words[0]), static_cast<uint32_t>(words[1]),
        static_cast<uint32_t>(words[2]), static_cast<uint32_t>(words[3])};
 #else
-  __cpuid_count(leaf, 0, r.eax, r.ebx, r.ecx, r.edx);
+  __cpuid_count(leaf, part, r.eax, r.ebx, r.ecx, r.edx);
 #endif
   return r;
 }
@@ -55,7 +55,8 @@ CpuFeatures DetectCpuFeatures() {
   constexpr uint64_t kYmmState = 0x6, kZmmState = 0xe6;
   if (Cpuid(0).eax < 7) return kNoFeatures;
   const uint32_t leaf1_ecx = Cpuid(1).ecx;
-  const uint32_t leaf7_ebx = Cpuid(7).ebx;
+  const CpuidResult leaf7 = Cpuid(7);
+  const uint32_t leaf7_ebx = leaf7.ebx;
   if (!Bit(leaf1_ecx, kOsxsave) || !Bit(leaf1_ecx, kAvx)) return kNoFeatures;
   const uint64_t saved = Xcr0();
   CpuFeatures features = kNoFeatures;
@@ -64,11 +65,15 @@ CpuFeatures DetectCpuFeatures() {
   add(Bit(leaf1_ecx, 12), kFma);
   add(Bit(leaf1_ecx, 29), kF16c);
   add(Bit(leaf7_ebx, 5), kAvx2);
+  // The first word of leaf 7 says how many parts it has.
+  add(leaf7.eax >= 1 && Bit(Cpuid(7, 1).eax, 4), kAvxVnni);
   if (!HasAll(saved, kZmmState)) return features;
   add(Bit(leaf7_ebx, 16), kAvx512F);
   add(Bit(leaf7_ebx, 17), kAvx512Dq);
   add(Bit(leaf7_ebx, 30), kAvx512Bw);
   add(Bit(leaf7_ebx, 31), kAvx512Vl);
+  add(Bit(leaf7.ecx, 11), kAvx512Vnni);
+  add(leaf7.eax >= 1 && Bit(Cpuid(7, 1).eax, 5), kAvx512Bf16);
   return features;
 }
 

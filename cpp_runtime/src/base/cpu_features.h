@@ -18,11 +18,17 @@ constexpr CpuFeatures kAvx512Dq = 1u << 4;
 constexpr CpuFeatures kAvx512Bw = 1u << 5;
 constexpr CpuFeatures kAvx512Vl = 1u << 6;
 constexpr CpuFeatures kNeon = 1u << 7;
+constexpr CpuFeatures kAvx512Vnni = 1u << 8;
+constexpr CpuFeatures kAvxVnni = 1u << 9;
+constexpr CpuFeatures kAvx512Bf16 = 1u << 10;
 
 // What the compiler may use in the files of an instruction set: its flags in cmake/isa.cmake.
 constexpr CpuFeatures kAvx2Features = kAvx2 | kFma | kF16c;
+constexpr CpuFeatures kAvxVnniFeatures = kAvx2Features | kAvxVnni;
 constexpr CpuFeatures kAvx512Features =
     kAvx2Features | kAvx512F | kAvx512Dq | kAvx512Bw | kAvx512Vl;
+constexpr CpuFeatures kAvx512VnniFeatures = kAvx512Features | kAvx512Vnni;
+constexpr CpuFeatures kAvx512Bf16Features = kAvx512VnniFeatures | kAvx512Bf16;
 constexpr CpuFeatures kNeonFeatures = kNeon;
 
 constexpr bool Contains(CpuFeatures all, CpuFeatures some) { return (all & some) == some; }

@@ -18,7 +18,9 @@ constexpr NamedIsa kNamedIsas[] = {
     {Isa::kScalar, "scalar", kNoFeatures},
 #if defined(LCNN_HAVE_X86_KERNELS)
     {Isa::kAvx2, "avx2", kAvx2Features},
+    {Isa::kAvxVnni, "avxvnni", kAvxVnniFeatures},
     {Isa::kAvx512, "avx512", kAvx512Features},
+    {Isa::kAvx512Vnni, "avx512vnni", kAvx512VnniFeatures},
 #endif
 #if defined(LCNN_HAVE_AARCH64_KERNELS)
     {Isa::kNeon, "neon", kNeonFeatures},
@@ -72,6 +74,60 @@ const KernelRows<LookupKernels>& LookupRows() {
 const KernelRows<PoolKernels>& PoolRows() {
   static const KernelRows<PoolKernels> rows = {
 #include "kernels/f32_pool.inc"
+  };
+  return rows;
+}
+#undef LCNN_KERNELS
+
+#define LCNN_KERNELS(needs, suffix) {needs, #suffix, &kDot##suffix},
+const KernelRows<DotKernels>& DotRows() {
+  static const KernelRows<DotKernels> rows = {
+#include "kernels/u8_dot.inc"
+  };
+  return rows;
+}
+#undef LCNN_KERNELS
+
+#define LCNN_KERNELS(needs, suffix) {needs, #suffix, &kDepth##suffix},
+const KernelRows<DepthKernels>& DepthRows() {
+  static const KernelRows<DepthKernels> rows = {
+#include "kernels/u8_depth.inc"
+  };
+  return rows;
+}
+#undef LCNN_KERNELS
+
+#define LCNN_KERNELS(needs, suffix) {needs, #suffix, &kList##suffix},
+const KernelRows<ListKernels>& ListRows() {
+  static const KernelRows<ListKernels> rows = {
+#include "kernels/u8_list.inc"
+  };
+  return rows;
+}
+#undef LCNN_KERNELS
+
+#define LCNN_KERNELS(needs, suffix) {needs, #suffix, &kBfloat16Dot##suffix},
+const KernelRows<DotKernels>& Bfloat16DotRows() {
+  static const KernelRows<DotKernels> rows = {
+#include "kernels/bf16_dot.inc"
+  };
+  return rows;
+}
+#undef LCNN_KERNELS
+
+#define LCNN_KERNELS(needs, suffix) {needs, #suffix, &kBfloat16Map##suffix},
+const KernelRows<Bfloat16MapKernels>& Bfloat16MapRows() {
+  static const KernelRows<Bfloat16MapKernels> rows = {
+#include "kernels/bf16_map.inc"
+  };
+  return rows;
+}
+#undef LCNN_KERNELS
+
+#define LCNN_KERNELS(needs, suffix) {needs, #suffix, &kByteMap##suffix},
+const KernelRows<ByteMapKernels>& ByteMapRows() {
+  static const KernelRows<ByteMapKernels> rows = {
+#include "kernels/u8_map.inc"
   };
   return rows;
 }

@@ -5,9 +5,15 @@
 #include <vector>
 
 #include "base/cpu_features.h"
+#include "kernels/bf16_dot.h"
+#include "kernels/bf16_map.h"
 #include "kernels/f32_lookup.h"
 #include "kernels/f32_pool.h"
 #include "kernels/f32_project.h"
+#include "kernels/u8_depth.h"
+#include "kernels/u8_dot.h"
+#include "kernels/u8_list.h"
+#include "kernels/u8_map.h"
 #include "lcnn/types.h"
 
 namespace lcnn {
@@ -27,6 +33,12 @@ using KernelRows = std::vector<KernelRow<Kernels>>;
 const KernelRows<ProjectKernels>& ProjectRows();
 const KernelRows<LookupKernels>& LookupRows();
 const KernelRows<PoolKernels>& PoolRows();
+const KernelRows<DotKernels>& DotRows();
+const KernelRows<DotKernels>& Bfloat16DotRows();
+const KernelRows<DepthKernels>& DepthRows();
+const KernelRows<Bfloat16MapKernels>& Bfloat16MapRows();
+const KernelRows<ListKernels>& ListRows();
+const KernelRows<ByteMapKernels>& ByteMapRows();
 
 // The last row that needs nothing but `features`. The first row of a family needs none.
 template <class Kernels>

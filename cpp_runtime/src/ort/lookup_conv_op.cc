@@ -20,9 +20,7 @@ constexpr const char* kInputNames[kInputCount] = {"X",    "D",       "gaps", "co
 
 [[noreturn]] void Fail(const std::string& message) { throw std::invalid_argument(message); }
 
-std::string InputText(Input input) {
-  return "input " + std::to_string(static_cast<size_t>(input)) + " (" + kInputNames[input] + ")";
-}
+NamedInput Named(Input input) { return {static_cast<size_t>(input), kInputNames[input]}; }
 
 // Optional, because files from before it are of the same version of the operator.
 bool ReadHardSwish(const OrtApi* api, const OrtKernelInfo* info) {
@@ -53,26 +51,6 @@ LookupConvShape ReadAttributes(const OrtApi* api, const OrtKernelInfo* info) {
   return shape;
 }
 
-TensorView ConstantInput(const OrtApi* api, const OrtKernelInfo* info, Input input, size_t rank) {
-  int is_constant = 0;
-  const OrtValue* value = nullptr;
-  Call<KernelInfoGetConstantInput>(api, info, static_cast<size_t>(input), &is_constant, &value);
-  if (is_constant == 0 || value == nullptr) {
-    Fail(InputText(input) + " is not a constant; it must be an initializer of the model");
-  }
-  TensorView view = ViewTensor(api, value);
-  if (view.dims.size() != rank) {
-    Fail(InputText(input) + " has shape " + ShapeText(view.dims) + "; it must have rank " +
-         std::to_string(rank));
-  }
-  return view;
-}
-
-[[noreturn]] void FailType(Input input, int type, const char* allowed) {
-  Fail(InputText(input) + " has ONNX element type " + std::to_string(type) + "; it must be " +
-       allowed);
-}
-
 std::vector<float> FloatValues(const TensorView& view, Input input) {
   const auto count = static_cast<size_t>(view.Count());
   std::vector<float> values(count);
@@ -81,7 +59,7 @@ std::vector<float> FloatValues(const TensorView& view, Input input) {
   } else if (view.element_type == kElementFloat16) {
     values = Widened(static_cast<const uint16_t*>(view.data), count);
   } else {
-    FailType(input, view.element_type, "float32 (1) or float16 (10)");
+    FailType(Named(input), view.element_type, "float32 (1) or float16 (10)");
   }
   return values;
 }
@@ -96,7 +74,7 @@ std::vector<uint32_t> GapValues(const TensorView& view) {
     const auto* data = static_cast<const uint16_t*>(view.data);
     return std::vector<uint32_t>(data, data + count);
   }
-  FailType(kGaps, view.element_type, "uint8 (2) or uint16 (4)");
+  FailType(Named(kGaps), view.element_type, "uint8 (2) or uint16 (4)");
 }
 
 // Rows of D are split among the groups before the core sees them.
@@ -134,12 +112,12 @@ Residual ReadResidual(const OrtApi* api, const OrtValue* value,
   if (view.Count() == 1) {
     residual.constant = view.floats()[0];
   } else if (pools) {
-    Fail(InputText(kResidual) + " has shape " + ShapeText(view.dims) +
+    Fail(InputText(Named(kResidual)) + " has shape " + ShapeText(view.dims) +
          "; it must have one element where the result is pooled");
   } else if (view.dims == output_dims) {
     residual.tensor = view.floats();
   } else {
-    Fail(InputText(kResidual) + " has shape " + ShapeText(view.dims) +
+    Fail(InputText(Named(kResidual)) + " has shape " + ShapeText(view.dims) +
          "; it must have one element or the output's shape " + ShapeText(output_dims));
   }
   return residual;
@@ -175,13 +153,14 @@ LookupConvKernel::LookupConvKernel(const OrtApi* api, const OrtKernelInfo* info,
     : api_(api), subject_(std::move(subject)) {
   const Isa isa = ChooseIsa();
   LookupConvShape shape = ReadAttributes(api, info);
-  const TensorView dictionary = ConstantInput(api, info, kDictionary, 2);
-  const TensorView bias = ConstantInput(api, info, kBias, 1);
-  if (bias.element_type != kElementFloat) FailType(kBias, bias.element_type, "float32 (1)");
+  const TensorView dictionary = ConstantInput(api, info, Named(kDictionary), 2);
+  const TensorView bias = ConstantInput(api, info, Named(kBias), 1);
+  if (bias.element_type != kElementFloat) FailType(Named(kBias), bias.element_type, "float32 (1)");
   SetSizes(dictionary, bias, &shape);
   LookupConvConstants constants;
-  constants.gaps = GapValues(ConstantInput(api, info, kGaps, 1));
-  constants.coefficients = FloatValues(ConstantInput(api, info, kCoefficients, 1), kCoefficients);
+  constants.gaps = GapValues(ConstantInput(api, info, Named(kGaps), 1));
+  constants.coefficients =
+      FloatValues(ConstantInput(api, info, Named(kCoefficients), 1), kCoefficients);
   if (dictionary.element_type == kElementFloat) {
     constants.dictionary = dictionary.floats();
   } else if (dictionary.element_type == kElementFloat16) {
@@ -189,7 +168,7 @@ LookupConvKernel::LookupConvKernel(const OrtApi* api, const OrtKernelInfo* info,
   } else if (dictionary.element_type == kElementInt8) {
     constants.byte_dictionary = static_cast<const int8_t*>(dictionary.data);
   } else {
-    FailType(kDictionary, dictionary.element_type, "float32 (1), int8 (3) or float16 (10)");
+    FailType(Named(kDictionary), dictionary.element_type, "float32 (1), int8 (3) or float16 (10)");
   }
   constants.bias = bias.floats();
   conv_ = std::make_unique<const LookupConv>(shape, constants, isa);
@@ -202,7 +181,7 @@ void LookupConvKernel::Compute(OrtKernelContext* context) const {
   const TensorView x = ViewTensor(api_, x_value);
   const LookupConvShape& shape = conv_->shape();
   if (x.dims.size() != 4 || x.dims[1] != shape.channels) {
-    Fail(InputText(kX) + " has shape " + ShapeText(x.dims) + "; it must be (N, " +
+    Fail(InputText(Named(kX)) + " has shape " + ShapeText(x.dims) + "; it must be (N, " +
          std::to_string(shape.channels) + ", H, W)");
   }
   std::vector<int64_t> y_dims = {x.dims[0], shape.out_channels,

@@ -34,6 +34,36 @@ std::string NodeSubject(const OrtApi* api, const OrtKernelInfo* info, const char
   return std::string(op) + " '" + name.c_str() + "'";
 }
 
+std::string InputText(const NamedInput& input) {
+  return "input " + std::to_string(input.index) + " (" + input.name + ")";
+}
+
+TensorView ConstantInput(const OrtApi* api, const OrtKernelInfo* info, const NamedInput& input) {
+  int is_constant = 0;
+  const OrtValue* value = nullptr;
+  Call<KernelInfoGetConstantInput>(api, info, input.index, &is_constant, &value);
+  if (is_constant == 0 || value == nullptr) {
+    throw std::invalid_argument(InputText(input) +
+                                " is not a constant; it must be an initializer of the model");
+  }
+  return ViewTensor(api, value);
+}
+
+TensorView ConstantInput(const OrtApi* api, const OrtKernelInfo* info, const NamedInput& input,
+                         size_t rank) {
+  TensorView view = ConstantInput(api, info, input);
+  if (view.dims.size() != rank) {
+    throw std::invalid_argument(InputText(input) + " has shape " + ShapeText(view.dims) +
+                                "; it must have rank " + std::to_string(rank));
+  }
+  return view;
+}
+
+void FailType(const NamedInput& input, int type, const char* allowed) {
+  throw std::invalid_argument(InputText(input) + " has ONNX element type " + std::to_string(type) +
+                              "; it must be " + allowed);
+}
+
 Window ReadWindow(const OrtApi* api, const OrtKernelInfo* info) {
   const auto kernel = IntsAttribute(api, info, "kernel_shape", 2);
   const auto strides = IntsAttribute(api, info, "strides", 2);

@@ -12,6 +12,21 @@ namespace lcnn::ort {
 // "LookupConv 'node name'"
 std::string NodeSubject(const OrtApi* api, const OrtKernelInfo* info, const char* op);
 
+// An input of an operator, for messages.
+struct NamedInput {
+  size_t index;
+  const char* name;
+};
+
+// "input 2 (gaps)"
+std::string InputText(const NamedInput& input);
+
+// An initializer of the model. Throws std::invalid_argument.
+TensorView ConstantInput(const OrtApi* api, const OrtKernelInfo* info, const NamedInput& input);
+TensorView ConstantInput(const OrtApi* api, const OrtKernelInfo* info, const NamedInput& input,
+                         size_t rank);
+[[noreturn]] void FailType(const NamedInput& input, int type, const char* allowed);
+
 struct Window {
   Axis height;
   Axis width;

@@ -3,6 +3,7 @@
 #define LCNN_SRC_ORT_OP_TABLE_H_
 
 #include <string>
+#include <vector>
 
 #include "ort/node.h"
 #include "ort/ort_abi.h"
@@ -12,12 +13,15 @@ namespace lcnn::ort {
 
 constexpr const char* kDomain = "ai.lcnn";
 
-// An operator of version 1 on the CPU with one float32 output; what is null is the operator's own.
+// An operator of version 1 on the CPU with one output, of float32 unless it says otherwise; what is
+// null is the operator's own.
 OrtCustomOp CommonOp();
 
 // The operators; one table each for the life of the library, shared by all sessions.
 const OrtCustomOp* LookupConvOp();
 const OrtCustomOp* MaxPoolOp();
+std::vector<const OrtCustomOp*> NarrowConvOps();
+std::vector<const OrtCustomOp*> NarrowOps();
 
 // For callbacks that are not handed the API.
 void SetApi(const OrtApi* api);

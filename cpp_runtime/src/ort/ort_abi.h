@@ -89,6 +89,7 @@ constexpr int kElementUint8 = 2;
 constexpr int kElementInt8 = 3;
 constexpr int kElementUint16 = 4;
 constexpr int kElementFloat16 = 10;
+constexpr int kElementBfloat16 = 16;
 constexpr int kInputRequired = 0;
 constexpr int kInputOptional = 1;
 constexpr int kMemoryDefault = 0;

@@ -14,8 +14,11 @@ OrtCustomOpDomain* Domain(const OrtApi* api) {
   static OrtCustomOpDomain* const domain = [api] {
     Owned<OrtCustomOpDomain, ReleaseCustomOpDomain> owned(api);
     Call<CreateCustomOpDomain>(api, kDomain, owned.out());
-    Call<CustomOpDomainAdd>(api, owned.get(), LookupConvOp());
-    Call<CustomOpDomainAdd>(api, owned.get(), MaxPoolOp());
+    const auto add = [&](const OrtCustomOp* op) { Call<CustomOpDomainAdd>(api, owned.get(), op); };
+    add(LookupConvOp());
+    add(MaxPoolOp());
+    for (const OrtCustomOp* op : NarrowConvOps()) add(op);
+    for (const OrtCustomOp* op : NarrowOps()) add(op);
     OrtCustomOpDomain* const result = owned.get();
     *owned.out() = nullptr;
     return result;

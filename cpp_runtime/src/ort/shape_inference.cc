@@ -81,33 +81,42 @@ std::vector<Dimension> InputDimensions(const OrtApi* api, const OrtShapeInferCon
   return dims;
 }
 
-void SetOutputShape(const OrtApi* api, OrtShapeInferContext* context,
-                    const std::vector<Dimension>& x, const Dimension& channels) {
+std::vector<Dimension> WindowedPlane(const OrtApi* api, const OrtShapeInferContext* context,
+                                     const Dimension& height, const Dimension& width) {
   const auto ints = [&](const char* name, size_t length) {
     return IntsAttribute(api, context, name, length);
   };
-  std::vector<Dimension> plane = Windows({x[2], x[3]}, ints("kernel_shape", 2), ints("strides", 2),
-                                         ints("dilations", 2), ints("pads", 4));
-  if (HasAttribute(api, context, "pool_kernel_shape")) {
-    plane = Windows(plane, ints("pool_kernel_shape", 2), ints("pool_strides", 2), {1, 1},
-                    ints("pool_pads", 4));
-  }
-  const Dimension y[4] = {x[0], channels, plane[0], plane[1]};
+  return Windows({height, width}, ints("kernel_shape", 2), ints("strides", 2), ints("dilations", 2),
+                 ints("pads", 4));
+}
 
-  int64_t values[4];
-  const char* names[4];
-  for (int i = 0; i < 4; ++i) {
-    if (y[i].Unknown()) return;
-    values[i] = y[i].value;
-    names[i] = y[i].name.c_str();
+void SetOutput(const OrtApi* api, OrtShapeInferContext* context, const std::vector<Dimension>& y,
+               int element_type) {
+  std::vector<int64_t> values;
+  std::vector<const char*> names;
+  for (const Dimension& dimension : y) {
+    if (dimension.Unknown()) return;
+    values.push_back(dimension.value);
+    names.push_back(dimension.name.c_str());
   }
   Owned<OrtTensorTypeAndShapeInfo, ReleaseTensorTypeAndShapeInfo> info(api);
   Call<CreateTensorTypeAndShapeInfo>(api, info.out());
-  Call<SetTensorElementType>(api, info.get(), kElementFloat);
-  Call<SetDimensions>(api, info.get(), static_cast<const int64_t*>(values), size_t{4});
-  Call<SetSymbolicDimensions>(api, info.get(), static_cast<const char**>(names), size_t{4});
+  Call<SetTensorElementType>(api, info.get(), element_type);
+  Call<SetDimensions>(api, info.get(), static_cast<const int64_t*>(values.data()), values.size());
+  Call<SetSymbolicDimensions>(api, info.get(), names.data(), names.size());
   const OrtTensorTypeAndShapeInfo* const result = info.get();
   Call<ShapeInferSetOutputTypeShape>(api, context, size_t{0}, result);
+}
+
+void SetOutputShape(const OrtApi* api, OrtShapeInferContext* context,
+                    const std::vector<Dimension>& x, const Dimension& channels) {
+  std::vector<Dimension> plane = WindowedPlane(api, context, x[2], x[3]);
+  if (HasAttribute(api, context, "pool_kernel_shape")) {
+    plane = Windows(plane, IntsAttribute(api, context, "pool_kernel_shape", 2),
+                    IntsAttribute(api, context, "pool_strides", 2), {1, 1},
+                    IntsAttribute(api, context, "pool_pads", 4));
+  }
+  SetOutput(api, context, {x[0], channels, plane[0], plane[1]}, kElementFloat);
 }
 
 }  // namespace lcnn::ort

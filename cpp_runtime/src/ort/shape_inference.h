@@ -20,8 +20,16 @@ struct Dimension {
 std::vector<Dimension> InputDimensions(const OrtApi* api, const OrtShapeInferContext* context,
                                        size_t input);
 
-// Y is (N, channels, ...) where the attributes of window and pooling say how large. Sets nothing
-// when a dimension is unknown and has no name. Throws std::exception.
+// Height and width after the window of the attributes.
+std::vector<Dimension> WindowedPlane(const OrtApi* api, const OrtShapeInferContext* context,
+                                     const Dimension& height, const Dimension& width);
+
+// The shape and element type of Y; nothing when a dimension is unknown and has no name.
+void SetOutput(const OrtApi* api, OrtShapeInferContext* context, const std::vector<Dimension>& y,
+               int element_type);
+
+// Y is float32 (N, channels, ...) where the attributes of window and pooling say how large. Sets
+// nothing when a dimension is unknown and has no name. Throws std::exception.
 void SetOutputShape(const OrtApi* api, OrtShapeInferContext* context,
                     const std::vector<Dimension>& x, const Dimension& channels);
 

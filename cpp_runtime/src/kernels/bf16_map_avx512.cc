@@ -1,0 +1,6 @@
+// Operations on single numbers of bfloat16, avx512: the flags of this file make the difference.
+#include "kernels/bf16_map_body.h"
+
+namespace lcnn {
+const Bfloat16MapKernels kBfloat16MapAvx512 = kMaps;
+}

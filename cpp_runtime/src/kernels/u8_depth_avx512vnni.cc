@@ -1,0 +1,15 @@
+// Depthwise products of bytes, AVX-512 VNNI.
+#include "kernels/u8_regs_avx512.h"
+
+namespace {
+
+inline Reg AddProducts(Reg sums, Reg x, Reg w) { return _mm512_dpbusd_epi32(sums, x, w); }
+
+}  // namespace
+
+// Reg first: the body is written in terms of it.
+#include "kernels/u8_depth_body.h"
+
+namespace lcnn {
+const DepthKernels kDepthAvx512Vnni = {kRegBytes, ToBytes, ToFloats};
+}

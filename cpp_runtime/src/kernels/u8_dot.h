@@ -1,0 +1,67 @@
+// Sums of products of unsigned bytes with signed ones: a tile of pixels times some filters.
+//
+// Four consecutive bytes of a pixel's window are a quad. Weights lie in the order in which windows
+// are read: for each quad, for each block of 16 filters, 16 times four bytes.
+#ifndef LCNN_SRC_KERNELS_U8_DOT_H_
+#define LCNN_SRC_KERNELS_U8_DOT_H_
+
+#include "kernels/lanes.h"
+
+namespace lcnn {
+
+constexpr int64_t kBlockFilters = 16;
+constexpr int64_t kMaxBlocks = 4;
+constexpr int64_t kQuad = 4;
+
+// Quads that follow each other in memory, from row * row_bytes + column bytes behind the pixel's
+// place on.
+struct DotSpan {
+  int32_t row;
+  int32_t column;
+  int32_t quads;
+};
+
+// For each pixel p and filter f < filters, with a = start[f] + the sum over all quads of spans:
+//   v = fma(float(a), scale[f], bias[f])
+// and where there is a residual v = fma(float(residual[y_offsets[p] + f] - residual_zero),
+// residual_scale, v), limited to [low, high]. Then y[y_offsets[p] + f] is v or, for bytes, v
+// rounded to the nearest integer, ties to even, plus zero; low and high are within [-zero, 255 -
+// zero] then. Sums wrap around in 32 bits. start, scale, bias and weights are complete for 16 *
+// blocks filters. Only whole quads of the windows are read, and only what belongs to the filters is
+// written.
+struct DotTask {
+  const uint8_t* x;
+  const int64_t* x_offsets;  // one for each pixel; bytes
+  int64_t row_bytes;
+  int64_t pixels;
+  const DotSpan* spans;
+  int64_t n_spans;
+  const int8_t* weights;
+  bool small_weights;  // all are from -64 to 64
+  int64_t blocks;      // 1 to kMaxBlocks
+  int64_t filters;
+  const int32_t* start;
+  const float* scale;
+  const float* bias;
+  float low;
+  float high;
+  int32_t zero;
+  const uint8_t* residual;  // null: none
+  float residual_scale;
+  int32_t residual_zero;
+  void* y;                   // bytes or floats
+  const int64_t* y_offsets;  // one for each pixel; elements
+};
+
+struct DotKernels {
+  void (*to_narrow)(const DotTask&);
+  void (*to_floats)(const DotTask&);
+};
+
+#define LCNN_KERNELS(needs, suffix) extern const DotKernels kDot##suffix;
+#include "kernels/u8_dot.inc"
+#undef LCNN_KERNELS
+
+}  // namespace lcnn
+
+#endif  // LCNN_SRC_KERNELS_U8_DOT_H_

@@ -1,0 +1,6 @@
+// Operations on single bytes, avx2: the flags of this file make the difference.
+#include "kernels/u8_map_body.h"
+
+namespace lcnn {
+const ByteMapKernels kByteMapAvx2 = kMaps;
+}

@@ -1,0 +1,127 @@
+#include "narrow_conv/dot_units.h"
+
+#include <algorithm>
+
+#include "base/geometry.h"
+#include "base/run_units.h"
+#include "base/transpose.h"
+
+namespace lcnn {
+namespace {
+
+// Pixels of a unit: floats are transposed from the first-level cache.
+constexpr int64_t kChunkPixels = 96;
+constexpr int64_t kFloatPixels = 48;
+// Weights that stay in the second-level cache while all pixels go by.
+constexpr int64_t kCachedWeights = 256 * 1024;
+// Multiply-adds that take less time than waking threads.
+constexpr int64_t kThreadMacs = 2 * 1000 * 1000;
+
+struct Cut {
+  const DotJob& job;
+  int64_t pixels;  // of all chunks
+  int64_t chunks;
+  bool filters_first;  // all chunks for some filters, then the next filters
+};
+
+// Chunks are equally large but for one pixel.
+int64_t ChunkBegin(const Cut& cut, int64_t chunk) { return cut.pixels * chunk / cut.chunks; }
+
+// From the results of some pixels to where they belong in the planes of Y.
+void StoreFloats(const DotJob& job, int64_t first, int64_t filters, const float* results,
+                 int64_t begin, int64_t end) {
+  const int64_t plane = job.grid.height * job.grid.width;
+  while (begin < end) {
+    const int64_t image = begin / plane;
+    const int64_t stop = std::min(end, (image + 1) * plane);
+    float* const y = job.floats + (image * job.filters + first) * plane + begin % plane;
+    Transpose(results, kPartFilters, stop - begin, filters, y, plane);
+    results += (stop - begin) * kPartFilters;
+    begin = stop;
+  }
+}
+
+// From the bytes of some pixels to planes of quads.
+void StoreQuads(const DotJob& job, int64_t first, int64_t filters, const uint8_t* results,
+                int64_t begin, int64_t end) {
+  uint8_t* const quads = job.narrow + first / kQuad * job.quad_bytes;
+  while (begin < end) {
+    const int64_t stop = std::min(end, (begin / job.grid.width + 1) * job.grid.width);
+    int64_t place;
+    FillOffsets(job.grid, job.to, begin, 1, &place);
+    TransposeWords(results, kPartFilters / kQuad, stop - begin, CeilDiv(filters, kQuad),
+                   quads + place, job.quad_bytes / kQuad);
+    results += (stop - begin) * kPartFilters;
+    begin = stop;
+  }
+}
+
+// Some filters, and pixels [begin, end).
+template <class Task, class Kernels>
+void RunTask(const DotJob& job, int64_t first, int64_t begin, int64_t end, const Kernels& kernels,
+             Task task) {
+  int64_t x_offsets[kChunkPixels], y_offsets[kChunkPixels];
+  FillOffsets(job.grid, job.from, begin, end - begin, x_offsets);
+  task.x_offsets = x_offsets;
+  task.row_bytes = job.row_bytes;
+  task.pixels = end - begin;
+  task.low = job.limits.low;
+  task.high = job.limits.high;
+  task.zero = job.limits.zero;
+  task.y_offsets = y_offsets;
+  if (job.result == Result::kNarrow) {
+    FillOffsets(job.grid, job.to, begin, end - begin, y_offsets);
+    const int64_t place = first * job.stage.element_bytes();
+    task.residual = job.residual != nullptr ? job.residual + place : nullptr;
+    task.residual_scale = job.limits.residual_scale;
+    task.residual_zero = job.limits.residual_zero;
+    task.y = job.narrow + place;
+    kernels.to_narrow(task);
+    return;
+  }
+  alignas(kCacheLine) float results[kFloatPixels * kPartFilters];
+  for (int64_t p = 0; p < task.pixels; ++p) y_offsets[p] = p * kPartFilters;
+  task.y = results;
+  if (job.result == Result::kFloats) {
+    kernels.to_floats(task);
+    StoreFloats(job, first, task.filters, results, begin, end);
+  } else {
+    kernels.to_narrow(task);
+    StoreQuads(job, first, task.filters, reinterpret_cast<const uint8_t*>(results), begin, end);
+  }
+}
+
+void Unit(const Cut& cut, size_t unit) {
+  const DotJob& job = cut.job;
+  const int64_t parts = job.stage.parts();
+  const auto i = static_cast<int64_t>(unit);
+  const int64_t chunk = cut.filters_first ? i % cut.chunks : i / parts;
+  const int64_t part = cut.filters_first ? i / cut.chunks : i % parts;
+  const int64_t begin = ChunkBegin(cut, chunk), end = ChunkBegin(cut, chunk + 1);
+  if (job.stage.dots() != nullptr) {
+    const DotPart& filters = job.stage.dots()->parts()[static_cast<size_t>(part)];
+    DotTask task = job.stage.dots()->Task(filters);
+    task.x = job.x;
+    RunTask(job, filters.first, begin, end, job.stage.dot_kernels(), task);
+    return;
+  }
+  const PackedDepth& depth = *job.stage.depth();
+  const int64_t first = part * kPartFilters;
+  DepthTask task = depth.Task(first, std::min(kPartFilters, depth.filters() - first));
+  task.x = job.x + first;
+  RunTask(job, first, begin, end, depth.kernels(), task);
+}
+
+}  // namespace
+
+void RunDots(const DotJob& job, const ParallelFor& parallel_for) {
+  const int64_t pixels = job.grid.pixels();
+  if (pixels == 0) return;
+  const int64_t chunks =
+      CeilDiv(pixels, job.result == Result::kFloats ? kFloatPixels : kChunkPixels);
+  const Cut cut = {job, pixels, chunks, job.stage.macs() > kCachedWeights};
+  const auto units = static_cast<size_t>(chunks * job.stage.parts());
+  RunUnits<Cut>(parallel_for, job.stage.macs() * pixels >= kThreadMacs, units, Unit, cut);
+}
+
+}  // namespace lcnn

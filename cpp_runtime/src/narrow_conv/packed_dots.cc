@@ -1,0 +1,207 @@
+#include "narrow_conv/packed_dots.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/geometry.h"
+
+namespace lcnn {
+namespace {
+
+// Bytes that follow each other in the rows of X and, for a filter, in W.
+struct Run {
+  int64_t row;     // of X, from the window's first
+  int64_t column;  // bytes from the window's first pixel
+  int64_t weight;  // of a filter's first
+  int64_t bytes;
+};
+
+std::vector<Run> RunsOf(const DotWeights& w, int64_t group) {
+  std::vector<Run> runs;
+  const int64_t pixel = w.group * w.depth;
+  const bool whole_rows = w.group == 1 && w.width.dilation == 1;
+  const int64_t taps = whole_rows ? w.width.kernel : 1;
+  for (int64_t r = 0; r < w.height.kernel; ++r) {
+    for (int64_t c = 0; c < w.width.kernel; c += taps) {
+      runs.push_back({r * w.height.dilation, c * w.width.dilation * pixel + group * w.depth,
+                      (r * w.width.kernel + c) * w.depth, taps * w.depth});
+    }
+  }
+  return runs;
+}
+
+// Filters [first, first + filters) of a group.
+struct Part {
+  int64_t group;
+  int64_t first;
+  int64_t filters;
+};
+
+// Time of starting on a span, relative to a quad of a block: measured where they are about 4 quads
+// long and of no regular length.
+constexpr int64_t kSpanCost = 2;
+
+// The parts of a layer, and what is read in each.
+struct Parts {
+  std::vector<Part> parts;
+  std::vector<std::vector<DotSpan>> spans;
+  int64_t cost = 0;
+};
+
+// Equally many blocks in each but for one.
+std::vector<Part> PartsOf(const DotWeights& w, int64_t most_blocks) {
+  std::vector<Part> parts;
+  const int64_t of_group = w.filters / w.group;
+  const int64_t blocks = CeilDiv(of_group, kBlockFilters);
+  for (int64_t g = 0; g < w.group; ++g) {
+    int64_t begin = 0;
+    for (int64_t left = CeilDiv(blocks, most_blocks); left > 0; --left) {
+      const int64_t take = CeilDiv(blocks - begin / kBlockFilters, left) * kBlockFilters;
+      const int64_t end = std::min(of_group, begin + take);
+      parts.push_back({g, g * of_group + begin, end - begin});
+      begin = end;
+    }
+  }
+  return parts;
+}
+
+// The weights of a quad of a run; zeros behind its end.
+void CopyQuad(const DotWeights& w, const Run& run, int64_t quad, int64_t filter, int8_t* to) {
+  const int64_t window = w.height.kernel * w.width.kernel * w.depth;
+  const int64_t begin = quad * kQuad;
+  const int64_t count = std::min(kQuad, run.bytes - begin);
+  std::copy_n(w.values + filter * window + run.weight + begin, count, to);
+  std::fill(to + count, to + kQuad, int8_t{0});
+}
+
+bool AnyWeight(const DotWeights& w, const Part& part, const Run& run, int64_t quad) {
+  int8_t values[kQuad];
+  for (int64_t f = 0; f < part.filters; ++f) {
+    CopyQuad(w, run, quad, part.first + f, values);
+    if (std::any_of(values, values + kQuad, [](int8_t v) { return v != 0; })) return true;
+  }
+  return false;
+}
+
+// Quads in which a filter of the part has weights, as spans.
+std::vector<DotSpan> SpansOf(const DotWeights& w, const Part& part, const std::vector<Run>& runs) {
+  std::vector<DotSpan> spans;
+  for (const Run& run : runs) {
+    bool follows = false;
+    for (int64_t q = 0; q < CeilDiv(run.bytes, kQuad); ++q) {
+      const bool any = AnyWeight(w, part, run, q);
+      if (any && follows) {
+        ++spans.back().quads;
+      } else if (any) {
+        spans.push_back(
+            {static_cast<int32_t>(run.row), static_cast<int32_t>(run.column + q * kQuad), 1});
+      }
+      follows = any;
+    }
+  }
+  return spans;
+}
+
+Parts MakeParts(const DotWeights& w, int64_t most_blocks) {
+  Parts made;
+  made.parts = PartsOf(w, most_blocks);
+  for (const Part& part : made.parts) {
+    made.spans.push_back(SpansOf(w, part, RunsOf(w, part.group)));
+    const int64_t blocks = CeilDiv(part.filters, kBlockFilters);
+    for (const DotSpan& span : made.spans.back()) made.cost += kSpanCost + span.quads * blocks;
+  }
+  return made;
+}
+
+// Fewer filters to a part leave out more zeros, and have more spans.
+Parts CheapestParts(const DotWeights& w) {
+  Parts best = MakeParts(w, kMaxBlocks);
+  for (int64_t most_blocks = kMaxBlocks / 2; most_blocks >= 1; most_blocks /= 2) {
+    Parts narrow = MakeParts(w, most_blocks);
+    if (narrow.cost < best.cost) best = std::move(narrow);
+  }
+  return best;
+}
+
+}  // namespace
+
+// Two passes: sizes first.
+PackedDots::PackedDots(const DotWeights& weights, const FilterValues& values)
+    : weights_(0),
+      start_(0),
+      scale_(0),
+      bias_(0),
+      cost_(0),
+      reads_beyond_(false),
+      small_weights_(true) {
+  const Parts made = CheapestParts(weights);
+  const std::vector<Part>& parts = made.parts;
+  cost_ = made.cost;
+  size_t bytes = 0, lanes = 0;
+  for (size_t p = 0; p < parts.size(); ++p) {
+    const Part& part = parts[p];
+    const std::vector<Run> runs = RunsOf(weights, part.group);
+    const std::vector<DotSpan>& spans = made.spans[p];
+    DotPart packed = {part.first,
+                      part.filters,
+                      CeilDiv(part.filters, kBlockFilters),
+                      spans_.size(),
+                      static_cast<int64_t>(spans.size()),
+                      bytes,
+                      lanes};
+    spans_.insert(spans_.end(), spans.begin(), spans.end());
+    for (const DotSpan& span : spans) {
+      bytes += static_cast<size_t>(span.quads * packed.blocks * kBlockFilters * kQuad);
+    }
+    lanes += static_cast<size_t>(packed.blocks * kBlockFilters);
+    parts_.push_back(packed);
+    reads_beyond_ = reads_beyond_ || (!runs.empty() && runs.front().bytes % kQuad != 0);
+  }
+  weights_ = AlignedBuffer<int8_t>(bytes);
+  start_ = AlignedBuffer<int32_t>(lanes);
+  scale_ = AlignedBuffer<float>(lanes);
+  bias_ = AlignedBuffer<float>(lanes);
+  for (size_t p = 0; p < parts.size(); ++p) {
+    const DotPart& packed = parts_[p];
+    const std::vector<Run> runs = RunsOf(weights, parts[p].group);
+    int8_t* to = weights_.data() + packed.weights;
+    for (int64_t s = 0; s < packed.n_spans; ++s) {
+      const DotSpan& span = spans_[packed.spans + static_cast<size_t>(s)];
+      // The run that the span is a part of.
+      const auto run = std::find_if(runs.begin(), runs.end(), [&](const Run& r) {
+        return r.row == span.row && r.column <= span.column && span.column < r.column + r.bytes;
+      });
+      const int64_t first = (span.column - run->column) / kQuad;
+      for (int64_t q = first; q < first + span.quads; ++q) {
+        for (int64_t f = 0; f < packed.blocks * kBlockFilters; ++f, to += kQuad) {
+          if (f < packed.filters) CopyQuad(weights, *run, q, packed.first + f, to);
+        }
+      }
+    }
+    small_weights_ = small_weights_ && std::all_of(weights_.data() + packed.weights, to,
+                                                   [](int8_t w) { return w >= -64 && w <= 64; });
+    for (int64_t f = 0; f < packed.filters; ++f) {
+      const auto filter = static_cast<size_t>(packed.first + f);
+      const size_t lane = packed.values + static_cast<size_t>(f);
+      start_.data()[lane] = values.start[filter];
+      scale_.data()[lane] = values.scale[filter];
+      bias_.data()[lane] = values.bias[filter];
+    }
+  }
+}
+
+DotTask PackedDots::Task(const DotPart& part) const {
+  DotTask task = {};
+  task.spans = spans_.data() + part.spans;
+  task.n_spans = part.n_spans;
+  task.weights = weights_.data() + part.weights;
+  task.small_weights = small_weights_;
+  task.blocks = part.blocks;
+  task.filters = part.filters;
+  task.start = start_.data() + part.values;
+  task.scale = scale_.data() + part.values;
+  task.bias = bias_.data() + part.values;
+  return task;
+}
+
+}  // namespace lcnn
