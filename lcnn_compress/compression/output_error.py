@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, fx
 
-from lcnn_compress.net.cut import cut
+from lcnn_compress.net.cut import Walk
 
 
 class Outputs:
@@ -25,18 +24,17 @@ class Outputs:
         """Return the mean squared difference to the dense outputs, relative to their variance."""
         return self._error(outputs(net, x) for x in self.batches)
 
-    def error_behind(self, net: fx.GraphModule, name: str) -> Callable[[], float]:
-        """Return a function that tells ``error(net)`` while nothing before a layer changes; that part is run now, only once."""
-        head, tail = cut(net, name)
-        with torch.inference_mode():
-            before = [head.eval()(x) for x in self.batches]
+    def errors_behind(self, net: fx.GraphModule, names: Sequence[str]) -> Iterator[Callable[[], float]]:
+        """Yield for each layer a function that tells ``error(net)`` while nothing before that layer changes.
 
-        @torch.inference_mode()
-        def error_now() -> float:
-            # Values are copied, because nets change them in place; all together, so that those that share memory still do.
-            return self._error(outputs(tail, *copy.deepcopy(values)) for values in before)
-
-        return error_now
+        Args:
+            net: nothing but the layer is changed, and it is as it was before the next one is asked for.
+            names: layers in the order of their first calls; what comes before them is run once for all of them.
+        """
+        walk = Walk(net, self.batches)
+        for name in names:
+            walk.visit(name)
+            yield lambda: self._error(outputs(walk.tail, *values) for values in walk.values())
 
     def _error(self, results: Iterable[Tensor]) -> float:
         pairs = zip(results, self.expected, strict=True)
@@ -52,7 +50,7 @@ def first_images(batches: Sequence[Tensor], count: int) -> list[Tensor]:
 
 
 @torch.inference_mode()
-def outputs(net: fx.GraphModule, *inputs: Tensor) -> Tensor:
+def outputs(net: fx.GraphModule, *inputs: object) -> Tensor:
     """Return the first output of a net in eval mode, as (N, ...)."""
     result = net.eval()(*inputs)
     first: Tensor = result[0] if isinstance(result, tuple) else result

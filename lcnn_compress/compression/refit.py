@@ -13,13 +13,14 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from lcnn_compress.compression.batch_norms import log
 from lcnn_compress.errors import DataError
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.pattern import choose_pattern
+from lcnn_compress.net.cut import Walk
 from lcnn_compress.net.ordinary import in_eval_mode
 from lcnn_compress.progress import Progress, silent
 
@@ -28,16 +29,20 @@ SAMPLES_AT_ONCE = 2048
 # Solved coefficients are pulled toward the current ones by this fraction of the mean square of a response.
 RIDGE = 1e-3
 PASS_BYTES = 512 << 20
+# The net's values before a layer are kept if they take at most this many times the bytes of a pass; others are made again.
+KEPT_PASSES = 4
+# Images go through a net in parts of at most so many: more at a time are no faster, and take more memory.
+IMAGES_AT_ONCE = 16
 
 T = TypeVar("T")
 
 
-class _ReachedError(Exception):
-    """Ends a forward pass whose rest is not needed."""
+class ReachedError(Exception):
+    """A hook raises it to end a forward pass whose rest is not needed."""
 
 
 def refit(
-    net: nn.Module,
+    net: fx.GraphModule,
     dense: nn.Module,
     batches: Sequence[Tensor],
     progress: Progress = silent,
@@ -62,6 +67,7 @@ def refit(
             where new ones are not better, so that no error on the samples grows.
         samples: number of output positions of a layer, all images together, that its least squares see.
         pass_bytes: bytes of the dense net's outputs held at a time; layers beyond it wait for another pass over the batches.
+            Values of ``net`` before a layer that take no more than ``KEPT_PASSES`` times as much are kept for the next layer.
 
     Returns:
         For each layer |lookup - dense| / |dense - mean of dense| over the samples, before and after.
@@ -69,7 +75,7 @@ def refit(
     Raises:
         DataError: no images, or activations that are not finite.
     """
-    batches = [x for x in batches if len(x)]
+    batches = [part for x in batches for part in x.split(IMAGES_AT_ONCE) if len(part)]
     if not batches:
         raise DataError("calibration data holds 0 images; refitting needs at least 1")
     per_image = math.ceil(samples / sum(len(x) for x in batches))
@@ -78,6 +84,7 @@ def refit(
         sizes = ((name, 4 * samples * lookup.out_channels) for name, (lookup, _) in calls.items())
         passes = split_by_memory(sizes, pass_bytes)
         errors = {}
+        walk = Walk(net, batches, KEPT_PASSES * pass_bytes)
         done, total = 0, (len(passes) + len(calls)) * len(batches)
         for names in passes:
             wanted = {name: _Wanted(dense.get_submodule(name), calls[name][0], per_image) for name in names}
@@ -93,11 +100,12 @@ def refit(
                     )
                 lookup, n_calls = calls[name]
                 moments = _Moments(lookup, wanted.pop(name), n_calls)
+                walk.visit(name)
                 with _hooked({lookup: moments.pre_hook}, before=True):
-                    for x in batches:
+                    for values in walk.values():
                         progress("refitting", done, total)
-                        with suppress(_ReachedError):
-                            net(x)
+                        with suppress(ReachedError):
+                            walk.tail(*values)
                         done += 1
                 if not moments.finite:
                     raise DataError(f"{name}: inputs on the calibration data are not finite; check data and weights")
@@ -200,7 +208,7 @@ class _Moments:
             self._add(self._responses(part_x, rows, columns), part_y)
         self.call += 1
         if self.call % self.n_calls == 0:
-            raise _ReachedError
+            raise ReachedError
 
     def _responses(self, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Return the features (groups, N * positions, F) of padded inputs (N, C_in, H, W) at output (row, column) pairs."""

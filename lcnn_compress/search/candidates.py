@@ -23,7 +23,7 @@ from lcnn_compress.forms.dictionary import draft_errors
 from lcnn_compress.forms.kinds import DENSE, LOOKUP, LOW_RANK, SPARSE
 from lcnn_compress.forms.storage import coefficient_type, dictionary_bytes
 from lcnn_compress.net.layers import Layer
-from lcnn_compress.operators.geometry import lookup_macs
+from lcnn_compress.operators.geometry import dense_macs, lookup_macs
 from lcnn_compress.progress import Progress, silent
 
 # Dictionaries are tried with these numbers of rows, as fractions of m, the channels of a group.
@@ -39,6 +39,9 @@ TIMED_DENSITIES = (0.02, 0.07, 0.2, 0.6)
 DENSITIES = tuple(float(d) for d in np.geomspace(TIMED_DENSITIES[0], TIMED_DENSITIES[-1], 24))
 # This many neighbouring filters have the same lookups: 4 need fewer loads at run time, but make filters coarser.
 PATTERNS = (1, 4)
+# A layer of more MACs in one call is timed on a strip of its input with about so many: what a form takes grows with the rows of
+# its input, and forty forms of one layer of a large image would be run for minutes.
+STRIP_MACS = 1e9
 # A layer in the net takes at most this many times as long as alone; beyond that something was disturbed.
 MAX_PACE = 3.0
 # Names and attributes of one node take about this many bytes of a file.
@@ -211,13 +214,29 @@ def _paces(layers: Sequence[Layer], dense_ms: Mapping[str, float], times: Mappin
     return [usual if pace is None else pace for pace in found]
 
 
-def layer_shapes(layer: Layer) -> Counter[Shape]:
-    """Return the shapes a layer runs on and how often; a Linear runs once on all its rows of features."""
+def layer_shapes(layer: Layer) -> dict[Shape, float]:
+    """Return the shapes that stand for a layer and how many times each of them it takes; a Linear runs once on all its rows.
+
+    A call of more than ``STRIP_MACS`` is stood for by a strip of its input, as many times as it has the strip's MACs.
+    """
     sizes = Counter(layer.sizes)
     channels = layer.in_channels, layer.out_channels
     if layer.is_linear:
-        return Counter({Shape(*channels, layer.geometry, size, count, linear=True): 1 for size, count in sizes.items()})
-    return Counter({Shape(*channels, layer.geometry, size): count for size, count in sizes.items()})
+        return {Shape(*channels, layer.geometry, size, count, linear=True): 1.0 for size, count in sizes.items()}
+    shapes: dict[Shape, float] = {}
+    for size, count in sizes.items():
+        strip = _strip(layer, size)
+        parts = dense_macs(*channels, layer.geometry, size) / dense_macs(*channels, layer.geometry, strip)
+        shape = Shape(*channels, layer.geometry, strip)
+        shapes[shape] = shapes.get(shape, 0.0) + count * parts
+    return shapes
+
+
+def _strip(layer: Layer, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the (height, width) of an input of the same width with about ``STRIP_MACS`` at most; no kernel is higher."""
+    macs = dense_macs(layer.in_channels, layer.out_channels, layer.geometry, size)
+    least = (layer.geometry.kernel[0] - 1) * layer.geometry.dilation[0] + 1
+    return max(min(least, size[0]), min(size[0], math.ceil(size[0] * STRIP_MACS / macs))), size[1]
 
 
 def _measured_forms(layer: Layer, plan: LayerPlan) -> list[LookupForm]:

@@ -8,6 +8,7 @@ squared errors, and those of several layers nearly add up as long as they are sm
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from lcnn_compress.compression.output_error import Outputs, first_images
+from lcnn_compress.compression.output_error import Outputs, first_images, outputs
 from lcnn_compress.forms.kinds import LOOKUP, LOW_RANK, SPARSE, Kind
 from lcnn_compress.net.layers import Layer
 from lcnn_compress.progress import Progress, silent
@@ -27,11 +28,16 @@ from lcnn_compress.search.layer_fit import gather
 PROBED_LOOKUPS, PROBED_SPARSE, PROBED_RANKS = (1, 4), 3, 4
 # In nets as large as ResNet-50, which would have 800 of those probes, this many of each kind are tried for a layer.
 FEW_PROBES = {LOOKUP: 3, SPARSE: 2, LOW_RANK: 2}
-# With all probes the images take about this many MACs of the dense net, about a minute of one core.
-MAX_MACS = 1e12
-# At least and at most this many images are compared, whatever they take.
+# With all probes the images take about this many MACs of the dense net; of each probe about half of it is run, so that this
+# is half a minute of one core.
+MAX_MACS = 2e12
+# At least and at most this many images are compared, whatever they take: plans of two nets for Fashion-MNIST had at most 3 %
+# more error with 16 images than with 32, but up to 38 % more with 8. An eighth does where outputs have so many positions: plans
+# of a restoration net were the same with 2 images as with 16.
 IMAGES = (16, 64)
-# Fewer forms are tried where all probes on the fewest images would take more MACs than this.
+MANY_POSITIONS = 4096
+# Fewer forms are tried where all probes on the fewest images would take more MACs than this: plans get worse by it than by
+# fewer images, by a third to more than twice the error of that restoration net.
 MAX_PROBE_MACS = 2e13
 MIN_EFFECT = 1e-12
 # Beyond the forms tried, an effect grows with a power of the outputs' error, which is kept within these bounds.
@@ -60,10 +66,11 @@ def estimate(
         max_probe_macs: MACs of all probes on the fewest images beyond which fewer forms are tried.
     """
     probes = [choose_probes(listed) for listed in options]
-    macs = _macs_of(dense, layers, batches)
-    if macs * sum(map(len, probes)) * min(IMAGES[0], sum(map(len, batches))) > max_probe_macs:
+    macs = macs_of_image(dense, layers, batches)
+    least = _least_images(dense, batches[0])
+    if macs * sum(map(len, probes)) * min(least, sum(map(len, batches))) > max_probe_macs:
         probes = [choose_probes(listed, few=True) for listed in options]
-    images = first_images(batches, int(np.clip(MAX_MACS / max(1.0, macs * sum(map(len, probes))), *IMAGES)))
+    images = first_images(batches, int(np.clip(MAX_MACS / max(1.0, macs * sum(map(len, probes))), least, IMAGES[1])))
     net: fx.GraphModule = copy.deepcopy(dense)
     for module in net.modules():
         # This order makes convolutions a quarter faster; the whole net cannot have it: tensors of five axes have no such order.
@@ -72,12 +79,12 @@ def estimate(
     judge = Outputs(net, images)
     effects: list[list[float]] = []
     done, total = 0, sum(map(len, probes)) + len(probes)
-    for layer, listed, tried, moments in zip(layers, options, probes, gather(net, layers, batches, progress), strict=True):
+    found = zip(gather(net, layers, batches, progress), judge.errors_behind(net, [layer.name for layer in layers]), strict=True)
+    for layer, listed, tried, (moments, error_now) in zip(layers, options, probes, found, strict=True):
         progress("trying layers", done, total)
         errors = local_errors(layer, listed, moments, max_features=max_features)
         done += 1
         known: list[tuple[Candidate, float, float]] = []
-        error_now = judge.error_behind(net, layer.name)
         dense_weight = layer.weight().detach().flatten(2)
         variance = max(moments.variance(dense_weight), torch.finfo(torch.float32).tiny)
         for candidate in tried:
@@ -93,10 +100,15 @@ def estimate(
     return effects
 
 
-def _macs_of(dense: fx.GraphModule, layers: Sequence[Layer], batches: Sequence[Tensor]) -> float:
+def macs_of_image(dense: fx.GraphModule, layers: Sequence[Layer], batches: Sequence[Tensor]) -> float:
     """Return about how many MACs the layers have on one calibration image, which may differ in size from what is timed."""
     example = next(node for node in dense.graph.nodes if node.op == "placeholder").meta["tensor_meta"].shape
     return sum(layer.dense_macs for layer in layers) * batches[0][0].numel() / max(1, torch.Size(example[1:]).numel())
+
+
+def _least_images(dense: fx.GraphModule, x: Tensor) -> int:
+    """Return how many images are compared at least, by the size of the output for the first image of ``x``."""
+    return IMAGES[0] // 8 if math.prod(outputs(dense, x[:1]).shape[2:]) >= MANY_POSITIONS else IMAGES[0]
 
 
 def choose_probes(options: Sequence[Candidate], few: bool = False) -> list[Candidate]:

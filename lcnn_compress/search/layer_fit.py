@@ -6,15 +6,17 @@ layer alone needs less: what the dense layer gives is linear in its inputs, so t
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from lcnn_compress.compression.refit import PASS_BYTES, RIDGE, split_by_memory
+from lcnn_compress.compression.refit import IMAGES_AT_ONCE, PASS_BYTES, RIDGE, ReachedError, split_by_memory
 from lcnn_compress.forms.pattern import choose_pattern
 from lcnn_compress.net.layers import Layer
 from lcnn_compress.operators.geometry import ConvGeometry
@@ -22,6 +24,8 @@ from lcnn_compress.progress import Progress, silent
 
 # This many input patches of a layer are read.
 SAMPLES = 8192
+# At least this many images are read, and as many as give the patches wanted and as the net runs with this many MACs.
+IMAGES, MAX_READ_MACS = 24, 5e11
 # Fewer patches are read of wide layers, whose moments would take more MACs than this.
 MAX_MOMENT_MACS = 2e11
 # A form that would take more MACs to solve keeps its coefficients as coded.
@@ -142,19 +146,28 @@ def gather(
     progress: Progress = silent,
     pass_bytes: int = PASS_BYTES,
 ) -> Iterator[InputMoments]:
-    """Yield the moments of each layer's input patches at seeded positions, all images of ``batches`` together.
+    """Yield the moments of each layer's input patches at seeded positions, of as many images of ``batches`` as are needed.
 
     Layers share a pass over the images as far as ``pass_bytes`` of patches allow; the net must be the same whenever the
     next moments are asked for. ``progress`` gets ("reading inputs", batches done, in total) in each pass.
     """
+    batches = _spread(batches, _images(layers, sum(map(len, batches))))
     images = sum(map(len, batches))
+    called = [node.target for node in net.graph.nodes if node.op == "call_module"]
     for part in split_by_memory(((layer, _patch_bytes(layer)) for layer in layers), pass_bytes):
         seen: dict[str, list[Tensor]] = {layer.name: [] for layer in part}
-        handles = [net.get_submodule(layer.name).register_forward_pre_hook(_keeper(layer, images, seen)) for layer in part]
+        calls = sum(name in seen for name in called)
+        left = [calls]
+        hooks = [_keeper(layer, images, seen, left) for layer in part]
+        handles = [
+            net.get_submodule(layer.name).register_forward_pre_hook(hook) for layer, hook in zip(part, hooks, strict=True)
+        ]
         try:
             for done, x in enumerate(batches):
                 progress("reading inputs", done, len(batches))
-                net.eval()(x)
+                left[0] = calls
+                with suppress(ReachedError):
+                    net.eval()(x)
         finally:
             for handle in handles:
                 handle.remove()
@@ -164,6 +177,26 @@ def gather(
             mean = patches.mean(1)
             centred = patches - mean[:, None]
             yield InputMoments(mean, centred.mT @ centred / patches.shape[1], layer.geometry.taps)
+
+
+def _images(layers: Sequence[Layer], most: int) -> int:
+    """Return how many of ``most`` images are read: enough for the patches of every layer, more where the net is small."""
+    needed = max((math.ceil(_samples(layer) / max(1, _positions(layer))) for layer in layers), default=1)
+    affordable = int(MAX_READ_MACS / max(1, sum(layer.dense_macs for layer in layers)))
+    return min(most, max(IMAGES, needed, affordable))
+
+
+def _positions(layer: Layer) -> int:
+    return sum(math.prod(layer.geometry.output_size(*size)) for size in layer.sizes)
+
+
+def _spread(batches: Sequence[Tensor], count: int) -> list[Tensor]:
+    """Return ``count`` of the images at even distances, in small batches; those given may differ in size."""
+    images = sum(map(len, batches))
+    chosen = torch.arange(count) * images // count
+    starts = itertools.accumulate(map(len, batches), initial=0)
+    parts = [x[chosen[(chosen >= at) & (chosen < at + len(x))] - at] for x, at in zip(batches, starts, strict=False)]
+    return [small for part in parts if len(part) for small in part.split(IMAGES_AT_ONCE)]
 
 
 def _samples(layer: Layer) -> int:
@@ -176,12 +209,17 @@ def _patch_bytes(layer: Layer) -> int:
     return 4 * _samples(layer) * layer.in_channels * layer.geometry.taps * len(layer.sizes)
 
 
-def _keeper(layer: Layer, images: int, seen: dict[str, list[Tensor]]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    """Return a hook that keeps some patches of what a layer is given."""
+def _keeper(
+    layer: Layer, images: int, seen: dict[str, list[Tensor]], left: list[int]
+) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    """Return a hook that keeps some patches of what a layer is given; the last of the calls ``left`` ends the pass."""
     per_image = math.ceil(_samples(layer) / images)
 
     def keep(module: nn.Module, given: tuple[Tensor, ...]) -> None:
         seen[layer.name].append(_patches(given[0], module, layer.geometry, layer.in_channels, per_image))
+        left[0] -= 1
+        if left[0] == 0:
+            raise ReachedError
 
     return keep
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lcnn_compress.artefact.artefact import Artefact
 from lcnn_compress.benchmark.timers import Timers
 from lcnn_compress.compression.improve import JUDGED_IMAGES
@@ -18,11 +20,16 @@ from lcnn_compress.errors import SettingsError
 from lcnn_compress.net.layers import Captured
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.search.budget_report import Expected, Forecast, KeptDrop, MetTarget, as_json
+from lcnn_compress.search.effects import macs_of_image
 from lcnn_compress.search.max_drop import fastest_within, judge_by
 from lcnn_compress.search.meet_target import fit, initial_choice, second_choice, speed_over_target
 from lcnn_compress.search.problem import Choice, Problem, prepare
 from lcnn_compress.search.target import Target
 from lcnn_compress.search.trained_choice import Trials, best_trained
+
+# The finished net's outputs are held against the dense net's on at least and at most this many images, and as many as take the
+# dense net about this many MACs.
+JUDGED, MAX_JUDGE_MACS = (16, JUDGED_IMAGES), 5e11
 
 
 def forecast(
@@ -84,7 +91,9 @@ def compress_to_target(
     made = keep(problem, target, data, progress)
     artefact, budget = made.artefact, made.budget
     if data.calibration:
-        judge = Outputs(captured.net, first_images(data.calibration, JUDGED_IMAGES))
+        macs = macs_of_image(captured.net, captured.layers, data.calibration)
+        count = int(np.clip(MAX_JUDGE_MACS / max(1.0, macs), *JUDGED))
+        judge = Outputs(captured.net, first_images(data.calibration, count))
         budget = replace(budget, measured_error=judge.error(artefact.net) ** 0.5)
     planned = {row.name: row for row in made.problem.table(made.choice)}
     layers = tuple(

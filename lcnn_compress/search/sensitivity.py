@@ -110,9 +110,9 @@ def sensitivity(
     base = None if labelled is None else score(torch_runner(net), labelled)
     rows: list[SensitiveLayer] = []
     total = len(free) * len(settings.sizes)
-    for layer, moments in zip(free, gather(net, free, data.calibration, progress), strict=True):
+    errors = judge.errors_behind(net, [layer.name for layer in free])
+    for layer, moments, error_now in zip(free, gather(net, free, data.calibration, progress), errors, strict=True):
         forms: list[LayerForm] = []
-        error_now = judge.error_behind(net, layer.name)
         for share in settings.sizes:
             progress("trying layers", len(rows) * len(settings.sizes) + len(forms), total)
             plan = _plan(layer, share)

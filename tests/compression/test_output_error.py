@@ -44,7 +44,7 @@ def test_outputs_of_the_same_net_have_no_error() -> None:
 def test_what_comes_before_a_layer_need_not_be_run_again() -> None:
     net, images = capture(small_net(), EXAMPLE), torch.randn(40, 3, 16, 16)
     judge, other = Outputs(net, [images[:16], images[16:]]), copy.deepcopy(net)
-    error_now = judge.error_behind(other, "conv2")
+    (error_now,) = judge.errors_behind(other, ["conv2"])
     assert error_now() == error_now() == 0
     with torch.no_grad():
         other.get_parameter("conv2.weight").mul_(0.5)
@@ -71,5 +71,5 @@ def test_values_changed_in_place_are_restored() -> None:
     net = capture(InPlace(), torch.zeros(2, 3, 6, 6))
     images = torch.randn(8, 3, 6, 6)
     judge = Outputs(net, [images[:4], images[4:]])
-    error_now = judge.error_behind(net, "second")
+    (error_now,) = judge.errors_behind(net, ["second"])
     assert error_now() == error_now() == 0

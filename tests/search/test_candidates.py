@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from lcnn_compress.benchmark.layer_cost import ORDINARY, LookupForm, Shape
 from lcnn_compress.compression.plan import check_plan, planned_macs
 from lcnn_compress.compression.settings import LayerPlan
 from lcnn_compress.forms.dictionary import draft, draft_errors, factorise
+from lcnn_compress.net.capture import capture
+from lcnn_compress.net.layers import layers
 from lcnn_compress.operators.encoding import encode_positions
-from lcnn_compress.search.candidates import Candidate, candidates, dense_candidate, layer_shapes, list_bytes, timed
+from lcnn_compress.operators.geometry import dense_macs
+from lcnn_compress.search.candidates import (
+    STRIP_MACS,
+    Candidate,
+    candidates,
+    dense_candidate,
+    layer_shapes,
+    list_bytes,
+    timed,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -113,6 +126,24 @@ def test_times_are_of_the_machine_as_fast_as_it_was_for_the_dense_net(found):
     assert times() == [0.5, 0.5, 0.5]
     alone["conv1"] = 0.1  # disturbed
     assert times() == [0.5, 0.5, 0.5]
+
+
+def test_a_strip_stands_for_a_large_image():
+    net = capture(nn.Sequential(nn.Conv2d(64, 64, 3, 1, 1), nn.ReLU()), torch.zeros(1, 64, 400, 300))
+    (layer,) = layers(net, torch.zeros(1, 64, 400, 300))
+    ((shape, parts),) = layer_shapes(layer).items()
+    macs = dense_macs(64, 64, layer.geometry, shape.size)
+    assert shape.size[1] == 300
+    assert STRIP_MACS <= macs < 1.05 * STRIP_MACS
+    assert parts * macs == pytest.approx(layer.dense_macs)
+    listed = [Candidate(LayerPlan("0", "lowrank", "", 2, 2), 0, 0, 0, 0.0)]
+    strips = {ORDINARY: 10.0}
+
+    def fake(wanted, **_):
+        return {shape: {form: strips.get(form, 5.0) for form in forms} for shape, forms in wanted.items()}
+
+    (done,) = timed([layer], [listed], {"0": 12.0 * parts}, threads=1, time_forms=fake)
+    assert done[0].ms == pytest.approx(6.0 * parts)  # half of dense, as in the strip
 
 
 def test_staying_dense_costs_what_it_did(found):

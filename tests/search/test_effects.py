@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from cases import LookupConvCase
@@ -16,6 +18,7 @@ from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.capture import capture
 from lcnn_compress.net.edit import with_lookups
 from lcnn_compress.net.layers import Captured, layers
+from lcnn_compress.search import effects
 from lcnn_compress.search.candidates import candidates
 from lcnn_compress.search.effects import choose_probes, estimate, replaced
 from lcnn_compress.search.layer_errors import coded, local_errors
@@ -100,3 +103,46 @@ def test_few_probes_are_the_ends_of_every_kind(found):
         own = [c.nonzeros for c in listed if c.plan.kind == kind and c.plan.filters_per_pattern == 1]
         tried = [c.nonzeros for c in few if c.plan.kind == kind]
         assert (min(own), max(own)) == (min(tried), max(tried))
+
+
+class Restoring(nn.Module):
+    """Gives an image of the size of its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(3, 16, 3, 1, 1), nn.Conv2d(16, 16, 3, 1, 1), nn.Conv2d(16, 3, 3, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.third(torch.relu(self.second(torch.relu(self.first(x)))))
+
+
+@pytest.mark.parametrize(("size", "least"), [(16, 16), (64, 2)])
+def test_where_much_has_to_be_run_few_images_are_and_what_comes_before_a_layer_once(monkeypatch, size, least):
+    torch.manual_seed(0)
+    example = torch.zeros(1, 3, size, size)
+    net = capture(Restoring(), example)
+    tried = [layer for layer in layers(net, example) if layer.name != "first"]
+    listed = [[replace(c, ms=1.0) for c in candidates(layer, "float16", 0)] for layer in tried]
+    images = torch.randn(40, 3, size, size)
+    whole = estimate(net, tried, listed, [images])
+    monkeypatch.setattr(effects, "MAX_MACS", 1.0)
+    seen = {name: [] for name in ("first", "second", "third")}
+    with seen_by(net, "first", seen["first"]), seen_by(net, "second", seen["second"]), seen_by(net, "third", seen["third"]):
+        sampled = estimate(net, tried, listed, [images])
+    n_second, n_third = (len(choose_probes(options)) for options in listed)
+    # Inputs of layers are read once of all images; one image tells the size of the output, ``least`` give the dense outputs.
+    start = len(images) + 1 + least
+    assert sum(seen["first"]) == start + least  # once before the second layer
+    assert sum(seen["second"]) == start + least + n_second * least  # once before the third layer, and for its own forms
+    assert sum(seen["third"]) == start + (n_second + n_third) * least
+    ratios = np.concatenate(sampled) / np.concatenate(whole)
+    assert ratios.min() > 0.6
+    assert ratios.max() < 1.6
+
+
+@contextmanager
+def seen_by(net, name, seen):
+    """While it is entered, a layer of the net and of its copies notes how many images it is given."""
+    handle = net.get_submodule(name).register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    yield
+    handle.remove()

@@ -10,6 +10,7 @@ from torch import nn
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.capture import capture
 from lcnn_compress.net.layers import layers
+from lcnn_compress.search import layer_fit
 from lcnn_compress.search.layer_fit import gather
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
@@ -86,3 +87,44 @@ def test_moments_are_of_what_every_call_is_given():
     for one, other in zip(together, alone, strict=True):
         assert torch.equal(one.mean, other.mean)
         assert torch.equal(one.covariance, other.covariance)
+
+
+class Counted(nn.Module):
+    """Three convolutions of large planes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Conv2d(3, 3, 3, 1, 1) for _ in range(3))
+
+    def forward(self, x):
+        return self.third(torch.relu(self.second(torch.relu(self.first(x)))))
+
+
+def test_no_more_images_and_layers_are_run_than_the_patches_need(monkeypatch):
+    monkeypatch.setattr(layer_fit, "MAX_READ_MACS", 0.0)  # nothing beyond what is needed
+    example = torch.zeros(1, 3, 64, 64)
+    net = capture(Counted(), example)
+    found, images = layers(net, example), torch.randn(100, 3, 64, 64)
+    ran = dict.fromkeys(("first", "second", "third"), 0)
+
+    def count(name):
+        return lambda _, given, __: ran.update({name: ran[name] + len(given[0])})
+
+    for name in ran:
+        net.get_submodule(name).register_forward_hook(count(name))
+    list(gather(net, found[:2], [images[:60], images[60:]]))
+    assert ran == {"first": layer_fit.IMAGES, "second": 0, "third": 0}  # an input is known before its layer is run
+    ran = dict.fromkeys(ran, 0)
+    small = torch.zeros(1, 3, 8, 8)
+    net = capture(Counted(), small)
+    found = layers(net, small)
+    for name in ran:
+        net.get_submodule(name).register_forward_hook(count(name))
+    list(gather(net, found, [torch.randn(200, 3, 8, 8)]))
+    assert ran["first"] == layer_fit.SAMPLES // 64  # 64 positions of each image
+
+
+def test_images_are_taken_at_even_distances():
+    batches = [torch.arange(0, 30)[:, None], torch.arange(30, 90)[:, None]]
+    assert torch.equal(torch.cat(layer_fit._spread(batches, 9))[:, 0], torch.arange(0, 90, 10))
+    assert torch.equal(torch.cat(layer_fit._spread(batches, 90))[:, 0], torch.arange(90))
