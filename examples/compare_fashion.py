@@ -77,16 +77,27 @@ def calibration(train: Images, seed: int) -> list[Tensor]:
     return list(train.x[chosen].split(64))
 
 
-def measure(source: api.Source, artefact: Artefact, iterations: int) -> dict[str, Any]:
-    """Compare the exported file with the dense one at batch 1, one thread."""
+def measure(source: api.Source, artefact: Artefact, settings: BenchSettings, images: Tensor | None = None) -> dict[str, Any]:
+    """Compare the exported file with the dense one, and with its rivals if the settings want them.
+
+    Args:
+        source: the dense net.
+        artefact: the compressed one.
+        settings: the first number of threads and batch size count.
+        images: that rivals take ranges from; random ones if None.
+    """
     with tempfile.TemporaryDirectory(prefix="lcnn-fashion-") as folder:
         dense, lookup = Path(folder) / "dense.onnx", Path(folder) / "lookup.onnx"
         api.export_onnx(artefact, lookup)
         api.export_dense(source, dense, api.layer_rows(artefact.report))
-        run = asdict(compare_files(dense, lookup, BenchSettings(iterations=iterations, per_layer=False)).runs[0])
+        compared = compare_files(dense, lookup, settings, None if images is None else lambda _: images.numpy())
+        run = asdict(compared.runs[0])
     keys = ("speedup_p50", "speedup_ci95", "macs_ratio", "realised_fraction")
     sizes = ("latency_ms_p50", "file_bytes", "peak_rss_bytes", "macs")
-    return {key: run[key] for key in keys} | {f"{net}_{key}": run[net][key] for net in ("dense", "lookup") for key in sizes}
+    found = {key: run[key] for key in keys} | {f"{net}_{key}": run[net][key] for net in ("dense", "lookup") for key in sizes}
+    if settings.rivals:
+        found |= {"best_other": run["best_other"], "rivals": run["rivals"], "made": [asdict(row) for row in compared.rivals]}
+    return found
 
 
 def open_net() -> api.Source:
@@ -114,7 +125,9 @@ def compare(name: str, train: Images, scored: Images, options: argparse.Namespac
             accuracy = api.evaluate(artefact.net, scored).value
             found["accuracy_percent"].append(accuracy)
             print(f"{name} {variant} seed {seed}: {accuracy:.2f} %, {found['seconds'][-1]:.0f} s", flush=True)
-        variants[variant] = found | measure(open_net(), artefact, options.iterations)
+        variants[variant] = found | measure(
+            open_net(), artefact, BenchSettings(iterations=options.iterations, per_layer=False, rivals=False)
+        )
     layers = [
         {key: getattr(row, key) for key in ("name", "kind", "reason", "dictionary_size")} for row in artefact.report.layers
     ]

@@ -4,14 +4,14 @@ methods.py says what the methods are, method_nets.py what the nets. Every method
 learning rates to choose from, on images that are neither trained nor tested on, with the first seed. Refitting, batch norms and
 fine-tuning are the same for all plans, on the same number of images; a narrower net trains for as many seconds of processor
 time as "lookup (ours)" took after planning. Seeds are of k-means, calibration images, first weights and the order of images.
-Each net is scored on the test images once. Milliseconds are of one image in ONNX Runtime, one thread: all files of a net run in
-turn, each twice, and the second run counts, as in a stream of images.
+Each net is scored on the test images once. Milliseconds are of one image, one thread, in ONNX Runtime or, by methods of that
+name, in OpenVINO: all files of a net run in turn, each twice, and the second run counts, as in a stream of images.
 
 Writes results/methods.json after each result (a rerun goes on from there) and results/methods.svg. All of it takes about five
 hours of one core; RESULTS.md says what its figures were run with.
 
     apt-get install dataset-fashion-mnist
-    pip install --no-deps demosaicnet==0.0.14 scikit-image==0.26.0 foolbox==3.3.4 && pip install matplotlib
+    pip install --no-deps demosaicnet==0.0.14 scikit-image==0.26.0 foolbox==3.3.4 && pip install matplotlib openvino nncf
     python examples/compare_methods.py
     python examples/compare_methods.py --precision bfloat16 --nets fashion_resnet fashion_alexnet   # a processor with AMX
     python examples/compare_methods.py --images 3000 --search-speeds 6 --nets fashion_resnet
@@ -30,33 +30,34 @@ from typing import Any
 
 import numpy as np
 import torch
+from method_files import engine_of, other_form
 from method_nets import CASES, Case
 from method_report import draw, table
 from method_tasks import Choice, Made, Part, Task, choices
 from methods import (
     CANDIDATES,
-    INT8,
+    FROM_FILES,
+    INSTALLED,
     METHODS,
     NARROWER,
     OURS,
     Planned,
     Rewriting,
     module_macs,
-    quantise,
     solve,
     start_from_slices,
 )
 from results_file import Results
 from torch import fx
 
-from lcnn_compress import api, runtime
+from lcnn_compress import api
+from lcnn_compress.benchmark.rivals import file_bytes
 from lcnn_compress.benchmark.statistics import ratio_interval
-from lcnn_compress.benchmark.timing import open_net, time_in_turn
+from lcnn_compress.benchmark.timing import EngineFile, open_file, time_in_turn
 from lcnn_compress.compression.plan import LayerPlan, PlanSettings
 from lcnn_compress.compression.settings import CompressSettings, TrainingData
-from lcnn_compress.data.score import onnx_runner, torch_runner
+from lcnn_compress.data.score import torch_runner
 from lcnn_compress.errors import ModelError, SettingsError
-from lcnn_compress.files import write_atomically
 from lcnn_compress.machine import machine
 from lcnn_compress.net.layers import Captured, layers
 from lcnn_compress.search.budget_report import as_json
@@ -107,7 +108,7 @@ class Comparison:
                 for speed in self._searched(method)
                 for choice in choices(method, self.rates)
             ]
-            speeds = (1.0, *self.speeds) if method == INT8 else self.speeds
+            speeds = (1.0, *self.speeds) if method in FROM_FILES else self.speeds
             keys += [f"{method}/{speed:g}/{seed}" for speed in speeds for seed in range(self.options.seeds)]
         return [key for key in keys if f"{self.case.name}/{key}" not in self.results.content["runs"]]
 
@@ -121,13 +122,13 @@ class Comparison:
             "macs": self.rewriting.total, "bytes": dense.stat().st_size,
         })  # fmt: skip
         for method in self.options.methods:
-            for speed in (1.0, *self.speeds) if method == INT8 else self.speeds:
+            for speed in (1.0, *self.speeds) if method in FROM_FILES else self.speeds:
                 choice = self._choose(method, speed)
                 for seed in range(self.options.seeds):
                     self._final(Task(method, speed, seed), choice)
 
     def _searched(self, method: str) -> tuple[float, ...]:
-        return (1.0,) if method == INT8 else self.searched  # the ranges of int8 are chosen on the dense net
+        return (1.0,) if method in FROM_FILES else self.searched  # the ranges of int8 are chosen on the dense net
 
     def _choose(self, method: str, speed: float) -> Choice | None:
         """Return the candidate that is best on the validation images at the nearest speed that is searched."""
@@ -172,12 +173,12 @@ class Comparison:
             if task.seed == 0 or task.method == NARROWER:  # int8 is made of the narrower nets
                 path = task.path(self.options.work, self.case.name)
                 made.write(path)
-                found["bytes"] = path.stat().st_size
+                found["bytes"] = file_bytes(path)
         self.results.put("runs", key, found)
         self.step(f"{self.case.name} {task.method} {task.speed:g}x seed {task.seed}: {found['score']}")
 
     def _made(self, task: Task, choice: Choice) -> Made:
-        makers = {INT8: self._quantised, NARROWER: self._narrowed}
+        makers = {NARROWER: self._narrowed} | dict.fromkeys(FROM_FILES, self._from_file)
         return makers.get(task.method, self._compressed)(task, choice)
 
     def _tuning(self, choice: Choice, seed: int, threshold: float | None = None) -> FinetuneSettings:
@@ -262,38 +263,38 @@ class Comparison:
         ]
         return float(np.median(found)) if found else None
 
-    def _quantised(self, task: Task, choice: Choice) -> Made:
-        """Quantise the dense net (speed 1) or the narrower net of the same seed."""
+    def _from_file(self, task: Task, choice: Choice) -> Made:
+        """Run the file of the dense net (speed 1), or of the narrower net of the same seed, in another way."""
         narrow = Task(NARROWER, task.speed, task.seed)
         key = f"{self.case.name}/{NARROWER}/{task.speed:g}/{task.seed}"
         dense = self.options.work / f"{self.case.name}-dense.onnx"
         if task.speed != 1:
             dense = narrow.path(self.options.work, self.case.name)
             if not dense.is_file():
-                raise SettingsError(f"{dense}: int8 at this speed is made of it; add narrower to --methods")
+                raise SettingsError(f"{dense}: {task.method} at this speed is made of it; add narrower to --methods")
         macs = self.results.content["runs"][key]["macs"] if task.speed != 1 else self.rewriting.total
+        # Each candidate has a file of its own: it is read again for every size of batch.
         path = task.path(self.options.work, self.case.name)
+        path = path.with_name(f"{path.stem}-{choice.candidate.replace(' ', '-')}{path.suffix}")
         started = time.process_time()
-        quantise(dense, path, self.case.calibrate(task.seed), choice.candidate)
-        facts = {"macs": macs, "images": 0, "cpu_seconds": time.process_time() - started}
-        data = path.read_bytes()
-        return Made(onnx_runner(runtime.session(data, threads=1)), lambda path: write_atomically(path, data), facts)
+        return Made(*other_form(dense, path, task.method, choice.candidate, self.case.calibrate(task.seed)), {
+            "macs": macs, "images": 0, "cpu_seconds": time.process_time() - started,
+        })  # fmt: skip
 
     def time(self) -> None:
         """Time all files of the first seed in turn."""
         tasks = [Task(m, s, 0) for m in METHODS for s in (1.0, *self.speeds)]
-        files = {"dense": self.options.work / f"{self.case.name}-dense.onnx"} | {
-            f"{task.method}/{task.speed:g}": task.path(self.options.work, self.case.name)
+        files = {"dense": EngineFile(self.options.work / f"{self.case.name}-dense.onnx")} | {
+            f"{task.method}/{task.speed:g}": EngineFile(task.path(self.options.work, self.case.name), engine_of(task.method))
             for task in tasks
             if f"{self.case.name}/{task.method}/{task.speed:g}/0" in self.results.content["runs"]
         }
-        files = {name: path for name, path in files.items() if path.is_file()}
+        files = {name: file for name, file in files.items() if file.path.is_file()}
         shape = list(self.case.source.input_shape)
-        runs = [open_net(path, shape, 1, 0) for path in files.values()]
-        twice = [run for run in runs for _ in range(2)]
-        trial = sum(min(ms) for ms in time_in_turn(twice, (2, 1)))
+        runs = [open_file(file, shape, 1, 0) for file in files.values()]
+        trial = 2 * sum(min(ms) for ms in time_in_turn(runs, (2, 1)))  # a turn is two runs
         rounds = int(np.clip(1000 * self.options.timing_seconds / trial, *ROUNDS))
-        ms = dict(zip(files, time_in_turn(twice, (rounds, 2))[1::2], strict=True))
+        ms = dict(zip(files, time_in_turn(runs, (rounds, 2)), strict=True))
         found = {
             name: {
                 "ms": float(np.median(values)), "speedup": float(np.median(ms["dense"]) / np.median(values)),
@@ -321,7 +322,7 @@ def progress(total: int) -> Callable[[str], None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(INSTALLED), help="[default: all installed]")
     parser.add_argument("--speeds", nargs="+", type=float, help="times fewer MACs [default: four for each net]")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(

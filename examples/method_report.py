@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from methods import METHODS, OURS, UNIFORM
 
-COLOURS = ("#c0392b", "#e59866", "#b7950b", "#2471a3", "#7d3c98", "#1e8449", "#7f8c8d")
+COLOURS = ("#c0392b", "#e59866", "#b7950b", "#2471a3", "#7d3c98", "#1e8449", "#7f8c8d", "#5d4037", "#00838f")
 SHOWN = 12  # points or dB below the dense net; what is worse is in the table only
-MARKERS = ("o", ".", "v", "s", "^", "D", "x")
+MARKERS = ("o", ".", "v", "s", "^", "D", "x", "P", "*")
 
 
 @dataclass(frozen=True)

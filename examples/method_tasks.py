@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from methods import CANDIDATES, INT8
+from methods import CANDIDATES, FROM_FILES, OPENVINO_INT8
 from torch import Tensor
 
 from lcnn_compress.data.examples import Examples
@@ -27,7 +27,7 @@ class Choice:
 
 def choices(method: str, rates: Sequence[float]) -> list[Choice]:
     """Return everything a method chooses from."""
-    return [Choice(candidate, rate) for candidate in CANDIDATES[method] for rate in ((0.0,) if method == INT8 else rates)]
+    return [Choice(candidate, rate) for candidate in CANDIDATES[method] for rate in ((0.0,) if method in FROM_FILES else rates)]
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,14 @@ class Task:
     seed: int
 
     def path(self, work: Path, net: str) -> Path:
-        """Return where its ONNX file goes."""
-        return work / f"{net}-{self.method.replace(' ', '-')}-{self.speed:g}-{self.seed}.onnx".replace("(", "").replace(")", "")
+        """Return where its file goes: ONNX, or what OpenVINO writes."""
+        name = f"{net}-{self.method.replace(' ', '-')}-{self.speed:g}-{self.seed}".replace("(", "").replace(")", "")
+        return work / (name + (".xml" if self.method == OPENVINO_INT8 else ".onnx"))
 
 
 @dataclass(frozen=True)
 class Made:
-    """A net, how to run it, and what it cost. ``write`` makes the ONNX file."""
+    """A net, how to run it, and what it cost. ``write`` makes its file."""
 
     run: Callable[[Tensor], Tensor]
     write: Callable[[Path], None]

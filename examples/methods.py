@@ -11,36 +11,39 @@ Five of them are plans for ``api.compress_source``, so that refitting, batch nor
 * ``low rank``: every layer as a 1x1 convolution and one over its channels, both dense, as the exporter writes them.
 
 ``narrower`` is the same architecture at a share of its widths, trained with the dense net as its teacher for the same time;
-``int8`` is the dense net and the narrower ones through ONNX Runtime's static quantisation.
+``int8`` is the dense net and the narrower ones through ONNX Runtime's static quantisation, ``OpenVINO`` the same nets as that
+computes by default (bfloat16 where the processor has it), ``OpenVINO int8`` the same after NNCF's static quantisation.
 
-Each has two candidates of its own kind of setting, tried with the same two learning rates; int8 does not train and has four.
+Each has two candidates of its own kind of setting, tried with the same two learning rates. Those that do not train have ways of
+quantisation to choose from: int8 four, OpenVINO int8 two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lcnn_compress.benchmark import rivals
 from lcnn_compress.compression.plan import LayerPlan, PlanSettings, plan_layers
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.forms.dictionary import factorise
 from lcnn_compress.net.layers import Layer
 from lcnn_compress.operators.geometry import lookup_macs
 
-OURS, UNIFORM, PAPER, SPARSE, LOW_RANK, NARROWER, INT8 = (
-    "lookup (ours)", "lookup (one rule)", "lookup (paper)", "sparse", "low rank", "narrower", "int8",
+OURS, UNIFORM, PAPER, SPARSE, LOW_RANK, NARROWER, INT8, OPENVINO_DEFAULT, OPENVINO_INT8 = (
+    "lookup (ours)", "lookup (one rule)", "lookup (paper)", "sparse", "low rank", "narrower", "int8", "OpenVINO",
+    "OpenVINO int8",
 )  # fmt: skip
-METHODS = (OURS, UNIFORM, PAPER, SPARSE, LOW_RANK, NARROWER, INT8)
+METHODS = (OURS, UNIFORM, PAPER, SPARSE, LOW_RANK, NARROWER, INT8, OPENVINO_DEFAULT, OPENVINO_INT8)
+# These train nothing: they are made of the files of the dense net and of narrower ones.
+FROM_FILES = {INT8: rivals.ONNX_INT8, OPENVINO_DEFAULT: rivals.OPENVINO_DEFAULT, OPENVINO_INT8: rivals.OPENVINO_INT8}
+INSTALLED = tuple(method for method in METHODS if method not in FROM_FILES or FROM_FILES[method].is_installed)
 CANDIDATES: dict[str, tuple[str, ...]] = {
     OURS: ("effects", "effects by parameters"),  # on outputs: what adds up to the error of a net
     UNIFORM: ("dictionary 0.3", "dictionary 0.5"),  # its share of the MACs that the layers may have
@@ -49,6 +52,8 @@ CANDIDATES: dict[str, tuple[str, ...]] = {
     LOW_RANK: ("one share", "one energy"),  # of the channels, or of the squared singular values
     NARROWER: ("random start", "sliced start"),  # or the first channels of the dense net
     INT8: ("minmax", "entropy", "minmax signed", "entropy signed"),  # how ranges are found; activations uint8 or int8
+    OPENVINO_DEFAULT: ("as it comes",),
+    OPENVINO_INT8: ("performance", "mixed"),  # activations without or with a zero point
 }
 STEPS = 40  # of a bisection: more than a float32 resolves
 LARGEST_THRESHOLD = 8.0  # standard deviations: nothing is left
@@ -257,33 +262,3 @@ def start_from_slices(narrow: nn.Module, dense: dict[str, Tensor]) -> None:
             source = torch.cat([source[:width], source[half : half + width]])
         weights[name] = source[tuple(slice(length) for length in tensor.shape)].clone()
     narrow.load_state_dict(weights)
-
-
-def quantise(dense: Path, path: Path, batches: Sequence[Tensor], candidate: str) -> None:
-    """Write a float32 ONNX file as int8: static QDQ, weights per channel, ranges of activations from real images.
-
-    Args:
-        dense: the file, batch norms folded.
-        batches: images whose activations are seen.
-        candidate: of ``CANDIDATES``; signed activations lie around 0, the others have a zero point.
-    """
-    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
-
-    name = onnx.load(dense).graph.input[0].name
-    ranges, _, signed = candidate.partition(" ")
-
-    class Images(CalibrationDataReader):  # type: ignore[misc]  # a class without types
-        def __init__(self) -> None:
-            self.left = iter(batches)
-
-        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-            x = next(self.left, None)
-            return None if x is None else {name: x.numpy()}
-
-    with redirect_stdout(StringIO()):  # entropy calibration prints its progress
-        quantize_static(
-        dense, path, Images(), quant_format=QuantFormat.QDQ, per_channel=True,
-        activation_type=QuantType.QInt8 if signed else QuantType.QUInt8, weight_type=QuantType.QInt8,
-        calibrate_method={"minmax": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy}[ranges],
-        extra_options={"ActivationSymmetric": bool(signed)},
-    )  # fmt: skip

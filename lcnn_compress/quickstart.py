@@ -62,7 +62,7 @@ def run(
     api.export_onnx(artefact, lookup_file)
     api.export_dense(source, dense_file, api.layer_rows(artefact.report))
     scores = [score(onnx_runner(runtime.session(path)), test, progress).value for path in (dense_file, lookup_file)]
-    timing = compare(dense_file, lookup_file, BenchSettings(iterations=200, per_layer=False))
+    timing = compare(dense_file, lookup_file, BenchSettings(iterations=200, per_layer=False, rivals=False))
     return {
         "command": "quickstart", "artefact": str(output), "metric": "top1_percent", "n": len(test),
         "dense": scores[0], "lookup": scores[1], "totals": artefact.report.totals.to_json(), "bench": asdict(timing),

@@ -16,9 +16,10 @@ class BenchSettings:
     """What a benchmark measures; every batch size is measured with every number of threads.
 
     Attributes:
-        iterations: pairs of a dense and a lookup run.
-        warmup: pairs that are run first and not counted.
+        iterations: rounds in which every form runs.
+        warmup: rounds that are run first and not counted.
         per_layer: whether layers are timed too, at batch 1 with the first number of threads.
+        rivals: whether other ways to run the dense net are made and timed too.
         seed: seed of the random input and of the bootstrap.
         timeout_s: seconds that each child process may take.
 
@@ -27,12 +28,15 @@ class BenchSettings:
     """
 
     threads: tuple[int, ...] = field(default=(1,), metadata={
-        "help": "Threads of ONNX Runtime, e.g. 1 or 1,2", "metavar": "N,...",
+        "help": "Threads of every form, e.g. 1 or 1,2", "metavar": "N,...",
     })  # fmt: skip
     batches: tuple[int, ...] = field(default=(1,), metadata={"help": "Batch sizes, e.g. 1,8", "metavar": "N,..."})
-    iterations: int = field(default=100, metadata={"help": "Timed pairs of runs", "metavar": "N", "min": 2})
+    iterations: int = field(default=100, metadata={"help": "Timed runs of every form", "metavar": "N", "min": 2})
     warmup: int = 5
     per_layer: bool = field(default=True, metadata={"help": "Time every layer too"})
+    rivals: bool = field(default=True, metadata={
+        "help": "Time the dense net in int8 and, where it is installed, in OpenVINO too",
+    })  # fmt: skip
     seed: int = 0
     timeout_s: float = 3600.0
 

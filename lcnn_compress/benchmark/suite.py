@@ -1,13 +1,13 @@
 """Time the nets of ``suite_cases`` in every form a user could run: speed and memory only.
 
-Each net is timed as dense float32 and int8 in ONNX Runtime, in OpenVINO where that is installed, and at every setting, all in
+Each net is timed as dense float32 in ONNX Runtime, in every other way of ``rivals`` that is here, and at every setting, all in
 turn.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,17 +17,10 @@ import torch
 
 from lcnn_compress import runtime
 from lcnn_compress.benchmark.bench_settings import BenchSettings
-from lcnn_compress.benchmark.compare import layer_pairs
-from lcnn_compress.benchmark.engines import (
-    OPENVINO,
-    REFERENCE,
-    EngineFile,
-    FormFigures,
-    installed_engines,
-    time_files,
-    write_int8,
-)
+from lcnn_compress.benchmark.compare import DENSE, BestOther, FormFigures, Timed, layer_pairs, time_files
+from lcnn_compress.benchmark.rivals import KINDS, RivalKind, file_bytes, make_rivals
 from lcnn_compress.benchmark.suite_cases import PAPER, Coding, Net, Setting, code_layers, density_of, synthetic_lookup
+from lcnn_compress.benchmark.timing import EngineFile
 from lcnn_compress.export.export_settings import ExportSettings
 from lcnn_compress.export.to_onnx import export_onnx, to_onnx
 from lcnn_compress.files import temporary_folder, write_atomically
@@ -70,7 +63,11 @@ class FormRow:
 
 @dataclass(frozen=True)
 class LookupRow(FormRow):
-    """A net rewritten at a setting. ``macs_ratio_wide`` compares it with the wider net the published ratio may mean, if any."""
+    """A net rewritten at a setting.
+
+    ``macs_ratio_wide`` compares it with the wider net the published ratio may mean, if any. ``best_other`` is the fastest of
+    dense and its rivals.
+    """
 
     macs_stage1: int
     macs_stage2: int
@@ -78,6 +75,7 @@ class LookupRow(FormRow):
     macs_ratio_wide: float | None
     published_ratio: float | None
     realised_fraction: float
+    best_other: BestOther
 
 
 @dataclass(frozen=True)
@@ -103,8 +101,8 @@ class SuiteLayer:
 class SuiteResult:
     """What ``lcnn bench --suite --json`` prints.
 
-    ``rows`` has a row for each form of each net (dense, int8, openvino, and lookup at each setting), batch size and number of
-    threads; ``layers`` a row for each layer of each setting; ``notes`` what a reader of the rows must know.
+    ``rows`` has a row for each form of each net (dense, its rivals by name, and lookup at each setting), batch size and number
+    of threads; ``layers`` a row for each layer of each setting; ``notes`` what a reader of the rows must know.
     """
 
     command: str
@@ -124,29 +122,28 @@ def run_suite(
     settings: BenchSettings,
     cases: Sequence[Setting] = PAPER,
     progress: Progress = silent,
-    engines: Collection[str] | None = None,
+    rivals: Sequence[RivalKind] = KINDS,
 ) -> SuiteResult:
     """Measure every net of ``cases``.
 
     Args:
-        settings: batches, threads and iterations; whether layers are timed.
+        settings: batches, threads and iterations; whether layers and rivals are timed.
         cases: nets and what becomes of them.
         progress: gets (name of the net, steps done, in total).
-        engines: names of those that may be used; None allows those installed here. ONNX Runtime always is used.
+        rivals: what the nets are held against, where it is installed.
 
     Raises:
         SettingsError: a batch does not fit the memory or the time limit.
         ModelError: an exported net does not compute what torch computes.
         ChildError: a measuring process crashed.
     """
-    openvino = OPENVINO in (installed_engines() if engines is None else engines)
     rows: list[FormRow] = []
     layer_rows: list[SuiteLayer] = []
-    notes = _notes_on_engines(openvino)
+    notes = _notes_on_machine()
     for net in dict.fromkeys(case.net for case in cases):
         with temporary_folder() as folder:
             chosen = [case for case in cases if case.net == net]
-            measured = _NetFiles(chosen, folder, settings, progress, openvino)
+            measured = _NetFiles(chosen, folder, settings, progress, rivals)
             rows += measured.rows()
             layer_rows += measured.layer_rows()
             notes += measured.notes()
@@ -158,11 +155,8 @@ def run_suite(
     )  # fmt: skip
 
 
-def _notes_on_engines(openvino: bool) -> list[str]:
-    extensions = ", ".join(int8_extensions()) or "none"
-    notes = [f"int8: static QDQ per channel, uint8 activations; this processor's int8 products: {extensions}"]
-    if not openvino:
-        notes.append("OpenVINO is not installed: no figures of it (pip install openvino)")
+def _notes_on_machine() -> list[str]:
+    notes = [f"this processor's int8 products: {', '.join(int8_extensions()) or 'none'}"]
     if runtime.library_path() is None:
         notes.append("no native library: lookup runs as dense convolutions")
     return notes
@@ -172,7 +166,12 @@ class _NetFiles:
     """The files of one net and what is measured of them."""
 
     def __init__(
-        self, cases: Sequence[Setting], folder: Path, settings: BenchSettings, progress: Progress, openvino: bool
+        self,
+        cases: Sequence[Setting],
+        folder: Path,
+        settings: BenchSettings,
+        progress: Progress,
+        kinds: Sequence[RivalKind],
     ) -> None:
         self.net: Net = cases[0].net
         self.cases, self.folder, self.settings, self.progress = cases, folder, settings, progress
@@ -186,14 +185,13 @@ class _NetFiles:
         captured = Captured.of(dense, self.net.input_shape)
         self.codings = {case.name: code_layers(captured.layers, case) for case in cases}
         self.dense_macs = sum(layer.dense_macs for layer in captured.layers)
-        self.forms = {REFERENCE: EngineFile(folder / "dense.onnx"), "int8": EngineFile(folder / "int8.onnx")}
+        dense_file = folder / "dense.onnx"
         model = to_onnx(dense, self.net.input_shape, ExportSettings(), {})
-        write_atomically(self.forms[REFERENCE].path, model.SerializeToString())
+        write_atomically(dense_file, model.SerializeToString())
         self._step()
-        write_int8(self.forms[REFERENCE].path, self.forms["int8"].path, self.net.input_shape, settings)
+        self.rivals = make_rivals(dense_file, folder, self.net.input_shape, settings, kinds=kinds)
         self._step()
-        if openvino:
-            self.forms["openvino"] = EngineFile(self.forms[REFERENCE].path, OPENVINO)
+        self.forms = {DENSE: EngineFile(dense_file)} | self.rivals.files
         for case in cases:
             self.forms[case.name] = EngineFile(folder / f"{case.name}.onnx")
             self._export(captured, case)
@@ -214,12 +212,12 @@ class _NetFiles:
         """Return a row for each form, batch size and number of threads."""
         rows = []
         for batch, threads in self.pairs:
-            figures = time_files(self.forms, (batch, *self.net.input_shape[1:]), threads, self.settings)
+            timed = time_files(self.forms, (batch, *self.net.input_shape[1:]), threads, self.settings)
             self._step()
             cases = {case.name: case for case in self.cases}
             for name in self.forms:
-                row = self._row(name, batch, threads, figures[name])
-                rows.append(self._lookup_row(row, cases[name]) if name in cases else row)
+                row = self._row(name, batch, threads, timed.figures[name])
+                rows.append(self._lookup_row(row, cases[name], timed) if name in cases else row)
         return rows
 
     def _row(self, name: str, batch: int, threads: int, figures: FormFigures) -> FormRow:
@@ -228,15 +226,16 @@ class _NetFiles:
         return FormRow(
             net=self.net.name, form=name if codings is None else "lookup", setting=None if codings is None else name,
             engine=form.engine, batch=batch, threads=threads, macs_dense=self.dense_macs, macs=macs,
-            macs_ratio=self.dense_macs / macs, **vars(figures), file_bytes=form.path.stat().st_size,
+            macs_ratio=self.dense_macs / macs, **vars(figures), file_bytes=file_bytes(form.path),
         )  # fmt: skip
 
-    def _lookup_row(self, row: FormRow, case: Setting) -> LookupRow:
+    def _lookup_row(self, row: FormRow, case: Setting, timed: Timed) -> LookupRow:
         codings, wide = self.codings[case.name], self.net.wide_macs
         return LookupRow(
             **vars(row), macs_stage1=sum(c.macs_stage1 for c in codings), macs_stage2=sum(c.macs_stage2 for c in codings),
             density=density_of(codings), macs_ratio_wide=None if wide is None else wide / row.macs,
             published_ratio=case.published_ratio, realised_fraction=row.speedup_p50 / row.macs_ratio,
+            best_other=timed.best_other(case.name, (DENSE, *self.rivals.files)),
         )  # fmt: skip
 
     def layer_rows(self) -> list[SuiteLayer]:
@@ -256,17 +255,21 @@ class _NetFiles:
         )  # fmt: skip
 
     def _layer_times(self, name: str) -> dict[str, tuple[float, float]]:
-        times = layer_pairs(self.forms[REFERENCE].path, self.forms[name].path, self.settings)
+        times = layer_pairs(self.forms[DENSE].path, self.forms[name].path, self.settings)
         self._step()
         return times
 
     def notes(self) -> list[str]:
-        """Return what a reader of the rows must know: choices of ours, densities solved for, layers that stay dense."""
+        """Return what a reader of the rows must know: rivals, choices of ours, densities solved for, layers that stay dense."""
         names: dict[str, list[str]] = {}
         for case in self.cases:
             for remark in _remarks(case, self.codings[case.name]):
                 names.setdefault(remark, []).append(case.name)
-        return [f"{self.net.name} {', '.join(cases)}: {remark}" for remark, cases in names.items()]
+        on_rivals = [
+            f"{self.net.name} {rival.name}: {rival.problem or f'outputs off by {rival.output_error:.3f} of their spread'}"
+            for rival in self.rivals.rows
+        ]
+        return on_rivals + [f"{self.net.name} {', '.join(cases)}: {remark}" for remark, cases in names.items()]
 
 
 def _remarks(case: Setting, codings: Sequence[Coding]) -> list[str]:

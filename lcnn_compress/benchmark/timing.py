@@ -1,4 +1,4 @@
-"""Open files in ONNX Runtime and time runs of them in turn."""
+"""Open files, each in the engine that runs it, ONNX Runtime or OpenVINO, and time runs of them in turn. No torch."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from lcnn_compress.export.metadata import stored_shape
 if TYPE_CHECKING:
     import onnx
 
+ONNXRUNTIME, OPENVINO = "ONNX Runtime", "OpenVINO"
 RUN_ERRORS: tuple[type[Exception], ...] = (MemoryError, *runtime.ORT_ERRORS)
+Outputs = list[NDArray[np.float32]]
 # A function of this type runs a net once and returns its outputs.
-RunOnce = Callable[[], list[NDArray[np.float32]]]
+RunOnce = Callable[[], Outputs]
 MEMORY_RUNS = 3
 
 
@@ -40,12 +42,19 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class PairTimes:
-    """ms of every counted run of two files in turn, and max |dense - lookup| over all outputs."""
+class EngineFile:
+    """A file and the engine that runs it."""
 
-    dense_ms: list[float]
-    lookup_ms: list[float]
-    max_abs_diff: float
+    path: Path
+    engine: str = ONNXRUNTIME
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Of each file: ms of every counted run, and max |its outputs - those of the first file| on the input that was timed."""
+
+    ms: list[list[float]]
+    max_abs_diff: list[float]
 
 
 def peak_memory(run: RunOnce | None) -> Memory:
@@ -58,28 +67,30 @@ def peak_memory(run: RunOnce | None) -> Memory:
     return Memory(1024 * int(status.partition("VmHWM:")[2].split()[0]))
 
 
-def outputs_in_turn(files: tuple[Path, Path], shape: list[int], threads: int, pairs: tuple[int, int], seed: int) -> PairTimes:
-    """Time runs of two files in turn, the order swapped each time.
+def outputs_in_turn(files: Sequence[EngineFile], shape: list[int], threads: int, rounds: Sequence[int], seed: int) -> Turns:
+    """Time runs of the files of one net in turn.
 
     Args:
-        files: the dense and the lookup net.
+        files: the first one is what the others are compared with.
         shape: shape of the input.
         threads: number that one operator may use.
-        pairs: numbers of counted pairs of runs and of warm-up pairs before them.
+        rounds: numbers of counted rounds and of warm-up rounds before them.
         seed: seed of the random input.
 
     Raises:
         SettingsError: the shape does not fit the files or the memory, or the outputs are not of one shape.
         ArtefactError, FileError: a file is damaged or missing.
     """
-    runs = [open_net(path, shape, threads, seed) for path in files]
-    results = [run() for run in runs]
-    shapes = [[output.shape for output in outputs] for outputs in results]
-    if shapes[0] != shapes[1]:
-        raise SettingsError(f"{files[0].name} gives {shapes[0]}, {files[1].name} {shapes[1]}; both must be forms of one net")
-    difference = max(float(np.abs(a - b).max(initial=0)) for a, b in zip(*results, strict=True))
-    dense_ms, lookup_ms = time_in_turn(runs, pairs)
-    return PairTimes(dense_ms, lookup_ms, difference)
+    runs = [open_file(file, shape, threads, seed) for file in files]
+    first, *_ = results = [run() for run in runs]
+    for file, result in zip(files, results, strict=True):
+        want, got = ([output.shape for output in outputs] for outputs in (first, result))
+        if want != got:
+            names = files[0].path.name, file.path.name
+            raise SettingsError(f"{names[0]} gives {want}, {names[1]} {got}; both must be forms of one net")
+    differences = [max(float(np.abs(a - b).max(initial=0)) for a, b in zip(first, y, strict=True)) for y in results]
+    del first, results  # outputs are no part of what is timed
+    return Turns(time_in_turn(runs, rounds), differences)
 
 
 def time_in_turn(runs: Sequence[RunOnce], rounds: Sequence[int]) -> list[list[float]]:
@@ -102,6 +113,55 @@ def time_in_turn(runs: Sequence[RunOnce], rounds: Sequence[int]) -> list[list[fl
             runs[net]()
             times[net].append(1000 * (time.perf_counter() - start))
     return [ms[warmup:] for ms in times]
+
+
+def open_file(file: EngineFile, shape: Sequence[int] | None, threads: int, seed: int) -> RunOnce:
+    """Return what runs a file once in its engine; OpenVINO is told the shape, ONNX Runtime can do without."""
+    if file.engine == ONNXRUNTIME:
+        return open_net(file.path, shape, threads, seed)
+    import openvino
+
+    assert shape is not None
+    request = openvino_request(file.path, shape, threads)[0]
+    # Tensors are set once: what Python does for each call would count against a small net.
+    request.set_input_tensor(openvino.Tensor(random_values(shape, seed)))
+    outputs = [tensor.data for tensor in request.output_tensors]
+
+    def run() -> Outputs:
+        request.infer(share_outputs=True)
+        return outputs
+
+    return run
+
+
+def openvino_request(path: Path, shape: Sequence[int], threads: int) -> tuple[Any, str]:
+    """Compile a file as OpenVINO does by default where images come one after another.
+
+    Returns:
+        An InferRequest for inputs of ``shape``, and the type it computes in where the file does not say int8: bfloat16 where
+        the processor has that.
+    """
+    import openvino
+
+    core = openvino.Core()
+    net = core.read_model(path)
+    net.reshape(list(shape))
+    compiled = core.compile_model(net, "CPU", {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"})
+    precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    names = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+    return compiled.create_infer_request(), names.get(precision, precision)
+
+
+def random_values(shape: Sequence[int], seed: int) -> NDArray[np.float32]:
+    """Return normal random values.
+
+    Raises:
+        SettingsError: they do not fit in memory.
+    """
+    try:
+        return np.random.default_rng(seed).standard_normal(shape, np.float32)
+    except (MemoryError, ValueError) as error:  # numpy refuses what no address reaches as a value
+        raise _too_large(shape[0], error) from error
 
 
 def open_net(model: Path, shape: Sequence[int] | None, threads: int, seed: int) -> RunOnce:
@@ -136,15 +196,12 @@ def random_input(session: Any, model: Path, shape: Sequence[int] | None, seed: i
     fits = len(shape) == len(dims) and all(isinstance(d, str) or d == s for d, s in zip(dims, shape, strict=True))
     if not fits or not all(isinstance(s, int) for s in shape):
         raise SettingsError(f"{model.name}: takes {dims}, not {list(shape)}; 'lcnn.input_shape' must state its size")
-    try:
-        return {inputs[0].name: np.random.default_rng(seed).standard_normal(shape, np.float32)}
-    except (MemoryError, ValueError) as error:  # numpy refuses what no address reaches as a value
-        raise _too_large(shape[0], error) from error
+    return {inputs[0].name: random_values(shape, seed)}
 
 
-def _outputs(session: Any, feed: dict[str, NDArray[np.float32]], name: str) -> list[NDArray[np.float32]]:
+def _outputs(session: Any, feed: dict[str, NDArray[np.float32]], name: str) -> Outputs:
     try:
-        outputs: list[NDArray[np.float32]] = session.run(None, feed)
+        outputs: Outputs = session.run(None, feed)
     except RUN_ERRORS as error:
         if isinstance(error, MemoryError) or "alloc" in str(error):
             raise _too_large(len(next(iter(feed.values()))), error) from error

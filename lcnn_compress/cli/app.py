@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lcnn_compress.cli import render, terminal
+from lcnn_compress.cli import render, render_bench, terminal
 from lcnn_compress.cli.error_boundary import guarded
 from lcnn_compress.cli.options import Command, takes
 from lcnn_compress.cli.requests import (
@@ -114,7 +114,7 @@ def answer(report: Report, request: CompressRequest) -> None:
 
 def exit_unless_faster(report: Report) -> None:
     """Exit with 1 where no layer gained, or the whole net is not faster though not only a small file was asked for."""
-    if not any(row.form.is_coded for row in report.layers):
+    if not any(row.form.is_coded or row.arithmetic is not None for row in report.layers):
         terminal.complain("warning: no layer gains from lookup convolutions: every layer stays dense")
         raise typer.Exit(1)
     speedup = report.totals.speedup
@@ -179,9 +179,9 @@ def export(request: ExportRequest, given: frozenset[str]) -> None:  # noqa: ARG0
 @app.command(cls=Command)
 @guarded
 @takes(BenchRequest)
-def bench(request: BenchRequest, given: frozenset[str]) -> None:  # noqa: ARG001
-    """Measure dense against lookup: speed, memory, size."""
-    settings = request.settings()
+def bench(request: BenchRequest, given: frozenset[str]) -> None:
+    """Measure dense against lookup, and both against int8 and OpenVINO: speed, memory, size."""
+    settings, data = request.settings(), request.checked_data(given)
     if request.suite is not None:
         _bench_suite(request, request.suite)
         return
@@ -190,11 +190,11 @@ def bench(request: BenchRequest, given: frozenset[str]) -> None:  # noqa: ARG001
 
     from lcnn_compress import api
 
-    result = api.bench(path, None, settings, trust_pickle=request.trust_pickle)
+    result = api.bench(path, request.dense, settings, data=data, trust_pickle=request.trust_pickle)
     notes = result.pop("notes")
     for line in notes:
         render.note(line)
-    render.print_json(with_notes(result, notes)) if request.as_json else render.bench_table(result)
+    render.print_json(with_notes(result, notes)) if request.as_json else render_bench.bench_table(result)
 
 
 def with_notes(result: Json, notes: Sequence[str]) -> Json:
@@ -203,15 +203,14 @@ def with_notes(result: Json, notes: Sequence[str]) -> Json:
 
 
 def _bench_suite(request: BenchRequest, suite: str) -> None:
-    require(
-        request.artefact is None and not request.trust_pickle,
-        f"--suite {suite} measures nets of its own; leave out {request.artefact or '--trust-pickle'}, or leave out --suite",
-    )
+    own = {"artefact": str(request.artefact), "dense": "--dense", "calib": "--calib", "trust_pickle": "--trust-pickle"}
+    idle = [shown for name, shown in own.items() if getattr(request, name)]
+    require(not idle, f"--suite {suite} measures nets of its own; leave out {', '.join(idle)}, or leave out --suite")
     from lcnn_compress import api
 
     with render.progress() as progress:
         result = api.suite(suite, request.settings(), progress)
-    render.print_json(result) if request.as_json else render.suite_table(result)
+    render.print_json(result) if request.as_json else render_bench.suite_table(result)
 
 
 @app.command(name="eval", cls=Command)
@@ -283,5 +282,5 @@ def quickstart(request: QuickstartRequest, given: frozenset[str]) -> None:  # no
     api.check_place(request.output)
     with render.progress() as progress:
         result = run(request.output, request.epochs, progress)
-    render.print_json(result) if request.as_json else render.quickstart_table(result)
+    render.print_json(result) if request.as_json else render_bench.quickstart_table(result)
     exit_unless_faster(api.load(request.output).report)

@@ -21,7 +21,7 @@ MODEL, DICTIONARY, TARGETS, DATA, TRAINING = "Model", "Dictionary", "Targets", "
 MEASUREMENT, OUTPUT = "Measurement", "Output"
 PANELS = (MODEL, DICTIONARY, TARGETS, DATA, TRAINING, MEASUREMENT, OUTPUT, "Options")
 # These old names of options are still understood.
-RENAMED = {"--share": "--filters-per-pattern", "--coefficients": "--storage"}
+RENAMED = {"--share": "--filters-per-pattern", "--coefficients": "--storage", "--precision": "--training-precision"}
 Request = TypeVar("Request")
 
 

@@ -19,7 +19,7 @@ from rich.text import Text
 from lcnn_compress.artefact.report import Json, Report
 from lcnn_compress.cli import terminal
 from lcnn_compress.cli.error_boundary import with_flags
-from lcnn_compress.forms.kinds import DENSE, KINDS, LOOKUP, Kind
+from lcnn_compress.forms.kinds import KINDS, LOOKUP, Kind
 from lcnn_compress.progress import Progress
 
 METRICS = {"top1_percent": "top-1 accuracy in %", "labels_percent": "labels told right in %", "psnr_db": "PSNR in dB"}
@@ -54,7 +54,7 @@ def print_json(values: Json) -> None:
     terminal.say_whole(json.dumps(values, indent=1, allow_nan=False))
 
 
-class _Table(Table):
+class TextTable(Table):
     """A table whose cells are text of files and users: nothing in them is read as markup."""
 
     def add_row(self, *cells: str) -> None:  # type: ignore[override]
@@ -62,16 +62,16 @@ class _Table(Table):
         super().add_row(*(Text(terminal.as_line(cell)) for cell in cells))
 
 
-def _table(*names: str, left: int = 1, title: str | None = None) -> _Table:
+def new_table(*names: str, left: int = 1, title: str | None = None) -> TextTable:
     """Return an empty table whose first ``left`` columns are words."""
-    table = _Table(box=None, header_style="bold", pad_edge=False, title_justify="left", title_style="bold")
+    table = TextTable(box=None, header_style="bold", pad_edge=False, title_justify="left", title_style="bold")
     table.title = None if title is None else Text(terminal.as_line(title))
     for position, name in enumerate(names):
         table.add_column(name, justify="left" if position < left else "right", overflow="fold", no_wrap=position > 0)
     return table
 
 
-def _show(table: _Table, whole_lines: bool = False) -> None:
+def show_table(table: TextTable, whole_lines: bool = False) -> None:
     """Print a table without blanks at the ends of its lines."""
     console = out(whole_lines)
     with console.capture() as captured:
@@ -110,17 +110,17 @@ def progress() -> Iterator[Progress]:
 
 def layer_table(rows: Sequence[Json]) -> None:
     """Print what was done to each layer. Why layers stay dense follows below the table."""
-    table = _table("layer", "channels", "kernel", "k", "lookups", "error", *_pair_titles(rows))
+    table = new_table("layer", "channels", "kernel", "k", "lookups", "error", *pair_titles(rows))
     for row in rows:
         kind = _kind(row)
         table.add_row(
-            row["name"], f"{row['in_channels']}>{row['out_channels']}", _by(row["kernel"]),
+            row["name"], f"{row['in_channels']}>{row['out_channels']}", by(row["kernel"]),
             kind.described(row.get("dictionary_size")), _number(row, "lookups_per_position", 2) if kind.is_coded else "",
-            _number(row, "relative_error", 3), _pair(row, "macs", "macs_dense", 1e6, 2),
-            _pair(row, "lookup_ms", "dense_ms", 1, 3),
+            _number(row, "relative_error", 3), pair(row, "macs", "macs_dense", 1e6, 2),
+            pair(row, "lookup_ms", "dense_ms", 1, 3),
         )  # fmt: skip
-    _show(table)
-    _reasons(rows)
+    show_table(table)
+    reasons(rows)
 
 
 def _kind(row: Json) -> Kind:
@@ -132,24 +132,32 @@ def _number(row: Json, name: str, digits: int) -> str:
     return f"{row[name]:.{digits}f}" if row.get(name) is not None else ""
 
 
-def _pair_titles(rows: Sequence[Json]) -> list[str]:
-    paired = any(_kind(row).is_coded for row in rows)
+def pair_titles(rows: Sequence[Json]) -> list[str]:
+    """Return the titles of the columns of ``pair``."""
+    paired = any(_is_changed(row) for row in rows)
     return [f"{title}\nnow / dense" if paired else title for title in ("million MACs", "ms")]
 
 
-def _pair(row: Json, now: str, dense: str, unit: float, digits: int) -> str:
+def _is_changed(row: Json) -> bool:
+    """Tell whether a layer is something else than in the dense net."""
+    return _kind(row).is_coded or row.get("arithmetic") is not None
+
+
+def pair(row: Json, now: str, dense: str, unit: float, digits: int) -> str:
+    """Return a number of a layer and of the dense one, in ``unit``; of a layer that is dense the one number."""
     if row.get(now) is None or row.get(dense) is None:
         return ""
-    if not _kind(row).is_coded:
+    if not _is_changed(row):
         return f"{row[now] / unit:.{digits}f}"
     return f"{row[now] / unit:.{digits}f} / {row[dense] / unit:.{digits}f}"
 
 
-def _reasons(rows: Sequence[Json]) -> None:
+def reasons(rows: Sequence[Json]) -> None:
     """Print why layers stay dense, and notes, each with the layers it holds for."""
     grouped: dict[str, list[str]] = {}
     for row in rows:
-        for remark in filter(None, (row["reason"] and f"dense, {row['reason']}", row.get("note", ""))):
+        computed = row.get("arithmetic") and f"computed in {row['arithmetic']}"
+        for remark in filter(None, (row["reason"] and f"dense, {row['reason']}", row.get("note", ""), computed)):
             grouped.setdefault(remark, []).append(row["name"])
     for remark, names in grouped.items():
         listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
@@ -167,7 +175,7 @@ def compress_summary(report: Report, path: str) -> None:
     if sums.speedup is not None:
         lines.append(
             f"measured {sums.dense_ms:.3f} -> {sums.lookup_ms:.3f} ms in ONNX Runtime ({sums.speedup:.2f}x), "
-            f"input {_by(report.input_shape)}"
+            f"input {by(report.input_shape)}"
         )
     lines += _budget_lines(report)
     for line in (*lines, f"written {path}"):
@@ -200,7 +208,7 @@ def _budget_lines(report: Report) -> list[str]:
 
 def forecast(report: Json) -> None:
     """Print the plan for a target."""
-    table = _table("layer", "kind", "k", "density", "ms\nnow / dense", "million MACs\nnow / dense", "error", left=2)
+    table = new_table("layer", "kind", "k", "density", "ms\nnow / dense", "million MACs\nnow / dense", "error", left=2)
     for row in report["layers"]:
         coded = _kind(row).is_coded
         times = "" if row["predicted_ms"] is None else f"{row['predicted_ms']:.3f} / {row['dense_ms']:.3f}"
@@ -208,8 +216,8 @@ def forecast(report: Json) -> None:
             row["name"], row["kind"], str(row["dictionary_size"]) if coded else "", f"{row['density']:.3f}" if coded else "",
             times, f"{row['macs'] / 1e6:.2f} / {row['macs_dense'] / 1e6:.2f}", f"{row['error']:.3f}" if coded else "",
         )  # fmt: skip
-    _show(table)
-    _reasons([row for row in report["layers"] if not _kind(row).is_coded])
+    show_table(table)
+    reasons([row for row in report["layers"] if not _kind(row).is_coded])
     budget = report["budget"]
     what = (
         "outputs, measured layer by layer" if budget["effects"] == "outputs" else "filters (no data: --calib measures outputs)"
@@ -231,106 +239,20 @@ def forecast(report: Json) -> None:
 def sensitivity(result: Json) -> None:
     """Print the drop or error of every layer at every size."""
     sizes = result["sizes"]
-    table = _table(
+    table = new_table(
         "layer", "dense\nmillion MACs", *(f"{size:g}\n" + ("drop" if result["metric"] else "error") for size in sizes)
     )
     for row in result["layers"]:
         cells = [f"{form['drop']:.2f}" if result["metric"] else f"{form['error']:.3f}" for form in row["forms"]]
         table.add_row(row["name"], f"{row['macs_dense'] / 1e6:.2f}", *cells)
-    _show(table)
+    show_table(table)
     unit = METRICS.get(result["metric"], result["metric"]) if result["metric"] else None
     what = f"drop in {unit}, dense {result['dense']:.2f}" if unit else "error of the outputs as a part of their spread"
     text(
         f"one layer at a time, dictionary as a share of the channels, {result['lookups']:g} of it looked up; {what}, "
         f"{result['n']} images"
     )
-    _reasons([{"name": name, "reason": reason} for name, reason in result["dense_layers"].items()])
-
-
-def bench_table(result: Json) -> None:
-    """Print dense against lookup for each batch and thread count, then the layers."""
-    kernels = result["isa"] or "no native library: the lookup file runs as dense convolutions"
-    text(f"lookup: {result['lookup_source']}")
-    text(f"dense: {result['dense_source']}")
-    text(f"ONNX Runtime {result['onnxruntime']}, {kernels}; input {_by(result['input_shape'])}")
-    for run in result["runs"]:
-        text("")
-        _show(run_table(run, f"batch {run['batch']}, {run['threads']} thread{'s' if run['threads'] > 1 else ''}"))
-    if any(row["dense_ms"] is not None for row in result["layers"]):
-        text("")
-        bench_layers(result["layers"])
-
-
-def run_table(run: Json, title: str, first_rows: Sequence[tuple[str, ...]] = ()) -> _Table:
-    """Return one measurement as a table: dense, lookup and how they compare."""
-    dense, lookup = run["dense"], run["lookup"]
-    table = _table("", "dense", "lookup", "", title=title)
-    table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
-    lo, hi = run["speedup_ci95"]
-    against = f"{_times(run['speedup_p50'], 'faster', 'slower')} (95 %: {lo:.2f} to {hi:.2f})"
-    rows = [*first_rows]
-    for key in ("p50", "p90", "p99", "min"):
-        times = [f"{net[f'latency_ms_{key}']:.3f} ms" for net in (dense, lookup)]
-        rows.append((f"latency {key}", *times, against if key == "p50" else ""))
-    rows += [
-        ("images/s", f"{dense['throughput_per_s']:.0f}", f"{lookup['throughput_per_s']:.0f}", ""),
-        ("MACs", f"{dense['macs'] / 1e6:.1f} M", f"{lookup['macs'] / 1e6:.1f} M",
-         f"{_times(run['macs_ratio'], 'fewer', 'more')}, {100 * run['realised_fraction']:.0f} % of that realised"),
-        ("peak memory", size(dense["peak_rss_bytes"]), size(lookup["peak_rss_bytes"]), ""),
-        ("ONNX file", size(dense["file_bytes"]), size(lookup["file_bytes"]),
-         _times(dense["file_bytes"] / lookup["file_bytes"], "smaller", "larger")),
-    ]  # fmt: skip
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def suite_table(result: Json) -> None:
-    """Print every form of every net for each batch and thread count, then what must be known to read it."""
-    text(f"{result['label']}; ONNX Runtime {result['onnxruntime']}, {result['isa'] or 'no native library'}")
-    for batch, threads in dict.fromkeys((row["batch"], row["threads"]) for row in result["rows"]):
-        table = _table(
-            "net", "form", "million\nMACs", "stage 1 + 2", "fewer", "than\nwide", "in the\npaper", "ms", "speed-up (95 %)",
-            "rea-\nlised", "peak\nmemory", "file", left=2, title=f"batch {batch}, {threads} thread{'s' if threads > 1 else ''}",
-        )  # fmt: skip
-        for row in result["rows"]:
-            if (row["batch"], row["threads"]) == (batch, threads):
-                table.add_row(*_suite_row(row))
-        text("")
-        # The table is wider than many terminals: it had better be wrapped than cut.
-        _show(table, whole_lines=True)
-    text("")
-    for line in result["notes"]:
-        text(line)
-
-
-def _suite_row(row: Json) -> list[str]:
-    lookup, (low, high) = "macs_stage1" in row, row["speedup_ci95"]
-    stages = f"{row['macs_stage1'] / 1e6:.1f} + {row['macs_stage2'] / 1e6:.1f}" if lookup else ""
-    ratios = [row.get(key) for key in ("macs_ratio_wide", "published_ratio")]
-    return [
-        row["net"], row["setting"] or row["form"], f"{row['macs'] / 1e6:.1f}", stages,
-        f"{row['macs_ratio']:.2f}x" if lookup else "", *("" if ratio is None else f"{ratio:.1f}x" for ratio in ratios),
-        f"{row['latency_ms_p50']:.2f}",
-        "" if row["form"] == DENSE.name else f"{row['speedup_p50']:.2f}x ({low:.2f} to {high:.2f})",
-        f"{row['realised_fraction']:.2f}" if lookup else "", size(row["peak_rss_bytes"]), size(row["file_bytes"]),
-    ]  # fmt: skip
-
-
-def _times(ratio: float, better: str, worse: str) -> str:
-    """Say a ratio dense / lookup in words."""
-    return f"{ratio:.2f}x {better}" if ratio >= 1 else f"{1 / ratio:.2f}x {worse}"
-
-
-def bench_layers(rows: Sequence[Json]) -> None:
-    """Print MACs and milliseconds of each layer."""
-    table = _table("layer", "kind", *_pair_titles(rows), left=2)
-    for row in rows:
-        table.add_row(
-            row["name"], row["kind"], _pair(row, "macs", "macs_dense", 1e6, 2), _pair(row, "lookup_ms", "dense_ms", 1, 3)
-        )
-    _show(table)
-    _reasons(rows)
+    reasons([{"name": name, "reason": reason} for name, reason in result["dense_layers"].items()])
 
 
 def scores(result: Json) -> None:
@@ -341,12 +263,12 @@ def scores(result: Json) -> None:
 
 def facts(values: Json) -> None:
     """Print name and value pairs."""
-    table = _table("", "")
+    table = new_table("", "")
     table.show_header = False
     table.columns[1].justify, table.columns[1].no_wrap = "left", False
     for name, value in values.items():
         table.add_row(name.replace("_", " "), _value(name, value))
-    _show(table)
+    show_table(table)
 
 
 def _value(name: str, value: Any) -> str:
@@ -362,25 +284,17 @@ def _value(name: str, value: Any) -> str:
         case float():
             return f"{value:.4g}"
         case list():
-            return _by(value)
+            return by(value)
         case dict():
             return ", ".join(f"{key} {inner}" for key, inner in value.items())
     return str(value)
 
 
-def _by(sizes: Sequence[int]) -> str:
+def by(sizes: Sequence[int]) -> str:
+    """Format a size."""
     return "x".join(map(str, sizes))
 
 
 def size(n_bytes: float) -> str:
     """Format a number of bytes: MB are 10**6 bytes."""
     return f"{n_bytes / 1e6:.2f} MB" if n_bytes >= 1e5 else f"{n_bytes / 1e3:.1f} kB"
-
-
-def quickstart_table(result: Json) -> None:
-    """Print dense against lookup for the embedded net."""
-    change = f"{result['lookup'] - result['dense']:+.2f} points"
-    accuracy = ("accuracy", f"{result['dense']:.2f} %", f"{result['lookup']:.2f} %", change)
-    title = f"Fashion-MNIST, {result['n']} test images; batch 1, 1 thread"
-    _show(run_table(result["bench"]["runs"][0], title, [accuracy]))
-    text(f"written {result['artefact']}; open {result['artefact']}/report.html for the layers")

@@ -35,10 +35,11 @@ if TYPE_CHECKING:
     from lcnn_compress.compression.configuration import Configuration
 
 TARGET_FIELDS = ("target_speedup", "target_latency_ms", "target_size_mb", "max_drop")
-TRAINING_FIELDS = ("lr", "batch_size", "sparsity", "l1", "threshold_c", "distill", "precision", "device")
+TRAINING_FIELDS = ("lr", "batch_size", "sparsity", "l1", "threshold_c", "distill", "training_precision", "device")
 DATA_FIELDS = ("calib", "samples", "data", "mean", "std")
 # The options named first do nothing without one of those named next; a message calls these as the text says.
 _NEEDS_DATA = (("samples", "mean", "std"), ("calib", "data"), "--calib or --data")
+_NEEDS_CALIB = (("samples", "mean", "std"), ("calib",), "--calib")
 _NEEDS = (
     (TRAINING_FIELDS, ("epochs",), "--epochs N"),
     (("data",), ("epochs", *TARGET_FIELDS), "--epochs N or a target such as --max-drop"),
@@ -104,6 +105,7 @@ class CompressRequest(AnswerRequest, DataRequest, ModelRequest):
     measure: bool = taken(CompressSettings, "measure", panel=DICTIONARY)
     threads: int = taken(CompressSettings, "threads", panel=DICTIONARY)
     storage: str = taken(CompressSettings, "storage", panel=DICTIONARY)
+    arithmetic: str = taken(CompressSettings, "arithmetic", panel=DICTIONARY)
     seed: int = taken(CompressSettings, "seed", panel=DICTIONARY)
     target_speedup: float | None = own("Instead of --dict: a net so many times faster, measured", panel=TARGETS, metavar="X")
     target_latency_ms: float | None = own(
@@ -126,7 +128,7 @@ class CompressRequest(AnswerRequest, DataRequest, ModelRequest):
     l1: float = taken(FinetuneSettings, "l1", panel=TRAINING)
     threshold_c: float = taken(FinetuneSettings, "threshold_c", panel=TRAINING)
     distill: bool = taken(FinetuneSettings, "distill", panel=TRAINING)
-    precision: str = taken(FinetuneSettings, "precision", panel=TRAINING)
+    training_precision: str = taken(FinetuneSettings, "precision", panel=TRAINING)
     device: str = taken(FinetuneSettings, "device", panel=TRAINING)
     resume: bool = own("Continue an interrupted fine-tuning", "--resume", panel=TRAINING, default=False)
     config: Path | None = own(
@@ -188,7 +190,7 @@ class CompressRequest(AnswerRequest, DataRequest, ModelRequest):
     def _settings(self, given: frozenset[str], target: Target | None) -> CompressSettings:
         finetune = FinetuneSettings(
             epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, sparsity=self.sparsity, threshold_c=self.threshold_c,
-            l1=self.l1, distill=self.distill, seed=self.seed, precision=self.precision, device=self.device,
+            l1=self.l1, distill=self.distill, seed=self.seed, precision=self.training_precision, device=self.device,
         ) if self.epochs else None  # fmt: skip
         lookups = (
             None if self.lookups is None else parse_amount("lookups", self.lookups, "lookups per position", "the dictionary")
@@ -196,7 +198,7 @@ class CompressRequest(AnswerRequest, DataRequest, ModelRequest):
         only, skip = tuple(self.only or ()), tuple(self.skip or ())
         plan = PlanSettings(self.dictionary, lookups, only, skip, self.keep_slow, self.filters_per_pattern)
         init = self.init if target is None or "init" in given else INIT
-        return CompressSettings(plan, init, self.seed, self.storage, self.measure, self.threads, finetune)
+        return CompressSettings(plan, init, self.seed, self.storage, self.measure, self.threads, finetune, self.arithmetic)
 
     def _repeated(self, config: Path, given: frozenset[str]) -> Configuration:
         from lcnn_compress.compression.configuration import read_configuration
@@ -302,7 +304,7 @@ class ExportRequest(AnswerRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchRequest(AnswerRequest):
+class BenchRequest(AnswerRequest, DataRequest):
     """``lcnn bench``."""
 
     artefact: Path | None = argument("Artefact or exported .onnx; the artefact here, or the newest", "[ARTEFACT|ONNX]", None)
@@ -310,6 +312,13 @@ class BenchRequest(AnswerRequest):
     batches: str = taken(BenchSettings, "batches", "--batch", panel=MEASUREMENT)
     iterations: int = taken(BenchSettings, "iterations", panel=MEASUREMENT)
     per_layer: bool = taken(BenchSettings, "per_layer", panel=MEASUREMENT)
+    dense: Path | None = own(
+        "Dense ONNX file to hold it against", "--dense", panel=MEASUREMENT, metavar="ONNX", shown_default="the original net"
+    )
+    rivals: bool = taken(BenchSettings, "rivals", panel=MEASUREMENT)
+    calib: str | None = taken(DataSettings, "calib", panel=DATA, metadata={
+        "help": "Images that int8 takes its ranges from: folder, .npz, .npy or pkg.mod:fn", "shown_default": "random images",
+    })  # fmt: skip
     suite: str | None = own(
         "Measure known nets with synthetic patterns instead of an artefact: paper (published dictionaries and densities)",
         panel=MEASUREMENT, metavar="NAME",
@@ -325,7 +334,17 @@ class BenchRequest(AnswerRequest):
             SettingsError: an option cannot be used.
         """
         threads, batches = resolve.integers("--threads", self.threads), resolve.integers("--batch", self.batches)
-        return BenchSettings(threads, batches, self.iterations, per_layer=self.per_layer)
+        return BenchSettings(threads, batches, self.iterations, per_layer=self.per_layer, rivals=self.rivals)
+
+    def checked_data(self, given: frozenset[str]) -> DataSettings:
+        """Return where the images for int8 come from.
+
+        Raises:
+            SettingsError: an option would do nothing.
+        """
+        check_needs(given, (_NEEDS_CALIB,))
+        require(self.rivals or self.calib is None, "--calib does nothing with --no-rivals; leave one of them out")
+        return self.data_settings(self.calib, None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, NoReturn
 
+import numpy as np
 import onnx
 import pytest
 from small_onnx import (
@@ -22,8 +24,22 @@ from small_onnx import (
 )
 
 from lcnn_compress import runtime
-from lcnn_compress.benchmark.compare import BenchSettings, Comparison, FileSize, compare, file_size
+from lcnn_compress.benchmark.compare import (
+    BenchSettings,
+    BestOther,
+    Comparison,
+    FileSize,
+    FormFigures,
+    Timed,
+    compare,
+    file_size,
+)
+from lcnn_compress.benchmark.rivals import KINDS
+from lcnn_compress.benchmark.statistics import latency_statistics
 from lcnn_compress.errors import ArtefactError, SettingsError
+
+SHARED = {"macs_ratio", "realised_fraction"}
+NO_FIGURES: dict[str, Any] = {"peak_rss_bytes": 0, "speedup_p50": 1.0, "speedup_ci95": (1.0, 1.0)}
 
 
 @pytest.fixture(scope="module")
@@ -36,21 +52,26 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
 def test_the_object_has_the_keys_and_types_of_the_contract(comparison: Comparison) -> None:
     compared = json.loads(json.dumps(asdict(comparison)))
     assert compared["command"] == "bench"
-    facts = {"command", "isa", "onnxruntime", "runs", "layers", "other", "input_shape", "machine", "date"}
-    assert set(compared) == facts
+    facts = {"command", "isa", "onnxruntime", "runs", "layers", "other", "input_shape", "machine", "date", "rivals"}
+    assert set(compared) == facts | {"rival_images"}
     assert compared["onnxruntime"] == runtime.onnxruntime_version()
     assert compared["isa"] == runtime.isa()
     for run in compared["runs"]:
         speeds = {"speedup_p50", "speedup_ci95", "macs_ratio", "realised_fraction"}
-        assert set(run) == {"batch", "threads", "dense", "lookup", *speeds, "max_abs_diff", "baseline_rss_bytes"}
+        more = {"max_abs_diff", "baseline_rss_bytes", "rivals", "best_other"}
+        assert set(run) == {"batch", "threads", "dense", "lookup", *speeds, *more}
         for net in ("dense", "lookup"):
             latency = [f"latency_ms_{key}" for key in ("min", "p50", "p90", "p99")]
             assert set(run[net]) == {*latency, "throughput_per_s", "peak_rss_bytes", "file_bytes", "weight_bytes", "macs"}
             assert sorted(run[net][key] for key in latency) == [run[net][key] for key in latency]
             assert isinstance(run[net]["peak_rss_bytes"], int)
             assert run[net]["peak_rss_bytes"] > run[net]["file_bytes"]
-        low, high = run["speedup_ci95"]
-        assert 0 < low <= high
+        for row in run["rivals"]:
+            assert set(row) == {"name", *latency, "throughput_per_s", "peak_rss_bytes", "file_bytes", *speeds - SHARED}
+        for ratio in (run, run["best_other"], *run["rivals"]):
+            low, high = ratio["speedup_ci95"]
+            assert 0 < low <= high
+    assert {tuple(row) for row in compared["rivals"]} == {("name", "engine", "precision", "output_error", "problem")}
     for layer in compared["layers"]:
         assert list(layer) == ["name", "kind", "reason", "macs_dense", "macs", "dense_ms", "lookup_ms"]
         assert isinstance(layer["dense_ms"], float)
@@ -77,6 +98,58 @@ def test_ratios_are_dense_over_lookup(comparison: Comparison) -> None:
         assert run.macs_ratio == 322_720 / 40_096
         assert run.realised_fraction == run.speedup_p50 / run.macs_ratio
         assert run.dense.throughput_per_s == 1000 * run.batch / run.dense.latency_ms_p50
+
+
+def test_every_rival_that_is_here_is_timed_at_every_setting(comparison: Comparison) -> None:
+    assert [row.engine for row in comparison.rivals] == [kind.engine for kind in KINDS]
+    right = [row.name for row in comparison.rivals if row.problem is None]
+    assert right[0] == "ONNX Runtime int8"
+    assert comparison.rival_images == "4 random images"
+    for run in comparison.runs:
+        assert [row.name for row in run.rivals] == right
+        for row in run.rivals:
+            assert row.speedup_p50 == run.dense.latency_ms_p50 / row.latency_ms_p50
+            assert row.throughput_per_s == 1000 * run.batch / row.latency_ms_p50
+            assert row.peak_rss_bytes > 1_000_000
+
+
+def test_the_best_other_form_is_the_fastest_but_lookup(comparison: Comparison) -> None:
+    for run in comparison.runs:
+        times = {"dense": run.dense.latency_ms_p50} | {row.name: row.latency_ms_p50 for row in run.rivals}
+        assert run.best_other.name == min(times, key=lambda name: times[name])
+        assert run.best_other.speedup_p50 == min(times.values()) / run.lookup.latency_ms_p50
+
+
+def test_ratios_and_the_best_other_of_given_times() -> None:
+    ms = {"dense": [4.0, 4.0], "lookup": [2.0, 2.0], "int8": [1.0, 1.0], "slow": [8.0, 8.0]}
+    figures = {name: FormFigures(**vars(latency_statistics(times, 1)), **NO_FIGURES) for name, times in ms.items()}
+    timed = Timed(figures, ms, dict.fromkeys(ms, 0.0), seed=0)
+    assert timed.faster("lookup", "dense") == (2.0, (2.0, 2.0))
+    assert timed.best_other("lookup", ("dense", "int8", "slow")) == BestOther("int8", 0.5, (0.5, 0.5))
+    assert timed.best_other("lookup", ("dense", "slow")) == BestOther("dense", 2.0, (2.0, 2.0))
+
+
+def test_without_rivals_dense_is_the_best_other_and_no_images_are_asked_for(tmp_path: Path) -> None:
+    def images(shape: tuple[int, ...]) -> NoReturn:
+        raise AssertionError(shape)
+
+    settings = BenchSettings(iterations=2, warmup=0, per_layer=False, rivals=False)
+    found = compare(write(tmp_path, lookup=False), write(tmp_path, lookup=True), settings, images)
+    (run,) = found.runs
+    assert (found.rivals, run.rivals) == ((), ())
+    assert run.best_other == BestOther("dense", run.speedup_p50, run.speedup_ci95)
+
+
+def test_images_given_are_those_rivals_are_held_against(tmp_path: Path) -> None:
+    asked = []
+
+    def images(shape: tuple[int, ...]) -> np.ndarray:
+        asked.append(shape)
+        return np.ones((3, *shape[1:]), np.float32)
+
+    settings = BenchSettings(iterations=2, warmup=0, per_layer=False)
+    found = compare(write(tmp_path, lookup=False), write(tmp_path, lookup=True), settings, images)
+    assert (asked, found.rival_images) == ([(1, 3, 8, 8)], "3 images given")
 
 
 def test_external_weights_count_as_file_bytes(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from command_line import lcnn, lcnn_json
 
 from lcnn_compress import runtime
 from lcnn_compress.benchmark.compare import BenchSettings
-from lcnn_compress.benchmark.engines import ONNXRUNTIME, installed_engines
+from lcnn_compress.benchmark.rivals import KINDS, ONNX_INT8, RivalKind
 from lcnn_compress.benchmark.suite import run_suite
 from lcnn_compress.benchmark.suite_cases import PAPER, Net, Setting
-from lcnn_compress.cli import render
+from lcnn_compress.cli import render_bench
 from lcnn_compress.machine import int8_extensions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -39,8 +39,10 @@ def measured() -> dict[str, Any]:
 
 def test_every_form_has_a_row_with_its_macs(measured: dict[str, Any]) -> None:
     assert (measured["command"], measured["suite"], measured["isa"]) == ("bench", "paper", runtime.isa())
-    forms = ["dense", "int8", *(["openvino"] if len(installed_engines()) > 1 else []), "lookup", "lookup"]
-    assert [row["form"] for row in measured["rows"]] == forms * 2
+    forms = ["dense", *[kind.engine for kind in KINDS if kind.is_installed], "lookup", "lookup"]
+    named = [row["form"].removesuffix(" int8") for row in measured["rows"]]
+    assert [name.split(" ")[0] for name in named] == [name.split(" ")[0] for name in forms] * 2
+    assert [row["engine"] for row in measured["rows"] if row["setting"] is None] == ["ONNX Runtime", *forms[1:-2]] * 2
     assert [row["batch"] for row in measured["rows"]] == [1] * len(forms) + [2] * len(forms)
     for row in measured["rows"]:
         low, high = row["speedup_ci95"]
@@ -54,6 +56,10 @@ def test_every_form_has_a_row_with_its_macs(measured: dict[str, Any]) -> None:
     assert (one["macs_ratio_wide"], one["published_ratio"]) == (10**6 / one["macs"], 7.5)
     assert one["realised_fraction"] == one["speedup_p50"] / one["macs_ratio"]
     assert measured["rows"][0]["speedup_ci95"] == [1, 1]
+    others = {row["form"]: row["latency_ms_p50"] for row in measured["rows"][: len(forms) - 2]}
+    best = one["best_other"]
+    assert best["name"] == min(others, key=lambda name: others[name])
+    assert best["speedup_p50"] == pytest.approx(others[best["name"]] / one["latency_ms_p50"])
 
 
 def test_rows_have_the_keys_of_the_contract(measured: dict[str, Any]) -> None:
@@ -62,7 +68,7 @@ def test_rows_have_the_keys_of_the_contract(measured: dict[str, Any]) -> None:
     named = {"net", "form", "setting", "engine", "batch", "threads", "macs_dense", "macs", "macs_ratio", "file_bytes"}
     latency = {*(f"latency_ms_{key}" for key in ("min", "p50", "p90", "p99")), "throughput_per_s"}
     common = named | latency | {"peak_rss_bytes", "speedup_p50", "speedup_ci95"}
-    more = {"macs_stage1", "macs_stage2", "density", "macs_ratio_wide", "published_ratio", "realised_fraction"}
+    more = {"macs_stage1", "macs_stage2", "density", "macs_ratio_wide", "published_ratio", "realised_fraction", "best_other"}
     for row in measured["rows"]:
         assert set(row) == (common | more if row["form"] == "lookup" else common)
     layer = {"net", "setting", "name", "reason", "kind", "dictionary_size", "n_nonzeros", "macs_dense", "macs"}
@@ -87,26 +93,32 @@ def test_notes_say_what_was_chosen_and_what_is_missing(measured: dict[str, Any])
     assert "small 4x: dictionaries conv*=0.25 at the density solved for, 0.4757" in measured["notes"]
     assert "small one, 4x: stem, fc: dense, no dictionary is stated for it" in measured["notes"]
     products = ", ".join(int8_extensions()) or "none"
-    assert f"int8: static QDQ per channel, uint8 activations; this processor's int8 products: {products}" in measured["notes"]
+    assert f"this processor's int8 products: {products}" in measured["notes"]
+    (int8,) = [note for note in measured["notes"] if note.startswith("small ONNX Runtime int8: ")]
+    assert int8.endswith(" of their spread")
 
 
-def test_without_openvino_there_are_no_rows_of_it_and_a_note() -> None:
+def test_a_rival_that_is_not_installed_has_a_note_and_no_rows() -> None:
     settings = BenchSettings(threads=(1, 2), iterations=1, warmup=0, per_layer=False)
     steps: list[tuple[str, int, int]] = []
-    bare = run_suite(settings, (ONE,), lambda *step: steps.append(step), engines=(ONNXRUNTIME,))
-    assert "OpenVINO is not installed: no figures of it (pip install openvino)" in bare.notes
-    assert [(row.form, row.threads) for row in bare.rows] == [(f, n) for n in (1, 2) for f in ("dense", "int8", "lookup")]
+    absent = RivalKind("OpenVINO", "default", ("no_package_of_this_name",))
+    bare = run_suite(settings, (ONE,), lambda *step: steps.append(step), (ONNX_INT8, absent))
+    assert "small OpenVINO default: not installed (pip install no_package_of_this_name)" in bare.notes
+    forms = ("dense", "ONNX Runtime int8", "lookup")
+    assert [(row.form, row.threads) for row in bare.rows] == [(form, n) for n in (1, 2) for form in forms]
     assert all(row.dense_ms is None for row in bare.layers)
-    assert steps == [("small", done, 5) for done in range(6)]  # dense, int8 and one setting written; two numbers of threads
+    assert steps == [("small", done, 5) for done in range(6)]  # dense, rivals and one setting made; two numbers of threads
 
 
 def test_the_table_has_a_line_for_each_form_and_the_notes(measured: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    render.suite_table(measured)
+    render_bench.suite_table(measured)
     printed = capsys.readouterr().out
     assert "no accuracy; ONNX Runtime" in printed
     assert "batch 1, 1 thread\n" in printed
     assert "batch 2, 1 thread\n" in printed
     lines = [line.split() for line in printed.splitlines() if line.startswith("small  one ")]
+    over_best = [row["best_other"]["speedup_p50"] for row in measured["rows"] if row["setting"] == "one"]
+    assert [line[14] for line in lines] == [f"{ratio:.2f}x" for ratio in over_best]
     assert [line[2:9] for line in lines] == [["0.2", "0.0", "+", "0.0", "5.78x", "5.8x", "7.5x"]] * 2
     assert printed.endswith("\n".join(measured["notes"]) + "\n")
 
@@ -119,6 +131,10 @@ def test_the_table_has_a_line_for_each_form_and_the_notes(measured: dict[str, An
             "--suite paper measures nets of its own; leave out a.lcnn, or leave out --suite",
         ),
         (("--suite", "paper", "--trust-pickle"), "--suite paper measures nets of its own; leave out --trust-pickle, or"),
+        (
+            ("--suite", "paper", "--calib", "x.npy", "--dense", "d.onnx"),
+            "--suite paper measures nets of its own; leave out --dense, --calib, or leave out --suite",
+        ),
         (("--suite", "other"), "--suite is 'other'; it must be paper"),
     ],
 )

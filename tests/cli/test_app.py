@@ -72,8 +72,9 @@ def check_bench(answer: dict[str, Any]) -> None:
             assert all(isinstance(net[key], float) for key in NET_NUMBERS)
             assert all(isinstance(net[key], int) for key in NET_COUNTS)
         assert all(isinstance(run[key], float) for key in RUN_NUMBERS)
-        low, high = run["speedup_ci95"]
-        assert 0 < low <= high
+        for ratio in (run, run["best_other"], *run["rivals"]):
+            low, high = ratio["speedup_ci95"]
+            assert 0 < low <= high
     for row in answer["layers"]:
         assert row["kind"] in ("lookup", "dense")
         assert {"name", "reason", "macs_dense", "macs", "dense_ms", "lookup_ms"} <= row.keys()

@@ -54,7 +54,7 @@ def test_help_of_compress_is_in_groups() -> None:
     shown = lcnn("compress", "--help").stdout
     headings = [line.removesuffix(":") for line in shown.splitlines() if re.fullmatch(r"\w+:", line)]
     assert headings == ["Arguments", *(panel for panel in PANELS if panel != "Measurement")]
-    for flag in ("--share", "--coefficients"):
+    for flag in ("--share", "--coefficients", "--precision"):
         assert flag not in shown
     parts = dict(zip(headings, re.split(r"^\w+:$", shown, flags=re.MULTILINE)[1:], strict=True))
     assert "--calib DATA" in parts[DATA]

@@ -11,7 +11,7 @@ from hostile import TEXTS, is_safe
 from report_cases import CONV, REPORT, STEM
 
 from lcnn_compress.artefact.report import Report
-from lcnn_compress.cli import render
+from lcnn_compress.cli import render, render_bench
 
 
 def shown(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -50,7 +50,7 @@ def test_text_of_files_is_shown_and_never_acts(
         render.layer_table(layers)
         render.facts({"artefact": text, "opset": {text: 3}, text: None})
         render.compress_summary(replace(REPORT, layers=(replace(STEM, name=text, reason=text),)), text)
-        render.bench_layers([{**row, "dense_ms": None} for row in layers])
+        render_bench.bench_layers([{**row, "dense_ms": None} for row in layers])
         render.note(text)
         render.warn(text)
         render.text(text)

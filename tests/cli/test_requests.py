@@ -31,13 +31,13 @@ def test_every_option_reaches_the_settings() -> None:
         model="m.pt", arch="a:b", input_shape="1,3,8,8", dictionary="fast", lookups="2", filters_per_pattern=8, init="svd",
         only=["a*"], skip=["b"], keep_slow=True, measure=False, threads=2, storage="float32", seed=7, calib="c.npz", samples=9,
         data="d.npz", mean="0.5", std="0.25,0.5,1", epochs=4, lr=0.1, batch_size=8, sparsity="threshold", l1=0.2,
-        threshold_c=0.3, distill=False, precision="bfloat16",
+        threshold_c=0.3, distill=False, training_precision="bfloat16", arithmetic="int8",
     )  # fmt: skip
     given = frozenset(f.name for f in fields(request)) - {"config", "dry_run", "max_drop"}
     made = request.configuration(given, None)
     finetune = FinetuneSettings(4, 8, 0.1, "threshold", 0.3, 0.2, False, seed=7, precision="bfloat16")
     plan = PlanSettings("fast", 2, ("a*",), ("b",), True, 8)
-    assert made.settings == CompressSettings(plan, "svd", 7, "float32", False, 2, finetune)
+    assert made.settings == CompressSettings(plan, "svd", 7, "float32", False, 2, finetune, "int8")
     assert made.data == DataSettings("c.npz", 9, "d.npz", (0.5,), (0.25, 0.5, 1.0))
     assert (made.arch, made.input_shape) == ("a:b", (1, 3, 8, 8))
 
@@ -108,8 +108,15 @@ def test_what_is_given_beside_a_configuration(tmp_path: Path) -> None:
 
 
 def test_requests_of_other_commands() -> None:
-    bench = BenchRequest(threads="1,2", batches="8", iterations=3, per_layer=False).settings()
-    assert (bench.threads, bench.batches, bench.iterations, bench.per_layer) == ((1, 2), (8,), 3, False)
+    bench = BenchRequest(threads="1,2", batches="8", iterations=3, per_layer=False, rivals=False).settings()
+    assert (bench.threads, bench.batches, bench.iterations, bench.per_layer, bench.rivals) == ((1, 2), (8,), 3, False, False)
+    given = frozenset({"calib", "mean"})
+    assert BenchRequest(calib="x.npy", mean="0.5").checked_data(given) == DataSettings("x.npy", mean=(0.5,))
+    assert BenchRequest().checked_data(NONE) == DataSettings()
+    with pytest.raises(SettingsError, match="--mean does nothing without --calib; add it"):
+        BenchRequest(mean="0.5").checked_data(frozenset({"mean"}))
+    with pytest.raises(SettingsError, match="--calib does nothing with --no-rivals; leave one of them out"):
+        BenchRequest(calib="x.npy", rivals=False).checked_data(frozenset({"calib", "rivals"}))
     assert EvalRequest(data="d.npz", mean="0", std="1").data_settings() == DataSettings(data="d.npz", mean=(0.0,), std=(1.0,))
     with pytest.raises(SettingsError, match="eval needs labelled data"):
         EvalRequest().data_settings()

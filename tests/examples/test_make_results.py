@@ -63,3 +63,22 @@ def test_scores_and_speeds_come_with_their_spread(tables: Any) -> None:
     })  # fmt: skip
     assert cells[:5] == ["net", "`--max-drop 0.5`", "2.00x", "2.50x (2.25 to 2.75)", "3.00x"]
     assert cells[5:] == ["", "0.40 (0.10 to 0.70), 5,000 images", "7"]
+
+
+def test_rivals_of_the_suite_have_their_own_rows(tables: Any) -> None:
+    rest = {"net": "n", "threads": 1, "macs_ratio": 1, "latency_ms_p50": 2, "peak_rss_bytes": 0, "file_bytes": 0}
+    rest |= {"speedup_p50": 1.5, "speedup_ci95": [1.4, 1.6]}
+    forms = ("dense", None), ("int8", None), ("openvino", None), ("OpenVINO bfloat16", None), ("lookup", "10x")
+    lines = tables.paper_table([{**rest, "form": form, "setting": setting} for form, setting in forms])
+    assert [line.split("|")[2].strip() for line in lines if line.startswith("| n ")] == [
+        "dense, ONNX Runtime", "int8, ONNX Runtime", "dense, OpenVINO", "OpenVINO bfloat16", "10x",
+    ]  # fmt: skip
+
+
+def test_a_target_is_shown_beside_the_best_other_form(tables: Any) -> None:
+    best = {"name": "OpenVINO int8", "speedup_p50": 0.5, "speedup_ci95": [0.45, 0.55]}
+    cells = tables.target_cells({
+        "net": "net", "asked": {"speedup": 3}, "predicted_speedup": 3.1, "speedup_p50": 3, "speedup_ci95": [2.9, 3.1],
+        "macs_ratio": 5, "accuracy_percent": 92.5, "seconds": 7.2, "best_other": best,
+    })  # fmt: skip
+    assert cells[5:] == ["92.50", "", "7", "0.50x (0.45 to 0.55), OpenVINO int8"]
