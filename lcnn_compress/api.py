@@ -330,13 +330,15 @@ def write_dense_form(lookup: str | Path, path: str | Path) -> None:
 
 @ordinary
 def bench(
-    lookup: str | Path, dense: str | Path | None = None, settings: BenchSettings | None = None, *, trust_pickle: bool = False
-) -> dict[str, Any]:
-    """Measure a compressed net against a dense one; return the object of ``lcnn bench --json``, and "notes".
+    lookup: str | Path, dense: str | Path | None = None, settings: BenchSettings | None = None, *,
+    data: DataSettings = DataSettings(), trust_pickle: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Measure a net against the dense one and what else runs that; return the object of ``lcnn bench --json``, and "notes".
 
     Args:
         lookup: an exported ONNX file, or an artefact.
         dense: an ONNX file; without it the net the artefact was made from is used, or else the dense form of the same file.
+        data: whose images to calibrate with int8 takes its ranges from; without any it takes random ones.
         trust_pickle: let the file of the original net run code.
 
     Raises:
@@ -361,8 +363,9 @@ def bench(
             against, named = Path(dense), str(dense)
         elif not against.exists():
             write_dense_form(file, against)
-        shown = lookup if file.parent == folder else file
-        return asdict(compare(against, file, settings)) | {"dense_source": named, "lookup_source": str(shown), "notes": notes}
+        images = (lambda shape: torch.cat([*load_data(data, shape).calibration]).numpy()) if data.calib or data.data else None
+        sources = {"dense_source": named, "lookup_source": str(lookup if file.parent == folder else file), "notes": notes}
+        return asdict(compare(against, file, settings, images)) | sources
 
 
 @ordinary

@@ -43,15 +43,20 @@ def child(
 ) -> subprocess.CompletedProcess[str]:
     """Run ``lcnn ARGS``, or Python's own ``-c SOURCE``, in a child process with pipes for its output.
 
-    Whether it ignores interrupts (SIGINT) is said here: it would inherit that, and tests may run in a background job.
+    Whether it ignores interrupts (SIGINT) is said here: it would inherit that, and tests may run in a background job. Under
+    nohup it would inherit that a hang-up is ignored.
     """
-    disposition = signal.SIG_IGN if ignores_interrupts else signal.SIG_DFL
+
+    def set_signals() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN if ignores_interrupts else signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
     command = [sys.executable, *(() if args[0] == "-c" else ("-m", "lcnn_compress")), *map(str, args)]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     env |= {"PYTHONPATH": os.pathsep.join([str(PACKAGE_PARENT), str(HOME / "tests")]), **variables}
     done = subprocess.run(
         command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, disposition),
+        preexec_fn=set_signals,
     )  # fmt: skip
     assert code is None or done.returncode == code, (args, done.returncode, done.stdout, done.stderr)
     return done

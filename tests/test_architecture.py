@@ -25,7 +25,7 @@ LEVELS = {
     "errors": 0, "progress": 0, "renamed": 0, "version": 0, "zoo": 0, "files": 1, "parallel": 1,
     "operators": 1, "forms": 2,
     "net": 3, "artefact": 3, "runtime": 3,
-    "machine": 4, "sources": 4, "export": 4,
+    "machine": 4, "sources": 4, "export": 4, "quantisation": 4,
     "benchmark": 5, "data": 5, "self_test": 5,
     "train": 6,
     "compression": 7,

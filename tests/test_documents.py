@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted(path for path in ROOT.rglob("*.md") if not {"build", ".git", ".venv"} & set(path.relative_to(ROOT).parts))
 FRONT = (ROOT / "README.md").read_text()
 TOUR = (ROOT / "lcnn_compress" / "README.md").read_text()
-FORMER_OPTIONS = ("--share", "--coefficients")  # still understood, and in no help
+FORMER_OPTIONS = ("--share", "--coefficients", "--precision")  # still understood, and in no help
 GROUP: Any = get_command(app)
 COMMANDS = ("compress", "export", "bench", "eval", "sensitivity", "inspect", "doctor", "quickstart")
 

@@ -42,6 +42,7 @@ class LayerReport:
         lookup_ms: time of the layer now.
         predicted_ms: time that was foreseen where a target was asked for, else None.
         predicted_error: error that was foreseen in the outputs or filters, as a part of their spread.
+        arithmetic: what the layer computes in; None is float32.
     """
 
     name: str
@@ -69,6 +70,7 @@ class LayerReport:
     lookup_ms: float | None = None
     predicted_ms: float | None = None
     predicted_error: float | None = None
+    arithmetic: str | None = None
 
     @property
     def form(self) -> Kind:

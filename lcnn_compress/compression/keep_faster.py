@@ -16,12 +16,14 @@ from lcnn_compress.benchmark.gain import Gain, TimingPlan
 from lcnn_compress.benchmark.timers import Timers
 from lcnn_compress.compression.make_report import timed
 from lcnn_compress.compression.settings import CompressSettings, LayerPlan
-from lcnn_compress.export.rewrite import dense_form
+from lcnn_compress.export.rewrite import dense_form, dense_in_bytes
 from lcnn_compress.export.template import with_factors
 from lcnn_compress.export.to_onnx import only_timed, to_onnx
 from lcnn_compress.files import temporary_folder, write_atomically
+from lcnn_compress.forms.int8 import Round8
 from lcnn_compress.forms.kinds import DENSE
 from lcnn_compress.net.edit import finished
+from lcnn_compress.operators.int8_conv import INPUTS
 from lcnn_compress.progress import Progress, silent
 
 # A lookup layer counts as faster only below this fraction of the dense time: two medians of one layer differ by a few per cent.
@@ -61,7 +63,7 @@ class Timing:
         storage = self.settings.storage
         # Factors are measured as the file stores them: normalisation can magnify rounding.
         done = finished(net, storage)
-        if self.template is None:
+        if self.template is None or any(isinstance(module, Round8) for module in net.modules()):
             self.model = to_onnx(done, self.input_shape, only_timed(storage), {})
         else:  # the template spares the exporter, which takes minutes for some nets
             self.model = with_factors(self.template, done, storage)
@@ -69,8 +71,14 @@ class Timing:
         self.measure(progress)
 
     def measure(self, progress: Progress) -> None:
-        with self._written(dense_form(self.model), self.model) as paths:
-            self.times = self.timers.measure_gain(*paths, plan=TimingPlan(threads=self.settings.threads), progress=progress)
+        self.times = self._measured(dense_form(self.model), progress)
+
+    def _measured(self, dense: onnx.ModelProto, progress: Progress = silent) -> Gain:
+        with self._written(dense, self.model) as paths:
+            return self.timers.measure_gain(*paths, plan=TimingPlan(threads=self.settings.threads), progress=progress)
+
+    def _in_bytes(self) -> bool:
+        return any(node.op_type in INPUTS for node in self.model.graph.node)
 
     @contextmanager
     def _written(self, first: onnx.ModelProto, second: onnx.ModelProto) -> Iterator[tuple[Path, Path]]:
@@ -84,9 +92,11 @@ class Timing:
         """Turn lookup layers back to dense where that makes the net faster.
 
         Candidates are those not measured faster than dense, by more than the noise. They go all at once or, if the net is
-        slower then (a dense layer between lookups costs two changes of layout), one by one, the slowest first.
+        slower then (a dense layer between lookups costs two changes of layout), one by one, the slowest first. Layers in 8 bits
+        are held against dense ones in 8 bits.
         """
-        timed = {p.name: self.times.layers.get(p.name, (0.0, 0.0)) for p in plans if p.form.is_coded and not keep_slow}
+        beside = self.times if not self._in_bytes() else self._measured(dense_in_bytes(self.model))
+        timed = {p.name: beside.layers.get(p.name, (0.0, 0.0)) for p in plans if p.form.is_coded and not keep_slow}
         slow = {n: lookup / max(dense, 1e-9) for n, (dense, lookup) in timed.items() if lookup >= MIN_GAIN * dense}
         full, dropped = self.model, set[str]()
         trials = (set(slow), *({name} for name in sorted(slow, key=lambda name: -slow[name])))
@@ -94,7 +104,7 @@ class Timing:
             progress("choosing layers", done, len(trials))
             if names <= dropped:
                 continue
-            trial = dense_form(full, dropped | names)
+            trial = (dense_in_bytes if self._in_bytes() else dense_form)(full, dropped | names)
             with self._written(self.model, trial) as paths:
                 faster = self.timers.time_ratio(*paths, threads=self.settings.threads) > 1
             if faster:
@@ -109,5 +119,5 @@ class Timing:
     def _with_times(plan: LayerPlan, dropped: bool, dense_ms: float, lookup_ms: float) -> LayerPlan:
         measured = f"measured: lookup {lookup_ms:.3f} ms, dense {dense_ms:.3f} ms"
         if dropped:
-            return LayerPlan(plan.name, DENSE.name, measured, note=plan.note)
+            return LayerPlan(plan.name, DENSE.name, measured, note=plan.note, arithmetic=plan.arithmetic)
         return replace(plan, note="; ".join(filter(None, [plan.note, f"{measured}, but the net is faster with it"])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
@@ -11,6 +12,7 @@ from torch import fx, nn
 from lcnn_compress.artefact.report import LayerReport, Report, Totals, TrainingReport
 from lcnn_compress.benchmark.gain import Gain
 from lcnn_compress.compression.settings import LayerPlan
+from lcnn_compress.forms.arithmetic import FLOAT32
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.storage import coefficient_type, dictionary_bytes
 from lcnn_compress.machine import machine
@@ -35,7 +37,18 @@ def _layer_report(module: nn.Module, layer: Layer, plan: LayerPlan, storage: str
         groups=layer.geometry.groups, input_sizes=tuple(tuple(size) for size in layer.sizes),
         macs_dense=layer.dense_macs, macs=layer.dense_macs, weight_bytes_dense=dense_bytes, weight_bytes=dense_bytes,
     )  # fmt: skip
-    return _with_lookups(report, module, layer, storage) if isinstance(module, LookupConv2d) else report
+    if isinstance(module, LookupConv2d):
+        report = _with_lookups(report, module, layer, storage)
+    return report if plan.arithmetic == FLOAT32 else replace(report, arithmetic=plan.arithmetic, weight_bytes=_in_bytes(report))
+
+
+def _in_bytes(report: LayerReport) -> int:
+    """Return the bytes of a layer in 8 bits: a byte for each weight, zeros too, and a scale and a bias for each filter."""
+    channels, taps = report.in_channels // report.groups, math.prod(report.kernel)
+    if not report.form.is_coded or report.form.is_identity:
+        return report.out_channels * (channels * taps + 8)
+    rows = report.dictionary_size or 0
+    return report.out_channels * (rows * taps + 8) + report.groups * rows * (channels + 4)
 
 
 def _with_lookups(report: LayerReport, lookup: LookupConv2d, layer: Layer, storage: str) -> LayerReport:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
 import onnx
+from torch import Tensor, fx
 
 from lcnn_compress import runtime
 from lcnn_compress.artefact.artefact import Artefact
@@ -18,10 +19,12 @@ from lcnn_compress.compression.make_report import layer_reports, make_report, ti
 from lcnn_compress.compression.plan import check_plan, plan_layers
 from lcnn_compress.compression.settings import CompressSettings, LayerPlan, TrainingData
 from lcnn_compress.errors import SettingsError
+from lcnn_compress.forms.arithmetic import FLOAT32, INT8
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.edit import finished, with_lookups
 from lcnn_compress.net.layers import Captured, Layer
 from lcnn_compress.progress import Progress, silent
+from lcnn_compress.quantisation.quantise import quantise, reason_against
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,23 @@ def compress_net(
     """
     if settings.finetune is not None and data.examples is None:
         raise SettingsError("`epochs` asks for fine-tuning, but there is no training data; add `data`")
+    calibration = data.calibrated().calibration
+    if settings.arithmetic != FLOAT32 and not calibration:
+        raise SettingsError(
+            f"`arithmetic` {settings.arithmetic} needs the ranges of activations, and there is no data; add `calib` or `data`"
+        )
     reusable = reusable or Reusable()
     found = captured.layers
-    decided = plan_layers(found, settings.plan) if plans is None else _check_plans(plans, found)
+    if plans is None:
+        decided = with_arithmetic(captured, plan_layers(found, settings.plan), settings.arithmetic)
+    else:
+        decided = _check_plans(plans, found)
     lookups = make_lookups(found, decided, settings, reusable.built, progress)
     measures = settings.measure and runtime.library_path() is not None and lookups
     timing = Timing(captured.input_shape, settings, reusable.template, timers) if measures else None
     if timing is not None and plans is None:
-        timing.export(with_lookups(captured, lookups), progress)
+        rough = finished(with_lookups(captured, lookups), settings.storage)
+        timing.export(in_arithmetic(rough, captured.input_shape, decided, calibration[:1]), progress)
         decided = timing.revert_slow_layers(decided, settings.plan.keep_slow, progress)
         lookups = {plan.name: lookups[plan.name] for plan in decided if plan.form.is_coded}
     if data.on_plan is not None:
@@ -82,6 +94,7 @@ def compress_net(
     training = improve(improved, captured, targets, settings, data, progress)
     rows = layer_reports(improved, found, decided, settings.storage)
     net = finished(improved, settings.storage)
+    net = in_arithmetic(net, captured.input_shape, decided, calibration, progress)
     if timing is not None and (training is not None or plans is not None):
         # Training chose other lookups than those measured before, or nothing has been measured yet.
         timing.export(net, progress)
@@ -94,6 +107,32 @@ def compress_net(
     if timing is not None and lookups:
         report = timed(report, timing.times)
     return Artefact(net, captured.input_shape, config, report)
+
+
+def with_arithmetic(captured: Captured, plans: Sequence[LayerPlan], arithmetic: str) -> list[LayerPlan]:
+    """Return plans in which all layers that can compute in an arithmetic do so; notes say why others cannot."""
+    if arithmetic == FLOAT32:
+        return list(plans)
+
+    def changed(plan: LayerPlan, layer: Layer) -> LayerPlan:
+        reason = reason_against(captured, layer)
+        if reason is None:
+            return replace(plan, arithmetic=arithmetic)
+        return replace(plan, note="; ".join(filter(None, [plan.note, f"in float32: {reason}"])))
+
+    return [changed(plan, layer) for plan, layer in zip(plans, captured.layers, strict=True)]
+
+
+def in_arithmetic(
+    net: fx.GraphModule,
+    input_shape: tuple[int, ...],
+    plans: Sequence[LayerPlan],
+    calibration: Sequence[Tensor],
+    progress: Progress = silent,
+) -> fx.GraphModule:
+    """Return a finished net with its layers in the arithmetic of their plans."""
+    names = [plan.name for plan in plans if plan.arithmetic == INT8]
+    return quantise(Captured.of(net, input_shape), names, calibration, progress).net if names else net
 
 
 def _check_plans(plans: Sequence[LayerPlan], found: Sequence[Layer]) -> list[LayerPlan]:

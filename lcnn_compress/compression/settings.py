@@ -15,6 +15,7 @@ from lcnn_compress.artefact.field_rules import check_fields, check_seed
 from lcnn_compress.benchmark.bench_settings import MAX_THREADS
 from lcnn_compress.data.data_settings import CALIBRATION_BATCH, CALIBRATION_IMAGES
 from lcnn_compress.errors import SettingsError
+from lcnn_compress.forms.arithmetic import FLOAT32, check_arithmetic
 from lcnn_compress.forms.kinds import FILTERS_PER_PATTERN, KINDS, Kind
 from lcnn_compress.forms.size_rules import DEFAULT_LOOKUPS, PRESETS, check_amount, parse_dictionary
 from lcnn_compress.renamed import renamed
@@ -85,9 +86,10 @@ class LayerPlan:
         lookups: entries for each position if 1 or more, a fraction of k if less; k itself for ``lowrank`` layers.
         note: what else there is to say.
         filters_per_pattern: this many neighbouring filters have the same pattern, one of ``FILTERS_PER_PATTERN``.
+        arithmetic: what the layer computes in, one of ``forms.arithmetic.ARITHMETICS``.
 
     Raises:
-        SettingsError: a value is of another type.
+        SettingsError: a value is of another type, or no arithmetic is called so.
     """
 
     name: str
@@ -97,9 +99,11 @@ class LayerPlan:
     lookups: float = 0.0
     note: str = ""
     filters_per_pattern: int = 1
+    arithmetic: str = FLOAT32
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_arithmetic(self.arithmetic)
 
     @property
     def form(self) -> Kind:
@@ -109,6 +113,8 @@ class LayerPlan:
     def to_json(self) -> dict[str, Any]:
         """Return the entry of a configuration, with the names that 0.1.0 gave its fields."""
         values = asdict(self)
+        if self.arithmetic == FLOAT32:  # 0.1.0 knows no other
+            del values["arithmetic"]
         return values | {"share": values.pop("filters_per_pattern")}
 
     @classmethod
@@ -138,6 +144,9 @@ class CompressSettings:
     measure: bool = field(default=True, metadata={"help": "Time every layer and keep those dense that are not faster"})
     threads: int = field(default=1, metadata={"help": "Threads while measuring", "metavar": "N", "min": 1})
     finetune: FinetuneSettings | None = None
+    arithmetic: str = field(default=FLOAT32, metadata={
+        "help": "What layers compute in: float32, or int8, which needs calib or data", "metavar": "TYPE",
+    })  # fmt: skip
 
     def __post_init__(self) -> None:
         from lcnn_compress.forms.dictionary import INITS
@@ -148,6 +157,7 @@ class CompressSettings:
         if self.init not in INITS:
             raise SettingsError(f"`init` is '{self.init}'; it must be one of {', '.join(INITS)}")
         check_type(self.storage)
+        check_arithmetic(self.arithmetic)
         if not 1 <= self.threads <= MAX_THREADS:
             raise SettingsError(f"`threads` is {self.threads}; it must be at least 1 and at most {MAX_THREADS}")
 

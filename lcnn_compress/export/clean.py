@@ -14,7 +14,9 @@ from torch import fx, nn
 from lcnn_compress.export.fuse import fuse
 from lcnn_compress.export.nodes import attribute_values, drop_domain, drop_unread
 from lcnn_compress.export.pools import set_bodies
+from lcnn_compress.export.to_bytes import to_bytes
 from lcnn_compress.net.layers import calls
+from lcnn_compress.operators import int8_conv
 from lcnn_compress.operators.common import CALL, DOMAIN
 from lcnn_compress.operators.geometry import check_extents
 from lcnn_compress.operators.lookup_conv import LAYER_OPS, OP_TYPE
@@ -34,7 +36,9 @@ def finish(model: onnx.ModelProto, net: fx.GraphModule) -> onnx.ModelProto:
     _clean(model)
     _name_layers(model, net)
     _keep_zero_pads(model.graph)
+    _drop_empty_pools(model.graph)
     fuse(model)
+    to_bytes(model)
     drop_unread(model.graph)
     if any(node.domain == DOMAIN for node in model.graph.node):
         set_bodies(model)
@@ -81,6 +85,20 @@ def _keep_zero_pads(graph: onnx.GraphProto) -> None:
                 node.attribute.extend([*kept, helper.make_attribute("auto_pad", "VALID")])
 
 
+def _drop_empty_pools(graph: onnx.GraphProto) -> None:
+    """Delete average poolings of one pixel, which is what pooling to a size makes of planes of that size."""
+    results = {value.name for value in graph.output}
+    for node in [node for node in graph.node if node.op_type == "AveragePool" and node.output[0] not in results]:
+        values = attribute_values(node)
+        sizes = [*values.get("kernel_shape", []), *values.get("strides", [])]
+        if all(size == 1 for size in sizes) and not any(values.get("pads", [])):
+            for reader in graph.node:
+                for i, name in enumerate(reader.input):
+                    if name == node.output[0]:
+                        reader.input[i] = node.input[0]
+            graph.node.remove(node)
+
+
 def _name_layers(model: onnx.ModelProto, net: fx.GraphModule) -> None:
     """Give every node that reads a layer's weights the layer's name, and a number where it is not the first.
 
@@ -108,10 +126,11 @@ def layer_of(node: onnx.NodeProto, reads: Mapping[str, int]) -> str | None:
     Args:
         reads: how many nodes read each tensor.
     """
-    leaves = (".dictionary", ".gaps", ".coefficients") if node.op_type == OP_TYPE else (".weight",)
     if node.op_type not in LAYER_OPS:
         return None
-    names = [name for name, leaf in zip(node.input[1:], leaves, strict=False) if name.endswith(leaf)]
+    leaves = (".dictionary", ".gaps", ".coefficients") if node.op_type == OP_TYPE else (".weight",)
+    at = int8_conv.INPUTS[node.op_type].index("W") if node.op_type in int8_conv.INPUTS else 1
+    names = [name for name, leaf in zip(node.input[at:], leaves, strict=False) if name.endswith(leaf)]
     return next((n.rpartition(".")[0] for n in sorted(names, key=lambda name: reads[name])), None)
 
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from lcnn_compress import runtime
 from lcnn_compress.artefact.artefact import Artefact
@@ -15,7 +17,9 @@ from lcnn_compress.artefact.report import Json
 from lcnn_compress.errors import ArtefactError
 from lcnn_compress.export.metadata import StoredLayer, stored_layers
 from lcnn_compress.export.nodes import constants_of
+from lcnn_compress.forms.arithmetic import INT8
 from lcnn_compress.operators.common import FIRST_STAGE
+from lcnn_compress.operators.int8_conv import INPUTS
 from lcnn_compress.operators.lookup_conv import LAYER_OPS, OP_TYPE
 
 
@@ -70,9 +74,23 @@ def _onnx_row(row: StoredLayer, nodes: dict[str, onnx.NodeProto], constants: dic
         ) from error
 
 
+def _byte_shapes(node: onnx.NodeProto, groups: int, constants: dict[str, onnx.TensorProto]) -> Json:
+    """Return the shape of a layer in 8 bits."""
+    names = dict(zip(INPUTS[node.op_type], node.input, strict=True))
+    filters, height, width, size = constants[names["W"]].dims
+    shape = {"out_channels": filters, "kernel": [height, width], "arithmetic": INT8}
+    if "D" not in names:
+        return {**shape, "in_channels": size * groups}
+    nonzeros = int(np.count_nonzero(numpy_helper.to_array(constants[names["W"]])))
+    lookups = {"dictionary_size": size, "lookups_per_position": nonzeros / (filters * height * width)}
+    return {**shape, "in_channels": constants[names["D"]].dims[1] * groups, **lookups}
+
+
 def _shapes(node: onnx.NodeProto, first: onnx.NodeProto | None, constants: dict[str, onnx.TensorProto]) -> Json:
     """Return the shape of the layer that a node computes, with the node before it where two do; any other node may fail."""
     groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+    if node.op_type in INPUTS:
+        return _byte_shapes(node, groups, constants)
     dims = list(constants[node.input[1]].dims)
     if first is not None:
         channels, size = constants[first.input[1]].dims[1] * groups, dims[1]

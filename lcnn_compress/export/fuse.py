@@ -5,7 +5,8 @@ from __future__ import annotations
 import onnx
 from onnx import numpy_helper
 
-from lcnn_compress.operators.lookup_conv import NO_BOUND, OP_TYPE
+from lcnn_compress.operators.common import NO_BOUND
+from lcnn_compress.operators.lookup_conv import OP_TYPE
 
 
 def fuse(model: onnx.ModelProto) -> None:

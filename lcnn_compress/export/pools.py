@@ -9,6 +9,7 @@ import onnx
 from onnx import helper
 
 from lcnn_compress.export.nodes import attribute_values, constants_of
+from lcnn_compress.operators import int8_conv
 from lcnn_compress.operators.common import DOMAIN
 from lcnn_compress.operators.lookup_conv import NO_POOL, OP_TYPE, function_body
 from lcnn_compress.operators.max_pool import POOL_TYPE, pool_body
@@ -31,7 +32,7 @@ def choose_pools(model: onnx.ModelProto) -> None:
     for node in list(graph.node):
         if node.op_type == POOL_TYPE:
             lookup = lookups.get(node.input[0])
-            values = _pool_values(node) if node.input[0] in own and ranks.get(node.input[0], 4) == 4 else None
+            values = pool_values(node) if node.input[0] in own and ranks.get(node.input[0], 4) == 4 else None
             if values is not None and lookup is not None and reads[node.input[0]] == 1 and _can_pool(lookup, constants):
                 _set_pool(lookup, {f"pool_{name}": values[name] for name in ("kernel_shape", "strides", "pads")})
                 lookup.output[0] = node.output[0]
@@ -61,6 +62,7 @@ def set_bodies(model: onnx.ModelProto) -> None:
         model.functions.append(function_body(hard_swish=swished, pooled=pooled))
     if any(node.op_type == POOL_TYPE and node.domain == DOMAIN for node in model.graph.node):
         model.functions.append(pool_body())
+    model.functions.extend(int8_conv.bodies(model))
 
 
 def _can_pool(lookup: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
@@ -77,7 +79,7 @@ def _set_pool(lookup: onnx.NodeProto, values: dict[str, list[int]]) -> None:
     lookup.attribute.extend([*kept, *(helper.make_attribute(name, value) for name, value in values.items())])
 
 
-def _pool_values(node: onnx.NodeProto) -> dict[str, list[int]] | None:
+def pool_values(node: onnx.NodeProto) -> dict[str, list[int]] | None:
     """Return the attributes of our MaxPool for a standard one, or None where it cannot do the same."""
     given = attribute_values(node)
     kernel = list(given["kernel_shape"])

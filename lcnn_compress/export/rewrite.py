@@ -15,15 +15,27 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lcnn_compress.export.nodes import attribute_values, constants_of, drop_domain, drop_unread
 from lcnn_compress.export.pools import choose_pools, does_pool
-from lcnn_compress.operators.common import DOMAIN, FIRST_STAGE, layer_name
+from lcnn_compress.operators.common import DOMAIN, FIRST_STAGE, NO_BOUND, layer_name
 from lcnn_compress.operators.encoding import decode_positions
-from lcnn_compress.operators.lookup_conv import NO_BOUND, NO_POOL, OP_TYPE
+from lcnn_compress.operators.int8_conv import (
+    BYTE_ADD,
+    BYTE_AVERAGE,
+    BYTE_MAX_POOL,
+    BYTES,
+    DEQUANTIZE,
+    INPUTS,
+    QUANTIZE,
+    WITHOUT_DICTIONARY,
+)
+from lcnn_compress.operators.lookup_conv import NO_POOL, OP_TYPE
 from lcnn_compress.operators.max_pool import POOL_TYPE
 
 
 def dense_form(model: onnx.ModelProto, names: set[str] | None = None) -> onnx.ModelProto:
     """Return a copy in which layers (all, or those named) are one Conv or Gemm for each call, with the rebuilt weight."""
     model = onnx.ModelProto.FromString(model.SerializeToString())
+    if names is None:
+        _to_float(model)
     constants, linears = constants_of(model.graph), _linears(model.graph)
     firsts = {node.name: node for node in model.graph.node if node.name.endswith(FIRST_STAGE)}
     weights: dict[str, onnx.TensorProto] = {}
@@ -52,6 +64,94 @@ def dense_form(model: onnx.ModelProto, names: set[str] | None = None) -> onnx.Mo
     model.graph.initializer.extend(weights.values())
     _set_nodes(model, nodes)
     return model
+
+
+def dense_in_bytes(model: onnx.ModelProto, names: set[str] | None = None) -> onnx.ModelProto:
+    """Return a copy in which layers in 8 bits (all, or those named) have no dictionary: one convolution with their weight."""
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    constants = constants_of(model.graph)
+    for node in model.graph.node:
+        if node.op_type not in WITHOUT_DICTIONARY or not (names is None or layer_name(node) in names):
+            continue
+        given = dict(zip(INPUTS[node.op_type], node.input, strict=True))
+        weight = _byte_weight(node, constants)
+        scale = np.maximum(np.abs(weight).reshape(len(weight), -1).max(1), np.float32(1e-30)) / 127
+        whole = np.rint(weight / scale[:, None, None, None]).astype(np.int8).transpose(0, 2, 3, 1)
+        for key, value in (("W", np.ascontiguousarray(whole)), ("w_scale", scale.astype(np.float32))):
+            given[key] = f"{node.name}.dense_{key}"
+            model.graph.initializer.append(numpy_helper.from_array(value, given[key]))
+        node.op_type = WITHOUT_DICTIONARY[node.op_type]
+        node.input[:] = [given[key] for key in INPUTS[node.op_type]]
+    _set_nodes(model, list(model.graph.node))
+    return model
+
+
+def _to_float(model: onnx.ModelProto) -> None:
+    """Write a net in 8 bits in float32 again: the same layers without rounding, each as one convolution."""
+    graph, constants = model.graph, constants_of(model.graph)
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type in INPUTS:
+            nodes += _in_float(node, constants, graph)
+        elif node.domain == DOMAIN and node.op_type in (QUANTIZE, DEQUANTIZE):
+            nodes.append(helper.make_node("Identity", node.input[:1], node.output))
+        elif node.domain == DOMAIN and node.op_type == BYTE_AVERAGE:
+            nodes.append(helper.make_node("GlobalAveragePool", node.input[:1], node.output))
+        elif node.domain == DOMAIN and node.op_type == BYTE_ADD:
+            nodes += _clipped(node, [helper.make_node("Add", [node.input[0], node.input[3]], node.output)], graph)
+        elif node.domain == DOMAIN and node.op_type == BYTE_MAX_POOL:
+            nodes.append(helper.make_node("MaxPool", node.input, node.output, **attribute_values(node)))
+        elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            nodes.append(helper.make_node("Identity", node.input[:1], node.output))
+        elif node.op_type == "Concat" and node.output[0].endswith(BYTES):
+            nodes.append(helper.make_node("Concat", node.input, node.output, name=node.name, axis=1))
+        elif node.op_type == "Reshape" and node.output[0].endswith(BYTES):
+            sizes = numpy_helper.to_array(constants[node.input[1]])
+            order = sizes if len(sizes) == 2 else sizes[[0, 3, 1, 2]]
+            graph.initializer.append(numpy_helper.from_array(order, f"{node.output[0]}/planar"))
+            nodes.append(helper.make_node("Reshape", [node.input[0], f"{node.output[0]}/planar"], node.output, name=node.name))
+        else:
+            nodes.append(node)
+    if len(nodes) != len(graph.node) or any(a is not b for a, b in zip(nodes, graph.node, strict=True)):
+        _set_nodes(model, nodes)
+
+
+def _in_float(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Return the nodes of an ordinary convolution for one in 8 bits."""
+    given = dict(zip(INPUTS[node.op_type], node.input, strict=True))
+    weight = f"{layer_name(node)}.float_weight"
+    if not any(tensor.name == weight for tensor in graph.initializer):
+        graph.initializer.append(numpy_helper.from_array(_byte_weight(node, constants), weight))
+    values = {key: value for key, value in attribute_values(node).items() if not key.startswith("clip")}
+    nodes = [helper.make_node("Conv", [given["X"], weight, given["bias"]], node.output, name=node.name, **values)]
+    if "residual" in given and given["residual"] not in constants:
+        nodes[-1].output[0] = f"{node.output[0]}/convolved"
+        nodes.append(helper.make_node("Add", [nodes[-1].output[0], given["residual"]], node.output))
+    return _clipped(node, nodes, graph)
+
+
+def _clipped(node: onnx.NodeProto, nodes: list[onnx.NodeProto], graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Return nodes, of which the last gives the result of ``node``, with the clip of ``node`` after them."""
+    values = attribute_values(node)
+    bounds = [np.float32(values[key]) for key in ("clip_min", "clip_max")]
+    if bounds == [-np.float32(NO_BOUND), np.float32(NO_BOUND)]:
+        return nodes
+    nodes[-1].output[0] = inner = f"{node.output[0]}/free"
+    names = [f"{node.output[0]}/{key}" for key in ("lowest", "highest")]
+    graph.initializer.extend(numpy_helper.from_array(np.array(b), name) for b, name in zip(bounds, names, strict=True))
+    is_relu = bounds == [0, np.float32(NO_BOUND)]
+    last = helper.make_node("Relu", [inner], node.output) if is_relu else helper.make_node("Clip", [inner, *names], node.output)
+    return [*nodes, last]
+
+
+def _byte_weight(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> NDArray[np.float32]:
+    """Return the dense weight (C_out, C_in / groups, kH, kW) that a convolution in 8 bits stands for."""
+    names = dict(zip(INPUTS[node.op_type], node.input, strict=True))
+    value = {key: numpy_helper.to_array(constants[names[key]]) for key in ("W", "w_scale", "D", "d_scale") if key in names}
+    kernel = (value["W"].astype(np.float32) * value["w_scale"][:, None, None, None]).transpose(0, 3, 1, 2)
+    if "D" not in value:
+        return np.ascontiguousarray(kernel)
+    return _rebuilt(value["D"] * value["d_scale"][:, None], np.ascontiguousarray(kernel), attribute_values(node)["group"])
 
 
 def split_full(model: onnx.ModelProto, names: Collection[str]) -> None:

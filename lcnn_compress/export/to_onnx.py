@@ -25,7 +25,8 @@ from lcnn_compress.export.clean import finish
 from lcnn_compress.export.export_settings import MAX_DIFFERENCE, ExportSettings
 from lcnn_compress.export.rewrite import dense_form, split_full
 from lcnn_compress.export.stand_ins import put_in
-from lcnn_compress.export.verify import ANOTHER_NET, largest_difference, sizes_of, verify
+from lcnn_compress.export.to_bytes import put_in_nodes
+from lcnn_compress.export.verify import ANOTHER_NET, allowed_difference, largest_difference, sizes_of, verify
 from lcnn_compress.files import write_atomically
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.storage import StoredFactors
@@ -80,6 +81,7 @@ def to_onnx(
     stand_in = fx.GraphModule(net, copy.deepcopy(net.graph))
     for node, lookup in list(calls(net, LookupConv2d)):
         stand_in.add_submodule(str(node.target), _LookupConvNode(lookup, settings.storage))
+    put_in_nodes(net, stand_in)
     put_in(stand_in)
     model = _trace(net, stand_in, input_shape, settings.tolerance)
     if settings.dense:
@@ -134,7 +136,7 @@ def _trace(net: fx.GraphModule, stand_in: fx.GraphModule, input_shape: tuple[int
             problem = error  # the last try, which asks for least, says what is wrong
             continue
         # A looser tolerance is for nets that magnify rounding, not for axes that do not hold what they promise.
-        allowed = min(tolerance, MAX_DIFFERENCE) if axes else tolerance
+        allowed = allowed_difference(net, min(tolerance, MAX_DIFFERENCE) if axes else tolerance)
         if found <= allowed:
             if given is not None and axes != given:
                 log.warning("the file has fixed sizes that the net leaves open: torch.onnx does not keep them open")

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 from torch.fx.node import map_aggregate
 
+from lcnn_compress.forms.int8 import Int8Conv2d
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.storage import round_factors
 from lcnn_compress.net.layers import FLATTENS, LAYER_TYPES, Captured, Layer, aten, calls, source_of
@@ -74,7 +75,11 @@ def fold_batch_norms(net: fx.GraphModule) -> None:
         if not alone or sum(n.target == producer.target for n in net.graph.nodes) != 1:
             continue
         layer = net.get_submodule(str(producer.target))
-        if isinstance(layer, LAYER_TYPES) and _keeps_channels(producer, source, isinstance(layer, nn.Linear)):
+        if (
+            isinstance(layer, LAYER_TYPES)
+            and not isinstance(layer, Int8Conv2d)
+            and _keeps_channels(producer, source, isinstance(layer, nn.Linear))
+        ):
             _fold(layer, norm)
             node.replace_all_uses_with(source)
             net.graph.erase_node(node)

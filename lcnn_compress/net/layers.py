@@ -11,11 +11,14 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from lcnn_compress.errors import ModelError
+from lcnn_compress.forms.int8 import Int8Conv2d
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.operators.geometry import ConvGeometry, dense_macs
 
 # Vectors of at most this many channels leave no room for a dictionary.
 MAX_BARE_CHANNELS = 7
+# A layer has one geometry in a file.
+OTHER_PADDING = "called with different zero padding"
 aten = torch.ops.aten
 FLATTENS = (aten.flatten.using_ints, aten.view.default, aten.reshape.default)
 
@@ -30,7 +33,7 @@ class Layer:
     """
 
     name: str
-    module: nn.Conv2d | nn.Linear | LookupConv2d
+    module: nn.Conv2d | nn.Linear | LookupConv2d | Int8Conv2d
     geometry: ConvGeometry
     sizes: tuple[tuple[int, int], ...]
     obstacle: str | None
@@ -114,7 +117,7 @@ def layers(net: fx.GraphModule, example: Tensor) -> list[Layer]:
             sizes = ((int(shape[2]), int(shape[3])),)
         if name in found:
             known = found[name]
-            obstacle = known.obstacle or (None if geometry == known.geometry else "called with different zero padding")
+            obstacle = known.obstacle or (None if geometry == known.geometry else OTHER_PADDING)
             found[name] = Layer(name, module, known.geometry, known.sizes + sizes, obstacle, known.is_classifier)
         else:
             last = kind.is_linear and not _reaches_layer(net, node)
@@ -219,6 +222,10 @@ _TYPES: dict[type[nn.Module], _ModuleType] = {
     LookupConv2d: _ModuleType(
         lambda node, m: (m.geometry, node.all_input_nodes[0]), lambda m: (m.in_channels, m.out_channels),
         lambda m: m.weight(), lambda _: "already a lookup convolution",
+    ),
+    Int8Conv2d: _ModuleType(
+        lambda node, m: (m.geometry, node.all_input_nodes[0]), lambda m: (m.in_channels, m.out_channels),
+        lambda m: m.dense_weight(), lambda _: "already in 8 bits",
     ),
 }  # fmt: skip
 LAYER_TYPES = tuple(_TYPES)

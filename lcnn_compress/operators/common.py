@@ -16,6 +16,8 @@ OP_VERSION = 1
 FIRST_STAGE = "/dictionary"
 # Where the net calls a layer again, the name of its node ends in this and a number.
 CALL = "/call"
+# A clip at the largest float32 never acts.
+NO_BOUND = 3.4028234663852886e38
 # This is the opset of the standard operators, in a file and in the body alike: the checker wants them equal.
 OPSET = 20
 

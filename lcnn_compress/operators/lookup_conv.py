@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lcnn_compress.operators.common import DOMAIN, OPSET, attribute_reference
+from lcnn_compress.operators import int8_conv
+from lcnn_compress.operators.common import DOMAIN, NO_BOUND, OPSET, attribute_reference
 from lcnn_compress.operators.geometry import ConvGeometry
 
 if TYPE_CHECKING:
@@ -15,10 +16,8 @@ if TYPE_CHECKING:
 
 OP_TYPE = "LookupConv"
 # Nodes of these types compute layers in a file.
-LAYER_OPS = frozenset({"Conv", "Gemm", "MatMul", OP_TYPE})
+LAYER_OPS = frozenset({"Conv", "Gemm", "MatMul", OP_TYPE, *int8_conv.INPUTS})
 INPUTS = ("X", "D", "gaps", "coefficients", "bias", "residual")
-# A clip at the largest float32 never acts.
-NO_BOUND = 3.4028234663852886e38
 NO_POOL = {"pool_kernel_shape": [1, 1], "pool_strides": [1, 1], "pool_pads": [0] * 4}
 
 

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from lcnn_compress import api
 from lcnn_compress.artefact.artefact import load_artefact
-from lcnn_compress.artefact.graph_json import from_json, to_json
+from lcnn_compress.artefact.graph_json import from_json, problem_of, to_json
 from lcnn_compress.compression.settings import CompressSettings
 from lcnn_compress.errors import ArtefactError
 from lcnn_compress.net.capture import capture
-from lcnn_compress.net.edit import replace_layer
-from lcnn_compress.net.layers import layers
+from lcnn_compress.net.edit import finished, replace_layer
+from lcnn_compress.net.layers import Captured, layers
+from lcnn_compress.quantisation.quantise import quantise
 
 
 def test_json_round_trip_keeps_every_bit():
@@ -252,3 +253,48 @@ def test_graphs_that_do_not_run_or_are_absurd_are_refused(
 def test_an_artefact_that_nobody_changed_is_read(written: Path, tmp_path: Path) -> None:
     path = tampered(written, tmp_path / "same.lcnn", lambda *_: None)
     assert load_artefact(path).net(torch.zeros(1, 3, 12, 12))[0].shape == (1, 16, 10, 10)
+
+
+@pytest.fixture(scope="module")
+def in_bytes(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, dict]:
+    """Return a net in 8 bits as JSON, with its tensors."""
+    captured = Captured.of(capture(small_net(), torch.zeros(1, 3, 16, 16)), (1, 3, 16, 16))
+    folded = Captured.of(finished(captured.net, "float32"), captured.input_shape)
+    names = [layer.name for layer in folded.layers]
+    return to_json(quantise(folded, names, [torch.rand(8, 3, 16, 16)]).net)
+
+
+def test_nets_in_8_bits_keep_every_bit(in_bytes) -> None:
+    graph, tensors = in_bytes
+    net = from_json(json.loads(json.dumps(graph)), tensors, "here")
+    again, held = to_json(net)
+    assert again == graph
+    assert all(torch.equal(held[name], tensors[name]) for name in tensors)
+    assert {value["type"] for value in graph["modules"].values()} == {"Int8Conv2d", "Round8"}
+    assert problem_of(net, (1, 3, 16, 16)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("conv1.weight", lambda t: t.float(), "it must be torch.int8"),
+        ("conv1.weight", lambda t: t[:-1], "are not those of one layer"),
+        ("conv1.weight_scale", torch.zeros_like, "scales must be above 0"),
+        ("conv1.bias", lambda t: t * float("nan"), "and finite"),
+        ("conv1.input_scale", lambda t: -t, "must be a float32 above 0"),
+        ("conv1.zero_point", lambda t: t.reshape(1), "must be a float32 above 0 and an uint8"),
+        ("round8_x.scale", lambda t: t * float("inf"), "must be a float32 above 0"),
+        ("round8_x.zero_point", None, "is missing"),
+    ],
+)
+def test_damaged_layers_in_8_bits_are_refused(in_bytes, name: str, change, message: str) -> None:
+    graph, tensors = in_bytes
+    changed = {key: value for key, value in tensors.items() if key != name}
+    if change is not None:
+        changed[name] = change(tensors[name])
+    with pytest.raises(ArtefactError, match=message):
+        from_json(graph, changed, "here")
+    for values in ({"kind": "magic"}, {"geometry": {"kernel": [3, 3]}}):
+        broken = {**graph, "modules": {**graph["modules"], "conv1": {**graph["modules"]["conv1"], **values}}}
+        with pytest.raises(ArtefactError):
+            from_json(broken, tensors, "here")

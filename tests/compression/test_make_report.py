@@ -8,9 +8,11 @@ import pytest
 import torch
 from cases import small_net
 
+from lcnn_compress import api
 from lcnn_compress.benchmark.gain import Gain
 from lcnn_compress.compression.make_report import layer_reports, make_report, timed
-from lcnn_compress.compression.plan import LayerPlan
+from lcnn_compress.compression.plan import LayerPlan, PlanSettings
+from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.capture import capture
 from lcnn_compress.net.edit import with_lookups
@@ -66,3 +68,16 @@ def test_measured_times_go_into_a_new_report(report) -> None:
     assert [row.lookup_ms for row in with_times.layers] == [None, None, 0.25, None]
     assert [row.dense_ms for row in with_times.layers] == [None, None, 0.5, None]
     assert {row.lookup_ms for row in report.layers} == {report.totals.lookup_ms} == {None}
+
+
+def test_layers_in_8_bits_count_their_bytes() -> None:
+    source = api.open_model(small_net(), (1, 3, 16, 16))
+    settings = CompressSettings(PlanSettings("0.25", 1.0), measure=False, arithmetic="int8")
+    made = api.compress_source(source, settings, TrainingData(calibration=[torch.rand(4, 3, 16, 16)]))
+    for row in made.report.layers:
+        layer = made.net.get_submodule(row.name)
+        constants = ("weight", "weight_scale", "bias", "dictionary", "dictionary_scale")
+        assert row.arithmetic == "int8"
+        assert row.weight_bytes == sum(getattr(layer, name).nbytes for name in constants)
+    plain = api.compress_source(source, CompressSettings(PlanSettings("0.25", 1.0), measure=False))
+    assert "arithmetic" not in plain.report.layers[0].to_json()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from cases import Noise, small_net
+from command_line import needs_library
 
 from lcnn_compress import api
+from lcnn_compress.benchmark.gain import Gain
+from lcnn_compress.benchmark.timers import Timers
 from lcnn_compress.compression.pipeline import Reusable, compress_net
 from lcnn_compress.compression.plan import LayerPlan, PlanSettings
 from lcnn_compress.compression.settings import CompressSettings, TrainingData
+from lcnn_compress.errors import SettingsError
+from lcnn_compress.forms.int8 import Int8Conv2d
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.layers import Captured
 from lcnn_compress.train.checkpoint import read_checkpoint
@@ -54,3 +60,52 @@ def test_what_an_earlier_call_built_is_not_built_again() -> None:
             lookup.sparse_kernel.zero_()
     third = compress_net(Captured.of(dense, shape), settings, reusable=Reusable(built))
     assert {third.net.get_submodule(plan.name).n_nonzeros for plan, _ in made} == {0}  # they are what is given, not made anew
+
+
+INT8 = CompressSettings(PlanSettings("0.5", 1.0, keep_slow=True), measure=False, arithmetic="int8")
+CALIBRATED = TrainingData(calibration=[torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(0))])
+
+
+def test_layers_compute_in_the_arithmetic_that_is_asked_for(tmp_path: Path) -> None:
+    source = api.open_model(small_net(), (1, 3, 16, 16))
+    made = api.compress_source(source, INT8, CALIBRATED)
+    layers = {row.name: made.net.get_submodule(row.name) for row in made.report.layers}
+    assert {type(layer) for layer in layers.values()} == {Int8Conv2d}
+    assert [plan["arithmetic"] for plan in made.config["layers"]] == ["int8"] * len(layers)
+    plain = api.compress_source(source, replace(INT8, arithmetic="float32"), CALIBRATED)
+    x = torch.rand(4, 3, 16, 16)
+    with torch.no_grad():
+        want = plain.net(x)
+        assert float((made.net(x) - want).square().mean() / want.var()) < 0.01
+    # Saved, read, exported and repeated it is the same net.
+    api.save(made, tmp_path / "net.lcnn")
+    read = api.load(tmp_path / "net.lcnn")
+    with torch.no_grad():
+        assert torch.equal(read.net(x), made.net(x))
+    api.export_onnx(read, tmp_path / "net.onnx")
+    plans = [LayerPlan.from_json(plan) for plan in made.config["layers"]]
+    again = api.compress_source(source, INT8, CALIBRATED, plans=plans)
+    with torch.no_grad():
+        assert torch.equal(again.net(x), made.net(x))
+
+
+def test_8_bits_need_data_and_targets_do_not_know_them_yet() -> None:
+    source = api.open_model(small_net(), (1, 3, 16, 16))
+    with pytest.raises(
+        SettingsError, match="`arithmetic` int8 needs the ranges of activations, and there is no data; add `calib`"
+    ):
+        api.compress_source(source, INT8)
+    with pytest.raises(SettingsError, match="`arithmetic` is 'int8', and targets are met in float32 so far"):
+        api.compress_to_target(source, INT8, api.Target("size_mb", 2.0), CALIBRATED)
+
+
+@needs_library
+def test_layers_that_are_not_faster_stay_dense_in_8_bits() -> None:
+    source = api.open_model(small_net(), (1, 3, 16, 16))
+    gain = Gain({"conv1": (1.0, 2.0), "conv2": (1.0, 0.1)}, 2.0, 1.0)
+    timers = Timers(measure_gain=lambda *_, **__: gain, time_ratio=lambda *_, **__: 1.1)
+    settings = replace(INT8, measure=True, plan=PlanSettings("0.5", 1.0))
+    made = compress_net(source.captured, settings, CALIBRATED, timers=timers)
+    kinds = {plan["name"]: (plan["kind"], plan.get("arithmetic")) for plan in made.config["layers"]}
+    assert kinds["conv1"] == ("dense", "int8")
+    assert kinds["conv2"] == ("lookup", "int8")

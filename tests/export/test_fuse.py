@@ -12,8 +12,7 @@ from torch import nn
 from lcnn_compress import runtime
 from lcnn_compress.export.rewrite import dense_form
 from lcnn_compress.export.to_onnx import export_onnx
-from lcnn_compress.operators.common import DOMAIN
-from lcnn_compress.operators.lookup_conv import NO_BOUND
+from lcnn_compress.operators.common import DOMAIN, NO_BOUND
 
 
 def test_batch_norm_relu_and_residual_are_inside_the_node(exported):

@@ -1,0 +1,222 @@
+"""Convolutions in 8 bits as torch modules: whole numbers all through, as the runtime computes them.
+
+An activation in 8 bits is a whole number q from 0 to 255 that stands for scale * (q - zero_point); a weight is one from -127 to
+127 times the scale of its filter (Jacob et al. 2018, "Quantization and training of neural networks for efficient
+integer-arithmetic-only inference", section 2). In a lookup convolution S has 8 bits too, and a scale for each entry of the
+dictionary. Sums are exact while they stay below 2**24, which float32 holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lcnn_compress.forms.kinds import DENSE, Kind
+from lcnn_compress.forms.lookup import LookupConv2d
+from lcnn_compress.operators.geometry import ConvGeometry, dense_macs, lookup_macs
+
+MAX_ACTIVATION = 255
+MAX_WEIGHT = 127
+# S - ``RESPONSE_ZERO`` is what stands for a response.
+RESPONSE_ZERO = 128
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The values that an activation in 8 bits can have: ``scale`` * (q - ``zero_point``) for q from 0 to 255."""
+
+    scale: float
+    zero_point: int
+
+    @classmethod
+    def of(cls, scale: Tensor, zero_point: Tensor) -> Grid:
+        """Return the grid that two tensors of files hold.
+
+        Raises:
+            ValueError: no grid is so.
+        """
+        known = scale.shape == zero_point.shape == () and (scale.dtype, zero_point.dtype) == (torch.float32, torch.uint8)
+        if not known or not 0 < float(scale) < float("inf"):
+            shown = f"scale {scale.dtype} {tuple(scale.shape)} and zero_point {zero_point.dtype} {tuple(zero_point.shape)}"
+            raise ValueError(f"{shown} must be a float32 above 0 and an uint8")
+        return cls(float(scale), int(zero_point))
+
+    @classmethod
+    def covering(cls, low: float, high: float) -> Grid:
+        """Return the grid from ``low`` to ``high``, and to 0, which lies on every grid: borders of planes are zeros."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        # float32 is what files hold; a tensor of zeros has any scale.
+        scale = float(torch.tensor((high - low) / MAX_ACTIVATION)) or 1.0
+        return cls(scale, min(MAX_ACTIVATION, max(0, round(-low / scale))))
+
+
+class Round8(nn.Module):
+    """Rounds to the values of a grid, to even between two.
+
+    Attributes:
+        scale: () float32.
+        zero_point: () uint8.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(grid.scale))
+        self.register_buffer("zero_point", torch.tensor(grid.zero_point, dtype=torch.uint8))
+
+    @property
+    def grid(self) -> Grid:
+        """The grid as numbers."""
+        return Grid(float(self.scale), int(self.zero_point))
+
+    def extra_repr(self) -> str:
+        return f"scale={self.grid.scale:.3g}, zero_point={self.grid.zero_point}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Round x of any shape."""
+        zero = self.zero_point.to(x.dtype)
+        return (x / self.scale).round().clamp(-zero, MAX_ACTIVATION - zero) * self.scale
+
+
+class Int8Conv2d(nn.Module):
+    """A 2-d convolution of whole numbers, dense or a lookup convolution; its input must lie on its grid.
+
+    Attributes:
+        weight: (C_out, K, kH, kW) int8 with K = C_in / groups, or the sparse kernel with K = k.
+        weight_scale: (C_out).
+        dictionary: (groups * k, C_in / groups) int8, without rows where the layer has none.
+        dictionary_scale: (groups * k), of the dictionary over that of S.
+        bias: (C_out).
+        input_scale, zero_point: (), the grid of the input.
+        kind: as in ``LookupConv2d``; ``dense`` without a dictionary.
+    """
+
+    weight: Tensor
+    weight_scale: Tensor
+    dictionary: Tensor
+    dictionary_scale: Tensor
+    bias: Tensor
+    input_scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, factors: Int8Factors, geometry: ConvGeometry, grid: Grid, kind: Kind = DENSE) -> None:
+        super().__init__()
+        self.geometry, self.kind = geometry, kind
+        for name, value in vars(factors).items():
+            self.register_buffer(name, value)
+        self.register_buffer("input_scale", torch.tensor(grid.scale))
+        self.register_buffer("zero_point", torch.tensor(grid.zero_point, dtype=torch.uint8))
+        self.out_channels, size = self.weight.shape[:2]
+        self.has_dictionary = len(self.dictionary) > 0
+        self.in_channels = geometry.groups * int(self.dictionary.shape[1] if self.has_dictionary else size)
+        self.dictionary_size = int(size) if self.has_dictionary else 0
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, {self.out_channels}, k={self.dictionary_size}, {self.geometry}"
+
+    @property
+    def n_nonzeros(self) -> int:
+        """Number of weights, or of lookups, that are not 0."""
+        return int((self.weight != 0).sum())
+
+    def macs(self, size: tuple[int, int]) -> int:
+        """Return the MACs for one image of (height, width) ``size``."""
+        if not self.has_dictionary and not self.kind.is_coded:
+            return self.dense_macs(size)
+        return lookup_macs(self.in_channels, self.dictionary_size, self.n_nonzeros, self.geometry, size)
+
+    def dense_macs(self, size: tuple[int, int]) -> int:
+        """Return the MACs of the dense convolution this layer replaces."""
+        return dense_macs(self.in_channels, self.out_channels, self.geometry, size)
+
+    def plain(self) -> LookupConv2d:
+        """Return the layer that computes the same in float32, without rounding S; dense ones have an identity dictionary."""
+        kernel = self.weight * self.weight_scale[:, None, None, None]
+        m = self.in_channels // self.geometry.groups
+        rows = torch.eye(m).repeat(self.geometry.groups, 1)
+        if self.has_dictionary:
+            rows = self.dictionary * self.dictionary_scale[:, None]
+        return LookupConv2d(rows, kernel, self.bias, self.geometry)
+
+    def dense_weight(self) -> Tensor:
+        """Return the dense weight this layer stands for, (C_out, C_in / groups, kH, kW) float32."""
+        return self.plain().weight().detach()
+
+    def responses(self, x: Tensor) -> Tensor:
+        """Return S - ``RESPONSE_ZERO``, whole numbers as float32 (N, groups * k, H, W), of x (N, C_in, H, W)."""
+        whole = (x / self.input_scale).round()
+        if not self.has_dictionary:
+            return whole
+        sums = functional.conv2d(whole, self.dictionary.to(x.dtype)[:, :, None, None], groups=self.geometry.groups)
+        factor = (self.input_scale.double() * self.dictionary_scale.double()).to(x.dtype)
+        return (sums * factor[:, None, None]).round().clamp(-RESPONSE_ZERO, MAX_ACTIVATION - RESPONSE_ZERO)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve x (N, C_in, H, W) on the grid of the input to (N, C_out, H', W'), which is not rounded."""
+        top, left, bottom, right = self.geometry.padding
+        read = functional.pad(self.responses(x), (left, right, top, bottom))
+        stride, dilation, groups = self.geometry.stride, self.geometry.dilation, self.geometry.groups
+        sums = functional.conv2d(read, self.weight.to(x.dtype), None, stride, 0, dilation, groups)
+        factor = self.weight_scale if self.has_dictionary else self.weight_scale.double() * self.input_scale.double()
+        # In double precision product and sum are exact, so that there is one rounding, as in a fused multiply-add.
+        scaled = sums.double() * factor.float().double()[:, None, None] + self.bias.double()[:, None, None]
+        return scaled.to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Int8Factors:
+    """The constants of an ``Int8Conv2d``, with shapes and types as there."""
+
+    weight: Tensor
+    weight_scale: Tensor
+    bias: Tensor
+    dictionary: Tensor
+    dictionary_scale: Tensor
+
+    def check(self, geometry: ConvGeometry) -> None:
+        """Raise ValueError where these, which a file may hold, are no layer of this geometry."""
+        for name, kind in _TYPES.items():
+            tensor = getattr(self, name)
+            if tensor.dtype != kind or not bool(torch.isfinite(tensor.float()).all()):
+                raise ValueError(f"{name} is {tensor.dtype}; it must be {kind}, and finite")
+        filters, rows = len(self.bias), len(self.dictionary)
+        fits = self.weight.ndim == 4 and self.weight.shape[0] == filters and tuple(self.weight.shape[2:]) == geometry.kernel
+        fits = fits and filters % geometry.groups == 0 and self.weight_scale.shape == self.bias.shape == (filters,)
+        fits = fits and self.dictionary.ndim == 2 and self.dictionary_scale.shape == (rows,)
+        if not fits or rows not in (0, geometry.groups * self.weight.shape[1]):
+            shapes = ", ".join(f"{name} {tuple(getattr(self, name).shape)}" for name in _TYPES)
+            raise ValueError(f"{shapes} are not those of one layer with {geometry}")
+        if not bool((self.weight_scale > 0).all()) or not bool((self.dictionary_scale > 0).all()):
+            raise ValueError("scales must be above 0")
+
+
+_TYPES = {
+    "weight": torch.int8, "weight_scale": torch.float32, "bias": torch.float32,
+    "dictionary": torch.int8, "dictionary_scale": torch.float32,
+}  # fmt: skip
+
+
+def row_scales(rows: Tensor, ratios: Sequence[float] = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6)) -> Tensor:
+    """Return a scale for each row of (n, ...) with which 8 bits leave the least squared error; 1 for rows of zeros.
+
+    Args:
+        rows: weights, a row for each filter or entry.
+        ratios: the largest whole number may stand for these parts of the largest value of a row.
+    """
+    flat = rows.flatten(1)
+    largest = flat.abs().amax(1)
+    largest = torch.where(largest > 0, largest, float(MAX_WEIGHT))
+    tried = torch.stack([largest * ratio / MAX_WEIGHT for ratio in ratios])  # (ratios, n)
+    errors = torch.stack([(whole(flat, scale) * scale[:, None] - flat).square().sum(1) for scale in tried])
+    return tried.gather(0, errors.argmin(0, keepdim=True))[0]
+
+
+def whole(rows: Tensor, scale: Tensor) -> Tensor:
+    """Return rows (n, ...) over their scales as whole numbers from -127 to 127."""
+    return (rows / scale.view(-1, *[1] * (rows.ndim - 1))).round().clamp(-MAX_WEIGHT, MAX_WEIGHT)

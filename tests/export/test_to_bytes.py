@@ -1,0 +1,160 @@
+"""Files of nets in 8 bits: bytes from layer to layer, the same as torch, and float32 where nobody wrote an operator."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from command_line import needs_library
+from flattened import PLANE, flattened_artefact
+from torch import nn
+from torch.nn import functional
+
+from lcnn_compress import runtime, zoo
+from lcnn_compress.export.export_settings import ExportSettings
+from lcnn_compress.export.rewrite import dense_form, dense_in_bytes
+from lcnn_compress.export.to_onnx import export_onnx, to_onnx
+from lcnn_compress.export.verify import ROUNDED_DIFFERENCE
+from lcnn_compress.net.agreement import difference
+from lcnn_compress.net.capture import capture
+from lcnn_compress.net.edit import finished
+from lcnn_compress.net.layers import Captured
+from lcnn_compress.operators import int8_conv as ops
+from lcnn_compress.quantisation.quantise import quantise, reason_against
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def in_bytes(model: nn.Module, shape: tuple[int, ...], layers: list[str] | None = None):
+    captured = Captured.of(finished(capture(model.eval(), torch.zeros(shape)), "float32"), shape)
+    names = [layer.name for layer in captured.layers if reason_against(captured, layer) is None]
+    calibration = [torch.rand(8, *shape[1:], generator=torch.Generator().manual_seed(0))]
+    return quantise(captured, names if layers is None else layers, calibration).net
+
+
+def kinds(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+class Oddly(nn.Module):
+    """A sum of rounded values, an activation without an operator, bytes that are also read as float32, two results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 1, 1), nn.Conv2d(8, 6, 1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = functional.max_pool2d(self.a(x).relu(), 3, 2, 1, ceil_mode=True)
+        y = functional.silu(self.b(x))
+        y = self.b(x + y).clamp(-1, 1)
+        return self.c(y + x), x.sigmoid()
+
+
+class Heads(nn.Module):
+    """Values that several layers read, joined ones among them, and a pooled one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(16, 8, 1)
+        self.d = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x).relu()
+        joined = torch.cat([self.b(x).relu(), x], 1)
+        x = functional.max_pool2d(self.c(joined).relu(), 2)
+        return self.d(x.mean((2, 3)).relu())
+
+
+NETS = {
+    "residual": (zoo.fashion_resnet, (1, 1, 28, 28)),
+    "oddly": (Oddly, (1, 3, 21, 18)),
+    "heads": (Heads, (1, 3, 12, 14)),
+    "demosaicnet": (zoo.demosaicnet, (1, 3, 16, 16)),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("native", [pytest.param(True, marks=needs_library), False])
+def test_files_give_what_torch_does(name: str, native: bool, tmp_path) -> None:
+    make, shape = NETS[name]
+    net = in_bytes(make(), shape)
+    path = tmp_path / "net.onnx"
+    assert export_onnx(net, path, shape) <= ROUNDED_DIFFERENCE
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    for count in (1, 3):
+        x = torch.rand(count, *shape[1:], generator=torch.Generator().manual_seed(count))
+        with torch.no_grad():
+            want = net(x)
+        want = [y.numpy() for y in (want if isinstance(want, tuple) else (want,))]
+        got = runtime.session(path, native=native).run(None, {"input": x.numpy()})
+        assert difference(got, want) < 5e-3
+        # Values that rounded the other way are rare; a wrong scale would move all of them.
+        assert all(np.median(np.abs(g - w)) < 1e-3 * w.std() for g, w in zip(got, want, strict=True))
+
+
+def test_nothing_returns_to_float32_between_layers() -> None:
+    model = to_onnx(in_bytes(zoo.fashion_resnet(), (1, 1, 28, 28)), (1, 1, 28, 28), ExportSettings(), {})
+    found = kinds(model)
+    assert found[0] == ops.QUANTIZE
+    assert found[-2:] == [ops.CONV_TO_FLOAT, "Reshape"]
+    assert set(found[1:-2]) == {ops.QLINEAR_CONV, ops.BYTE_AVERAGE, "Reshape"}
+    assert found.count(ops.QLINEAR_CONV) == 9
+    names = [node.name for node in model.graph.node if node.op_type in ops.INPUTS]
+    assert names[:3] == ["conv1", "layer1.conv1", "layer1.conv2"]
+    model = to_onnx(in_bytes(Heads(), (1, 3, 12, 14)), (1, 3, 12, 14), ExportSettings(), {})
+    found = kinds(model)
+    assert found.count(ops.QUANTIZE) == found.count(ops.CONV_TO_FLOAT) == found.count(ops.BYTE_MAX_POOL) == 1
+    assert {ops.DEQUANTIZE, "Relu", "Clip", "MaxPool"}.isdisjoint(found)
+
+
+def test_float32_is_made_where_it_is_read_and_nowhere_else() -> None:
+    found = kinds(to_onnx(in_bytes(Oddly(), (1, 3, 21, 18)), (1, 3, 21, 18), ExportSettings(), {}))
+    assert "MaxPool" in found  # ceil_mode has no operator on bytes
+    assert ops.BYTE_ADD in found
+    one = to_onnx(in_bytes(Heads(), (1, 3, 12, 14), ["b"]), (1, 3, 12, 14), ExportSettings(), {})
+    assert [kind for kind in kinds(one) if kind in ops.INPUTS or kind == "Conv"] == ["Conv", ops.CONV_TO_FLOAT, "Conv"]
+
+
+def test_linear_layers_take_rows_of_bytes() -> None:
+    artefact = flattened_artefact()
+    captured = Captured.of(artefact.net, PLANE)
+    names = [layer.name for layer in captured.layers]
+    net = quantise(captured, names, [torch.rand(8, *PLANE[1:])]).net
+    found = kinds(to_onnx(net, PLANE, ExportSettings(), {}))
+    assert found.count(ops.QUANTIZE) == 1
+    assert ops.DEQUANTIZE not in found
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_dense_form_is_in_float32(name: str) -> None:
+    make, shape = NETS[name]
+    net = in_bytes(make(), shape)
+    dense = dense_form(to_onnx(net, shape, ExportSettings(), {}))
+    assert {entry.domain for entry in dense.opset_import} == {""}
+    x = torch.rand(2, *shape[1:], generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        want = net(x)
+    first = (want[0] if isinstance(want, tuple) else want).numpy()
+    got = runtime.session(dense.SerializeToString(), native=False).run(None, {"input": x.numpy()})[0]
+    assert np.square(got - first).mean() < 0.01 * first.var()
+    assert np.abs(got - first).max() > 0  # it does not round
+
+
+def test_the_same_layers_without_a_dictionary() -> None:
+    artefact = flattened_artefact()
+    captured = Captured.of(artefact.net, PLANE)
+    net = quantise(captured, [layer.name for layer in captured.layers], [torch.rand(8, *PLANE[1:])]).net
+    model = to_onnx(net, PLANE, ExportSettings(), {})
+    lookups = [node.name for node in model.graph.node if node.op_type in ops.WITHOUT_DICTIONARY]
+    assert lookups
+    x = torch.rand(2, *PLANE[1:], generator=torch.Generator().manual_seed(1)).numpy()
+    want = runtime.session(model.SerializeToString(), native=False).run(None, {"input": x})[0]
+    for names in (None, set(lookups[:1])):
+        dense = dense_in_bytes(model, names)
+        left = [node.name for node in dense.graph.node if node.op_type in ops.WITHOUT_DICTIONARY]
+        assert left == ([] if names is None else lookups[1:])
+        got = runtime.session(dense.SerializeToString(), native=False).run(None, {"input": x})[0]
+        assert np.square(got - want).mean() < 0.02 * want.var()
