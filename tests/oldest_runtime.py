@@ -15,6 +15,7 @@ import numpy as np
 def make(folder: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parent))
     import torch
+    from byte_models import CASES
     from cases import LookupConvCase
     from op_models import POOL, expected, node_model
 
@@ -30,12 +31,17 @@ def make(folder: Path) -> None:
     for name, (model, y, allowed) in kinds.items():
         (folder / f"{name}.onnx").write_bytes(model)
         np.savez(folder / f"{name}.npz", x=case.input().numpy(), y=y.numpy(), bound=allowed.numpy())
+    byte_case = next(case for case in CASES if case.name == "lookup")
+    for name, to_bytes, bound in (("bytes", True, 1), ("bytes_to_float", False, 128 * byte_case.constants()["w_scale"].max())):
+        (folder / f"{name}.onnx").write_bytes(byte_case.model(to_bytes=to_bytes))
+        y = byte_case.expected(to_bytes=to_bytes).astype(np.float64)
+        np.savez(folder / f"{name}.npz", x=byte_case.inputs()["X"], y=y, bound=np.full(y.shape, bound))
 
 
 def check(folder: Path, library: str) -> None:
     import onnxruntime as ort
 
-    for native, name in itertools.product((True, False), ("plain", "hard_swish", "pooled")):
+    for native, name in itertools.product((True, False), ("plain", "hard_swish", "pooled", "bytes", "bytes_to_float")):
         data = np.load(folder / f"{name}.npz")
         options = ort.SessionOptions()
         if native:

@@ -234,7 +234,7 @@ class _Rewrite:
         made = f"{result}{ops.BYTES}"
         if head.op_type in ops.TO_BYTES:
             inputs = [self._as_bytes(head.input[0], (head.input[1], head.input[2])), *head.input[1:], *grid]
-            inputs += self._residual(tail.residual)
+            inputs += self._residual(tail.residual, made)
             node = self._node(ops.TO_BYTES[head.op_type], inputs, made, attribute_values(head) | _bounds(tail.clip), head.name)
         elif head.op_type == "Add":
             pairs = [(self._as_bytes(name, self.grids[name]), *self.grids[name]) for name in head.input]
@@ -247,12 +247,13 @@ class _Rewrite:
             node.output[0] = f"{made}/planes"
             self._reshape(node.output[0], made, [-1, int(self.shapes[result][1])])
 
-    def _residual(self, name: str | None) -> list[str]:
+    def _residual(self, name: str | None, made: str) -> list[str]:
         if name is not None:
             grid = self.grids[name]
             return [self._as_bytes(name, grid), *grid]
-        zero = self._constant("no_zero_point", np.zeros((), np.uint8))
-        return [self._constant("no_residual", np.zeros(1, np.uint8)), self._constant("one", np.ones((), np.float32)), zero]
+        # ONNX Runtime 1.18 crashes where it folds what bodies of two nodes compute of the same constants.
+        given = {"residual": np.zeros(1, np.uint8), "r_scale": np.ones((), np.float32), "r_zero": np.zeros((), np.uint8)}
+        return [self._constant(f"{made}/no_{key}", value) for key, value in given.items()]
 
     def _constant(self, name: str, value: Any) -> str:
         if name not in self.constants:

@@ -56,8 +56,9 @@ def conv_body(op_type: str) -> onnx.FunctionProto:
         *_bounds(),
         node("Transpose", ["X"], ["planes"], perm=_TO_NCHW),
         node("DequantizeLinear", ["planes", "x_scale", "x_zero_point"], ["x"]),
-        node("DequantizeLinear", ["W", "w_scale"], ["kernel"], axis=0),
-        node("Transpose", ["kernel"], ["w"], perm=_TO_NCHW),
+        # ONNX Runtime 1.18 cannot move what comes between dequantising and convolving, so that nothing does.
+        node("Transpose", ["W"], ["kernel"], perm=_TO_NCHW),
+        node("DequantizeLinear", ["kernel", "w_scale"], ["w"], axis=0),
     ]
     read = "x"
     if has_rows:
@@ -66,8 +67,8 @@ def conv_body(op_type: str) -> onnx.FunctionProto:
         project.attribute.append(attribute_reference("group", "group"))
         nodes += [
             node("Constant", [], ["last_axes"], value_ints=[2, 3]),
-            node("DequantizeLinear", ["D", "d_scale"], ["rows"], axis=0),
-            node("Unsqueeze", ["rows", "last_axes"], ["d"]),
+            node("Unsqueeze", ["D", "last_axes"], ["rows"]),
+            node("DequantizeLinear", ["rows", "d_scale"], ["d"], axis=0),
             project,
             node("Constant", [], ["one"], value_float=1.0),
             node("Constant", [], ["middle"], value=zero),

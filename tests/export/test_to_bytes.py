@@ -104,6 +104,10 @@ def test_nothing_returns_to_float32_between_layers() -> None:
     assert found.count(ops.QLINEAR_CONV) == 9
     names = [node.name for node in model.graph.node if node.op_type in ops.INPUTS]
     assert names[:3] == ["conv1", "layer1.conv1", "layer1.conv2"]
+    constants = {tensor.name for tensor in model.graph.initializer}
+    residuals = [node.input[-3] for node in model.graph.node if node.op_type == ops.QLINEAR_CONV]
+    none = [name for name in residuals if name in constants]
+    assert len(set(none)) == len(none) > 0  # ONNX Runtime 1.18 crashes where bodies share them
     model = to_onnx(in_bytes(Heads(), (1, 3, 12, 14)), (1, 3, 12, 14), ExportSettings(), {})
     found = kinds(model)
     assert found.count(ops.QUANTIZE) == found.count(ops.CONV_TO_FLOAT) == found.count(ops.BYTE_MAX_POOL) == 1
