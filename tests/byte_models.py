@@ -74,7 +74,7 @@ class ByteCase:
         op_type, held = self.op_type(to_bytes=to_bytes), self.constants()
         names = list(ops.INPUTS[op_type])
         if to_bytes and not self.residual:
-            held["residual"] = np.array([11], np.uint8)  # adds nothing
+            held.setdefault("residual", np.array([11], np.uint8))  # adds nothing
         attributes = ops.int8_attributes(self.geometry) | {"clip_min": self.clip[0], "clip_max": self.clip[1]}
         node = helper.make_node(op_type, names, ["Y"], name="the-conv", domain=DOMAIN, **attributes)
         given = ["X", *(["residual"] if to_bytes and self.residual else [])]

@@ -170,7 +170,7 @@ def _module_to_json(name: str, module: nn.Module, tensors: dict[str, Tensor], st
     kind = type(module).__name__
     if isinstance(module, (Int8Conv2d, Round8)):
         tensors.update((f"{name}.{key}", tensor.detach().contiguous().clone()) for key, tensor in module.state_dict().items())
-        form = {} if isinstance(module, Round8) else {"kind": module.kind.name, "geometry": module.geometry.to_json()}
+        form = {} if isinstance(module, Round8) else {"geometry": module.geometry.to_json()}
         return {"type": kind, **form}
     if kind not in _MODULES:
         raise ModelError(f"{name}: a module of type {kind} cannot be saved; expected one of {', '.join(_MODULES)}")
@@ -235,7 +235,7 @@ def _int8_from_json(name: str, values: Json, tensors: dict[str, Tensor], grid: G
         factors.check(geometry)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    return Int8Conv2d(factors, geometry, grid, KINDS[values["kind"]])
+    return Int8Conv2d(factors, geometry, grid)
 
 
 def _take(tensors: dict[str, Tensor], name: str) -> Tensor:

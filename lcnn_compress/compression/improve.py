@@ -14,14 +14,14 @@ from torch import Tensor, fx, nn
 
 from lcnn_compress.artefact.report import TrainingReport
 from lcnn_compress.compression.batch_norms import batch_norms, reestimate_batch_norms
-from lcnn_compress.compression.output_error import Outputs, first_images
 from lcnn_compress.compression.plan import lookups_per_position
 from lcnn_compress.compression.refit import SAMPLES, refit
 from lcnn_compress.compression.settings import CompressSettings, LayerPlan, TrainingData
 from lcnn_compress.data.examples import Examples
 from lcnn_compress.forms.lookup import LookupConv2d
-from lcnn_compress.net.edit import with_lookups
+from lcnn_compress.net.edit import as_lookup, with_lookups
 from lcnn_compress.net.layers import Captured, Layer
+from lcnn_compress.net.output_error import Outputs, first_images
 from lcnn_compress.progress import Progress
 from lcnn_compress.train.checkpoint import CheckpointFile
 from lcnn_compress.train.loop import Goal, finetune
@@ -119,8 +119,7 @@ def _refit_layers(net: fx.GraphModule, captured: Captured, batches: Sequence[Ten
             parts[layer.name] = module
             counts[layer.name] = module.n_nonzeros
         elif parts and _can_refit(layer, sum(map(len, batches))):
-            identity = torch.eye(layer.in_channels // layer.geometry.groups).repeat(layer.geometry.groups, 1)
-            parts[layer.name] = LookupConv2d(identity, layer.weight(), layer.module.bias, layer.geometry)
+            parts[layer.name] = as_lookup(layer)
     trial = with_lookups(captured, parts)
     for name in counts:
         _fill(trial.get_submodule(name), dense.get_submodule(name).weight)

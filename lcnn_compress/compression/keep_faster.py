@@ -20,10 +20,9 @@ from lcnn_compress.export.rewrite import dense_form, dense_in_bytes
 from lcnn_compress.export.template import with_factors
 from lcnn_compress.export.to_onnx import only_timed, to_onnx
 from lcnn_compress.files import temporary_folder, write_atomically
-from lcnn_compress.forms.int8 import Round8
+from lcnn_compress.forms.int8 import rounds_to_bytes
 from lcnn_compress.forms.kinds import DENSE
 from lcnn_compress.net.edit import finished
-from lcnn_compress.operators.int8_conv import INPUTS
 from lcnn_compress.progress import Progress, silent
 
 # A lookup layer counts as faster only below this fraction of the dense time: two medians of one layer differ by a few per cent.
@@ -55,6 +54,7 @@ class Timing:
     ) -> None:
         self.input_shape, self.settings, self.template, self.timers = input_shape, settings, template, timers
         self.model: onnx.ModelProto
+        self.in_bytes: bool
         self.times: Gain
 
     def export(self, net: fx.GraphModule, progress: Progress) -> None:
@@ -63,7 +63,8 @@ class Timing:
         storage = self.settings.storage
         # Factors are measured as the file stores them: normalisation can magnify rounding.
         done = finished(net, storage)
-        if self.template is None or any(isinstance(module, Round8) for module in net.modules()):
+        self.in_bytes = rounds_to_bytes(net)
+        if self.template is None or self.in_bytes:
             self.model = to_onnx(done, self.input_shape, only_timed(storage), {})
         else:  # the template spares the exporter, which takes minutes for some nets
             self.model = with_factors(self.template, done, storage)
@@ -76,9 +77,6 @@ class Timing:
     def _measured(self, dense: onnx.ModelProto, progress: Progress = silent) -> Gain:
         with self._written(dense, self.model) as paths:
             return self.timers.measure_gain(*paths, plan=TimingPlan(threads=self.settings.threads), progress=progress)
-
-    def _in_bytes(self) -> bool:
-        return any(node.op_type in INPUTS for node in self.model.graph.node)
 
     @contextmanager
     def _written(self, first: onnx.ModelProto, second: onnx.ModelProto) -> Iterator[tuple[Path, Path]]:
@@ -95,7 +93,7 @@ class Timing:
         slower then (a dense layer between lookups costs two changes of layout), one by one, the slowest first. Layers in 8 bits
         are held against dense ones in 8 bits.
         """
-        beside = self.times if not self._in_bytes() else self._measured(dense_in_bytes(self.model))
+        beside = self._measured(dense_in_bytes(self.model)) if self.in_bytes else self.times
         timed = {p.name: beside.layers.get(p.name, (0.0, 0.0)) for p in plans if p.form.is_coded and not keep_slow}
         slow = {n: lookup / max(dense, 1e-9) for n, (dense, lookup) in timed.items() if lookup >= MIN_GAIN * dense}
         full, dropped = self.model, set[str]()
@@ -104,7 +102,7 @@ class Timing:
             progress("choosing layers", done, len(trials))
             if names <= dropped:
                 continue
-            trial = (dense_in_bytes if self._in_bytes() else dense_form)(full, dropped | names)
+            trial = (dense_in_bytes if self.in_bytes else dense_form)(full, dropped | names)
             with self._written(self.model, trial) as paths:
                 faster = self.timers.time_ratio(*paths, threads=self.settings.threads) > 1
             if faster:

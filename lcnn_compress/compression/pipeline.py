@@ -66,23 +66,21 @@ def compress_net(
     """
     if settings.finetune is not None and data.examples is None:
         raise SettingsError("`epochs` asks for fine-tuning, but there is no training data; add `data`")
-    calibration = data.calibrated().calibration
-    if settings.arithmetic != FLOAT32 and not calibration:
-        raise SettingsError(
-            f"`arithmetic` {settings.arithmetic} needs the ranges of activations, and there is no data; add `calib` or `data`"
-        )
     reusable = reusable or Reusable()
     found = captured.layers
     if plans is None:
         decided = with_arithmetic(captured, plan_layers(found, settings.plan), settings.arithmetic)
     else:
-        decided = _check_plans(plans, found)
+        decided = _check_plans(plans, captured)
+    calibration, narrow = data.calibrated().calibration, any(plan.arithmetic == INT8 for plan in decided)
+    if narrow and not calibration:
+        raise SettingsError(f"`arithmetic` {INT8} needs the ranges of activations, and there is no data; add `calib` or `data`")
     lookups = make_lookups(found, decided, settings, reusable.built, progress)
-    measures = settings.measure and runtime.library_path() is not None and lookups
+    measures = settings.measure and runtime.library_path() is not None and (lookups or narrow)
     timing = Timing(captured.input_shape, settings, reusable.template, timers) if measures else None
     if timing is not None and plans is None:
         rough = finished(with_lookups(captured, lookups), settings.storage)
-        timing.export(in_arithmetic(rough, captured.input_shape, decided, calibration[:1]), progress)
+        timing.export(in_arithmetic(rough, captured.input_shape, decided, calibration[:1], rough=True), progress)
         decided = timing.revert_slow_layers(decided, settings.plan.keep_slow, progress)
         lookups = {plan.name: lookups[plan.name] for plan in decided if plan.form.is_coded}
     if data.on_plan is not None:
@@ -104,7 +102,7 @@ def compress_net(
         "finetune": None if settings.finetune is None else settings.finetune.recorded(), "data": data.recorded_origin(),
     }  # fmt: skip
     report = make_report(rows, captured.input_shape, sum(map(len, data.calibration)), training, datetime.now(timezone.utc))
-    if timing is not None and lookups:
+    if timing is not None and (lookups or narrow):
         report = timed(report, timing.times)
     return Artefact(net, captured.input_shape, config, report)
 
@@ -129,13 +127,16 @@ def in_arithmetic(
     plans: Sequence[LayerPlan],
     calibration: Sequence[Tensor],
     progress: Progress = silent,
+    *,
+    rough: bool = False,
 ) -> fx.GraphModule:
-    """Return a finished net with its layers in the arithmetic of their plans."""
+    """Return a finished net with its layers in the arithmetic of their plans; ``rough`` is enough for one that is timed."""
     names = [plan.name for plan in plans if plan.arithmetic == INT8]
-    return quantise(Captured.of(net, input_shape), names, calibration, progress).net if names else net
+    return quantise(Captured.of(net, input_shape), names, calibration, progress, rough=rough) if names else net
 
 
-def _check_plans(plans: Sequence[LayerPlan], found: Sequence[Layer]) -> list[LayerPlan]:
+def _check_plans(plans: Sequence[LayerPlan], captured: Captured) -> list[LayerPlan]:
+    found = captured.layers
     names, expected = [plan.name for plan in plans], [layer.name for layer in found]
     if names != expected:
         odd = sorted(set(names) ^ set(expected))[:4]
@@ -145,4 +146,9 @@ def _check_plans(plans: Sequence[LayerPlan], found: Sequence[Layer]) -> list[Lay
         )
     for plan, layer in zip(plans, found, strict=True):
         check_plan(plan, layer)
+        reason = reason_against(captured, layer) if plan.arithmetic != FLOAT32 else None
+        if reason is not None:
+            raise SettingsError(
+                f"{plan.name}: arithmetic is '{plan.arithmetic}' in the configuration; it must be {FLOAT32} ({reason})"
+            )
     return list(plans)

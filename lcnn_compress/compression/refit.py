@@ -22,6 +22,7 @@ from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.pattern import choose_pattern
 from lcnn_compress.net.cut import Walk
 from lcnn_compress.net.ordinary import in_eval_mode
+from lcnn_compress.net.patches import patches, seeded_positions
 from lcnn_compress.progress import Progress, silent
 
 SAMPLES = 32768
@@ -151,13 +152,6 @@ def split_by_memory(sizes: Iterable[tuple[T, int]], pass_bytes: int) -> list[lis
     return parts
 
 
-def _positions(call: int, size: tuple[int, int], per_image: int) -> tuple[Tensor, Tensor]:
-    """Return the (rows, columns) looked at in the outputs of one call, the same in both nets."""
-    generator = torch.Generator().manual_seed(call)
-    chosen = torch.randperm(size[0] * size[1], generator=generator)[:per_image]
-    return chosen // size[1], chosen % size[1]
-
-
 class _Wanted:
     """Outputs of a dense layer at the sampled positions, (N, C_out, positions) for each call."""
 
@@ -170,7 +164,7 @@ class _Wanted:
         if self.is_linear:
             y = y.reshape(-1, self.out_channels, 1, 1)  # (N, ..., C_out) -> planes
         self.finite = self.finite and bool(torch.isfinite(y).all())
-        rows, columns = _positions(len(self.outputs), (y.shape[2], y.shape[3]), self.per_image)
+        rows, columns = seeded_positions((y.shape[2], y.shape[3]), self.per_image, len(self.outputs))
         self.outputs.append(y[:, :, rows, columns])
 
 
@@ -199,7 +193,8 @@ class _Moments:
         x = args[0]
         self.finite = self.finite and bool(torch.isfinite(x).all())
         geometry = self.lookup.geometry
-        rows, columns = _positions(self.call, geometry.output_size(x.shape[2], x.shape[3]), self.wanted.per_image)
+        size = geometry.output_size(x.shape[2], x.shape[3])
+        rows, columns = seeded_positions(size, self.wanted.per_image, self.call)  # the same in both nets
         y = self.wanted.outputs[self.call]
         top, left, bottom, right = geometry.padding
         x = functional.pad(x, (left, right, top, bottom))
@@ -213,13 +208,9 @@ class _Moments:
     def _responses(self, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Return the features (groups, N * positions, F) of padded inputs (N, C_in, H, W) at output (row, column) pairs."""
         geometry = self.lookup.geometry
-        taps = torch.arange(geometry.taps)
-        tap_rows, tap_columns = taps // geometry.kernel[1], taps % geometry.kernel[1]
-        at_rows = rows[:, None] * geometry.stride[0] + tap_rows * geometry.dilation[0]
-        at_columns = columns[:, None] * geometry.stride[1] + tap_columns * geometry.dilation[1]
-        patches = x[:, :, at_rows, at_columns].unflatten(1, (geometry.groups, -1))  # (N, groups, m, positions, taps)
         blocks = self.lookup.dictionary.unflatten(0, (geometry.groups, -1))  # (groups, k, m)
-        return torch.einsum("gkm,ngmpt->gnpkt", blocks, patches).flatten(3).flatten(1, 2)
+        read = patches(x, geometry, rows, columns)
+        return torch.einsum("gkm,ngmpt->gnpkt", blocks, read).flatten(3).flatten(1, 2)
 
     def _add(self, features: Tensor, outputs: Tensor) -> None:
         f = features.double()

@@ -92,7 +92,6 @@ class _Tail:
     head: onnx.NodeProto
     residual: str | None = None
     clip: tuple[float, float] = (-NO_BOUND, NO_BOUND)
-    flattens: bool = False
     absorbed: list[onnx.NodeProto] = field(default_factory=list)
     rounding: onnx.NodeProto | None = None
 
@@ -177,27 +176,28 @@ class _Rewrite:
         """Return what follows a node that an operator on bytes can do, as far as it goes."""
         tail = _Tail(head)
         is_conv = head.op_type in ops.TO_BYTES
-        if head.op_type == "Add" and all(name in self.grids and self._rank(name) == 4 for name in head.input):
+        is_sum = head.op_type == "Add" and all(name in self.grids and self._rank(name) == 4 for name in head.input)
+        if is_sum and self.shapes[head.input[0]] == self.shapes[head.input[1]]:
             tail.residual = head.input[1]
         elif not is_conv and not self._is_average(head):
             return None
-        value, clipped = head.output[0], False
+        value, clipped, flattened = head.output[0], False, False
         while len(self.readers.get(value, ())) == 1 and value not in self.results:
             node = self.readers[value][0]
             if node.op_type == ROUND:
                 tail.rounding = node
                 return tail
-            if node.op_type == "Add" and is_conv and not (tail.residual or clipped or tail.flattens):
+            if node.op_type == "Add" and is_conv and not (tail.residual or clipped or flattened):
                 other = node.input[1] if node.input[0] == value else node.input[0]
                 if other not in self.grids or self.shapes.get(other) != self.shapes.get(value):
                     break
                 tail.residual = other
             elif node.op_type in ("Relu", "Clip") and not clipped and (clip := self._clip(node)) is not None:
                 tail.clip, clipped = clip, True
-            elif node.op_type == "Reshape" and is_conv and not tail.flattens and self._rank(node.output[0]) == 2:
+            elif node.op_type == "Reshape" and is_conv and not flattened and self._rank(node.output[0]) == 2:
                 if self._is_row(node) is None:
                     break
-                tail.flattens = True
+                flattened = True
             else:
                 break
             tail.absorbed.append(node)
@@ -206,7 +206,7 @@ class _Rewrite:
             return None
         # What gives float32 does no more than a clip that follows at once.
         direct = tail.absorbed[:1] if tail.absorbed and tail.absorbed[0].op_type in ("Relu", "Clip") else []
-        return _Tail(head, None, tail.clip if direct else _Tail(head).clip, False, direct)
+        return _Tail(head, None, tail.clip if direct else _Tail(head).clip, direct)
 
     def _clip(self, node: onnx.NodeProto) -> tuple[float, float] | None:
         if node.op_type == "Relu":

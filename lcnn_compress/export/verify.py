@@ -11,7 +11,7 @@ from torch import fx
 
 from lcnn_compress import runtime
 from lcnn_compress.errors import ModelError
-from lcnn_compress.forms.int8 import Round8
+from lcnn_compress.forms.int8 import rounds_to_bytes
 from lcnn_compress.net.agreement import as_arrays, difference, probes, worse
 from lcnn_compress.operators.common import DOMAIN
 
@@ -24,8 +24,7 @@ _TRIED = 6
 
 def allowed_difference(net: fx.GraphModule, tolerance: float) -> float:
     """Return the largest difference that a file of a net may have: more where the net rounds to 8 bits."""
-    rounds = any(isinstance(module, Round8) for module in net.modules())
-    return max(tolerance, ROUNDED_DIFFERENCE) if rounds else tolerance
+    return max(tolerance, ROUNDED_DIFFERENCE) if rounds_to_bytes(net) else tolerance
 
 
 def verify(net: fx.GraphModule, data: bytes, input_shape: tuple[int, ...], tolerance: float) -> float:

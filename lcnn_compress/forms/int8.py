@@ -8,19 +8,19 @@ dictionary. Sums are exact while they stay below 2**24, which float32 holds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lcnn_compress.forms.kinds import DENSE, Kind
 from lcnn_compress.forms.lookup import LookupConv2d
-from lcnn_compress.operators.geometry import ConvGeometry, dense_macs, lookup_macs
+from lcnn_compress.operators.geometry import ConvGeometry
 
 MAX_ACTIVATION = 255
 MAX_WEIGHT = 127
+# The largest whole number may stand for these parts of the largest weight of a row.
+WEIGHT_PARTS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6)
 # S - ``RESPONSE_ZERO`` is what stands for a response.
 RESPONSE_ZERO = 128
 
@@ -84,6 +84,11 @@ class Round8(nn.Module):
         return (x / self.scale).round().clamp(-zero, MAX_ACTIVATION - zero) * self.scale
 
 
+def rounds_to_bytes(net: nn.Module) -> bool:
+    """Tell whether a net is one in 8 bits, in any part."""
+    return any(isinstance(module, Round8) for module in net.modules())
+
+
 class Int8Conv2d(nn.Module):
     """A 2-d convolution of whole numbers, dense or a lookup convolution; its input must lie on its grid.
 
@@ -94,7 +99,6 @@ class Int8Conv2d(nn.Module):
         dictionary_scale: (groups * k), of the dictionary over that of S.
         bias: (C_out).
         input_scale, zero_point: (), the grid of the input.
-        kind: as in ``LookupConv2d``; ``dense`` without a dictionary.
     """
 
     weight: Tensor
@@ -105,9 +109,9 @@ class Int8Conv2d(nn.Module):
     input_scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, factors: Int8Factors, geometry: ConvGeometry, grid: Grid, kind: Kind = DENSE) -> None:
+    def __init__(self, factors: Int8Factors, geometry: ConvGeometry, grid: Grid) -> None:
         super().__init__()
-        self.geometry, self.kind = geometry, kind
+        self.geometry = geometry
         for name, value in vars(factors).items():
             self.register_buffer(name, value)
         self.register_buffer("input_scale", torch.tensor(grid.scale))
@@ -119,21 +123,6 @@ class Int8Conv2d(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, k={self.dictionary_size}, {self.geometry}"
-
-    @property
-    def n_nonzeros(self) -> int:
-        """Number of weights, or of lookups, that are not 0."""
-        return int((self.weight != 0).sum())
-
-    def macs(self, size: tuple[int, int]) -> int:
-        """Return the MACs for one image of (height, width) ``size``."""
-        if not self.has_dictionary and not self.kind.is_coded:
-            return self.dense_macs(size)
-        return lookup_macs(self.in_channels, self.dictionary_size, self.n_nonzeros, self.geometry, size)
-
-    def dense_macs(self, size: tuple[int, int]) -> int:
-        """Return the MACs of the dense convolution this layer replaces."""
-        return dense_macs(self.in_channels, self.out_channels, self.geometry, size)
 
     def plain(self) -> LookupConv2d:
         """Return the layer that computes the same in float32, without rounding S; dense ones have an identity dictionary."""
@@ -202,17 +191,12 @@ _TYPES = {
 }  # fmt: skip
 
 
-def row_scales(rows: Tensor, ratios: Sequence[float] = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6)) -> Tensor:
-    """Return a scale for each row of (n, ...) with which 8 bits leave the least squared error; 1 for rows of zeros.
-
-    Args:
-        rows: weights, a row for each filter or entry.
-        ratios: the largest whole number may stand for these parts of the largest value of a row.
-    """
+def row_scales(rows: Tensor) -> Tensor:
+    """Return a scale for each row of (n, ...) with which 8 bits leave the least squared error; 1 for rows of zeros."""
     flat = rows.flatten(1)
     largest = flat.abs().amax(1)
     largest = torch.where(largest > 0, largest, float(MAX_WEIGHT))
-    tried = torch.stack([largest * ratio / MAX_WEIGHT for ratio in ratios])  # (ratios, n)
+    tried = torch.stack([largest * ratio / MAX_WEIGHT for ratio in WEIGHT_PARTS])  # (ratios, n)
     errors = torch.stack([(whole(flat, scale) * scale[:, None] - flat).square().sum(1) for scale in tried])
     return tried.gather(0, errors.argmin(0, keepdim=True))[0]
 

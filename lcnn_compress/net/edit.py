@@ -112,6 +112,12 @@ def _fold(layer: Any, norm: Any) -> None:
     layer.bias = nn.Parameter(((bias - mean) * scale + shift).to(kernel.dtype))
 
 
+def as_lookup(layer: Layer) -> LookupConv2d:
+    """Return a dense layer as a lookup convolution: its dictionary is the identity, and every coefficient is there."""
+    identity = torch.eye(layer.in_channels // layer.geometry.groups).repeat(layer.geometry.groups, 1)
+    return LookupConv2d(identity, layer.weight(), layer.module.bias, layer.geometry)
+
+
 def with_lookups(captured: Captured, lookups: Mapping[str, LookupConv2d]) -> fx.GraphModule:
     """Return a copy of a captured net, in eval mode, with copies of lookup convolutions in the place of the layers named."""
     net: fx.GraphModule = copy.deepcopy(captured.net)

@@ -48,7 +48,7 @@ def int8_attributes(geometry: ConvGeometry) -> dict[str, Any]:
 
 def conv_body(op_type: str) -> onnx.FunctionProto:
     """Return the body of one of ``INPUTS``."""
-    from onnx import helper
+    from onnx import TensorProto, helper
 
     node = helper.make_node
     gives_bytes, has_rows = op_type in (QLINEAR_CONV, QLINEAR_LOOKUP), op_type in (QLINEAR_LOOKUP, LOOKUP_TO_FLOAT)
@@ -62,7 +62,7 @@ def conv_body(op_type: str) -> onnx.FunctionProto:
     ]
     read = "x"
     if has_rows:
-        zero = helper.make_tensor("zero", helper.np_dtype_to_tensor_dtype(_uint8()), [], [128])
+        zero = helper.make_tensor("zero", TensorProto.UINT8, [], [128])
         project = node("Conv", ["x", "d"], ["responses"])
         project.attribute.append(attribute_reference("group", "group"))
         nodes += [
@@ -109,12 +109,6 @@ def bodies(model: onnx.ModelProto) -> list[onnx.FunctionProto]:
         *(conv_body(op_type) for op_type in used if op_type in INPUTS),
         *(edge_body(op_type) for op_type in used if op_type in others),
     ]
-
-
-def _uint8() -> Any:
-    import numpy as np
-
-    return np.dtype(np.uint8)
 
 
 def _function(

@@ -7,7 +7,7 @@ like pass bytes on as they are; points that meet in a concatenation share a grid
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
@@ -25,7 +25,7 @@ _ACTIVATIONS = frozenset(
 _AVERAGES = frozenset({aten.mean.dim, aten.adaptive_avg_pool2d.default})
 
 
-@dataclass
+@dataclass(frozen=True)
 class Points:
     """Nodes whose results are rounded, and which of them share a grid.
 
@@ -34,8 +34,8 @@ class Points:
         shared: for each node the first of those that it shares its grid with, itself where it shares with none before it.
     """
 
-    nodes: list[fx.Node] = field(default_factory=list)
-    shared: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    nodes: list[fx.Node]
+    shared: dict[fx.Node, fx.Node]
 
 
 def find_points(net: fx.GraphModule, layers: Collection[str]) -> Points:

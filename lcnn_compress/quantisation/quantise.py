@@ -7,8 +7,9 @@ inputs, and a bias takes up what the mean of an output is off (Nagel et al. 2019
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,36 +19,27 @@ from torch.nn import functional
 
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.forms.int8 import MAX_WEIGHT, RESPONSE_ZERO, Grid, Int8Conv2d, Int8Factors, Round8, row_scales
-from lcnn_compress.forms.kinds import DENSE
 from lcnn_compress.forms.lookup import LookupConv2d
-from lcnn_compress.net.edit import with_lookups
+from lcnn_compress.net.edit import as_lookup, with_lookups
 from lcnn_compress.net.layers import OTHER_PADDING, Captured, Layer, calls
+from lcnn_compress.net.output_error import Outputs, first_images
+from lcnn_compress.net.patches import patches, seeded_positions
 from lcnn_compress.operators.geometry import ConvGeometry
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.quantisation.points import find_points
-from lcnn_compress.quantisation.ranges import PERCENTILES, Histogram, grids, histograms
+from lcnn_compress.quantisation.ranges import METHODS, Histogram, grids, histograms
 from lcnn_compress.quantisation.round_weights import MAX_FEATURES, round_weights
 
+log = logging.getLogger(__name__)
 # Second moments of a layer's inputs are those of about this many positions.
 SAMPLES = 8192
 # Parts of the largest response that S may leave out, of which the one with the least error is taken.
 RESPONSE_PARTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-# How ranges of activations are found; the one with the least error of the net's outputs is taken.
-METHODS = (*(("percentile", kept) for kept in PERCENTILES), ("least_squares", 2.0))
 # Calibration inputs that the layers are made from take at most this many bytes in the widest place of the net.
 MAX_BYTES = 1 << 29
 MAX_IMAGES = 64
 # Ways to find ranges are told apart by so many of them.
 TRIED_IMAGES = 16
-
-
-@dataclass(frozen=True)
-class Quantised:
-    """A net in 8 bits and the squared error of its outputs on the calibration inputs, relative to their variance."""
-
-    net: fx.GraphModule
-    error: float
-    ranges: str
 
 
 def reason_against(captured: Captured, layer: Layer) -> str | None:
@@ -61,7 +53,9 @@ def reason_against(captured: Captured, layer: Layer) -> str | None:
 
 
 @torch.no_grad()
-def quantise(captured: Captured, names: Collection[str], batches: Sequence[Tensor], progress: Progress = silent) -> Quantised:
+def quantise(
+    captured: Captured, names: Collection[str], batches: Sequence[Tensor], progress: Progress = silent, *, rough: bool = False
+) -> fx.GraphModule:
     """Return a copy of a finished net with the layers named in 8 bits.
 
     Args:
@@ -69,6 +63,7 @@ def quantise(captured: Captured, names: Collection[str], batches: Sequence[Tenso
         names: layers that nothing stands against (``reason_against``).
         batches: calibration inputs, each (N, C, H, W) or (N, features).
         progress: gets ("calibrating", steps done, in total).
+        rough: for a net that is only timed: the whole ranges, and weights rounded to the nearest, which takes seconds.
 
     Raises:
         SettingsError: no calibration inputs, or activations that are not finite.
@@ -76,34 +71,26 @@ def quantise(captured: Captured, names: Collection[str], batches: Sequence[Tenso
     few = _few_images(captured.net, batches)
     if not few:
         raise SettingsError("8-bit arithmetic needs the ranges of activations, and there is no calibration data; add `calib`")
-    net = with_lookups(captured, {layer.name: _as_lookup(layer) for layer in captured.layers if layer.name in names})
+    dense = [layer for layer in captured.layers if layer.name in names and not isinstance(layer.module, LookupConv2d)]
+    net = with_lookups(captured, {layer.name: as_lookup(layer) for layer in dense})
     points = find_points(net, names)
-    total = len(METHODS) + 2
+    methods = dict(list(METHODS.items())[:1]) if rough else METHODS
+    total = len(methods) + 2
     progress("calibrating", 0, total)
     seen = histograms(net, points.nodes, few)
     _check_finite(seen)
-    judged = _first_images(few, TRIED_IMAGES)
-    expected = [first(net(x.clone())) for x in judged]
+    judge = Outputs(net, first_images(few, TRIED_IMAGES))
     tried = []
-    for done, (method, value) in enumerate(METHODS, 1):
+    for done, (ranges, method) in enumerate(methods.items(), 1):
         progress("calibrating", done, total)
-        chosen = grids(seen, points.shared, method, value)
-        trial, _ = _with_rounding(net, chosen)
-        error = _error([(y, first(trial(x.clone()))) for x, y in zip(judged, expected, strict=True)])
-        tried.append((error, chosen, f"{method} {value:g}"))
-    _, chosen, ranges = min(tried, key=lambda trial: trial[0])
+        chosen = grids(seen, points.shared, method)
+        tried.append((judge.error(_with_rounding(net, chosen)[0]), ranges, chosen))
+    error, ranges, chosen = min(tried, key=lambda trial: trial[0])
+    log.info("ranges of activations: %s; rounded to them, outputs are off by %.2g of their spread", ranges, error**0.5)
     progress("calibrating", total - 1, total)
-    made = _Making(net, names, chosen).run(few)
+    made = _Making(net, names, chosen, rough).run(few)
     progress("calibrating", total, total)
-    return Quantised(made.result, made.error, ranges)
-
-
-def _as_lookup(layer: Layer) -> LookupConv2d:
-    """Return a layer as a lookup convolution: a dense one has an identity for a dictionary and every coefficient."""
-    if isinstance(layer.module, LookupConv2d):
-        return layer.module
-    identity = torch.eye(layer.in_channels // layer.geometry.groups).repeat(layer.geometry.groups, 1)
-    return LookupConv2d(identity, layer.weight(), layer.module.bias, layer.geometry, kind=DENSE)
+    return made
 
 
 def _few_images(net: fx.GraphModule, batches: Sequence[Tensor]) -> list[Tensor]:
@@ -113,16 +100,7 @@ def _few_images(net: fx.GraphModule, batches: Sequence[Tensor]) -> list[Tensor]:
         return []
     widest = _Widest(net)
     widest.run(given[0][:1].clone())
-    return _first_images(given, max(1, min(MAX_IMAGES, MAX_BYTES // max(1, widest.n_bytes))))
-
-
-def _first_images(batches: Sequence[Tensor], count: int) -> list[Tensor]:
-    found: list[Tensor] = []
-    for x in batches:
-        if count > 0:
-            found.append(x[:count])
-            count -= len(found[-1])
-    return found
+    return first_images(given, max(1, min(MAX_IMAGES, MAX_BYTES // max(1, widest.n_bytes))))
 
 
 class _Widest(fx.Interpreter):
@@ -146,14 +124,13 @@ def _check_finite(seen: dict[fx.Node, Histogram]) -> None:
 class _Making:
     """Makes the layers of a net in order, running the net in float32 and in 8 bits side by side."""
 
-    def __init__(self, net: fx.GraphModule, names: Collection[str], chosen: dict[fx.Node, Grid]) -> None:
-        self.names = names
+    def __init__(self, net: fx.GraphModule, names: Collection[str], chosen: dict[fx.Node, Grid], rough: bool) -> None:
+        self.names, self.rough = names, rough
         self.result, self.rounds = _with_rounding(net, chosen)
         self.made: dict[str, Int8Conv2d] = {}
-        self.error = float("nan")
 
-    def run(self, batches: Sequence[Tensor]) -> _Making:
-        """Make all layers."""
+    def run(self, batches: Sequence[Tensor]) -> fx.GraphModule:
+        """Make all layers and return the net that has them."""
         graph = self.result.graph
         last_use = {user: node for node in graph.nodes for user in node.all_input_nodes}
         dead: dict[fx.Node, list[fx.Node]] = {}
@@ -162,7 +139,6 @@ class _Making:
         env: dict[fx.Node, list[tuple[Any, Any]]] = {}
         for node in graph.nodes:
             if node.op == "output":
-                self.error = _error([(first(a), first(b)) for a, b in self._call(node, env, batches)])
                 break
             env[node] = self._call(node, env, batches)
             for value in dead.get(node, ()):
@@ -170,7 +146,7 @@ class _Making:
         for name, layer in self.made.items():
             self.result.add_submodule(name, layer)
         self.result.recompile()
-        return self
+        return self.result
 
     def _call(
         self, node: fx.Node, env: dict[fx.Node, list[tuple[Any, Any]]], batches: Sequence[Tensor]
@@ -197,7 +173,7 @@ class _Making:
             args, kwargs = map_aggregate(
                 (node.args, node.kwargs), lambda a: env[a][batch][side] if isinstance(a, fx.Node) else a
             )
-            return args[0] if node.op == "output" else callee(*args, **kwargs)
+            return callee(*args, **kwargs)
 
         return [(result(batch, 0), result(batch, 1)) for batch in range(len(batches))]
 
@@ -211,7 +187,7 @@ class _Making:
     def _layer(self, name: str, module: Any, grid: Grid, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Int8Conv2d:
         if name in self.made:
             return self.made[name]  # the layer is called again
-        made = _in_bytes(module, grid, inputs)
+        made = _in_bytes(module, grid, inputs, self.rough)
         total, count = torch.zeros(made.out_channels, dtype=torch.float64), 0
         for y, x in zip(outputs, inputs, strict=True):
             off = y - made(x)
@@ -220,18 +196,6 @@ class _Making:
         made.bias += (total / count).to(made.bias.dtype)
         self.made[name] = made
         return made
-
-
-def first(result: Any) -> Tensor:
-    """Return the first output of a net."""
-    found: Tensor = result[0] if isinstance(result, (tuple, list)) else result
-    return found
-
-
-def _error(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
-    wanted = torch.cat([y.flatten() for y, _ in pairs]).double()
-    off = torch.cat([(q - y).flatten() for y, q in pairs]).double()
-    return float(off.square().mean() / (wanted.var(correction=0) + torch.finfo(torch.float64).tiny))
 
 
 def _with_rounding(net: fx.GraphModule, chosen: dict[fx.Node, Grid]) -> tuple[fx.GraphModule, dict[fx.Node, Grid]]:
@@ -250,7 +214,7 @@ def _with_rounding(net: fx.GraphModule, chosen: dict[fx.Node, Grid]) -> tuple[fx
     return result, rounds
 
 
-def _in_bytes(lookup: LookupConv2d, grid: Grid, inputs: Sequence[Tensor]) -> Int8Conv2d:
+def _in_bytes(lookup: LookupConv2d, grid: Grid, inputs: Sequence[Tensor], rough: bool) -> Int8Conv2d:
     """Return a layer in 8 bits; its bias is that of the layer."""
     geometry, groups = lookup.geometry, lookup.geometry.groups
     kernel, bias = (lookup.sparse_kernel * lookup.support).detach(), lookup.bias.detach().clone()
@@ -258,15 +222,15 @@ def _in_bytes(lookup: LookupConv2d, grid: Grid, inputs: Sequence[Tensor]) -> Int
     if not lookup.is_identity:
         matrix = lookup.dictionary.detach()[:, :, None, None]
         first_stage = _dense(matrix, torch.zeros(len(matrix)), ConvGeometry((1, 1), groups=groups), grid)
-        rows = _rounded_weight(first_stage, matrix, inputs)[:, :, 0, 0]
+        rows = _rounded_weight(first_stage, matrix, inputs, rough)[:, :, 0, 0]
         steps = _response_steps(rows, first_stage.weight_scale, groups, grid, inputs)
         row_scale = first_stage.weight_scale / steps
         kernel = kernel * steps.view(groups, 1, -1).expand(-1, len(kernel) // groups, -1).reshape(len(kernel), -1, 1, 1)
     empty = torch.zeros_like(kernel, dtype=torch.int8)
     factors = Int8Factors(empty, row_scales(kernel), bias, rows, row_scale)
-    draft = Int8Conv2d(factors, geometry, grid, lookup.kind)
-    weight = _rounded_weight(draft, kernel, inputs)
-    return Int8Conv2d(replace(factors, weight=weight), geometry, grid, lookup.kind)
+    draft = Int8Conv2d(factors, geometry, grid)
+    weight = _rounded_weight(draft, kernel, inputs, rough)
+    return Int8Conv2d(replace(factors, weight=weight), geometry, grid)
 
 
 def _dense(weight: Tensor, bias: Tensor, geometry: ConvGeometry, grid: Grid) -> Int8Conv2d:
@@ -276,12 +240,13 @@ def _dense(weight: Tensor, bias: Tensor, geometry: ConvGeometry, grid: Grid) -> 
     return Int8Conv2d(factors, geometry, grid)
 
 
-def _rounded_weight(draft: Int8Conv2d, weight: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+def _rounded_weight(draft: Int8Conv2d, weight: Tensor, inputs: Sequence[Tensor], rough: bool) -> Tensor:
     """Return the whole numbers (C_out, K, kH, kW) for the weights of a layer whose other factors ``draft`` has."""
     groups = draft.geometry.groups
     parts = weight.flatten(1).unflatten(0, (groups, -1))
     scales = draft.weight_scale.unflatten(0, (groups, -1))
-    moments = _moments(draft, inputs) if parts.shape[2] <= MAX_FEATURES else [None] * groups
+    compensates = not rough and parts.shape[2] <= MAX_FEATURES
+    moments = _moments(draft, inputs) if compensates else [None] * groups
     rounded = [round_weights(w, s, h) for w, s, h in zip(parts, scales, moments, strict=True)]
     return torch.cat(rounded).view(weight.shape)
 
@@ -291,20 +256,12 @@ def _moments(layer: Int8Conv2d, inputs: Sequence[Tensor]) -> list[Tensor | None]
     geometry = layer.geometry
     top, left, bottom, right = geometry.padding
     per_image = -(-SAMPLES // sum(map(len, inputs)))
-    generator = torch.Generator().manual_seed(0)
     total: Tensor | None = None
-    for x in inputs:
-        height, width = geometry.output_size(x.shape[2], x.shape[3])
-        chosen = torch.randperm(height * width, generator=generator)[:per_image]
-        rows, columns = chosen // width * geometry.stride[0], chosen % width * geometry.stride[1]
+    for number, x in enumerate(inputs):
+        positions = seeded_positions(geometry.output_size(x.shape[2], x.shape[3]), per_image, number)
         read = functional.pad(layer.responses(x), (left, right, top, bottom))
-        taps = [
-            read[:, :, rows + r * geometry.dilation[0], columns + c * geometry.dilation[1]]
-            for r in range(geometry.kernel[0]) for c in range(geometry.kernel[1])
-        ]  # fmt: skip
-        patches = torch.stack(taps, 2).unflatten(1, (geometry.groups, -1)).flatten(2, 3)  # (N, groups, F, positions)
-        patches = patches.permute(1, 2, 0, 3).flatten(2)
-        part = patches @ patches.mT
+        features = patches(read, geometry, *positions).permute(1, 2, 4, 0, 3).flatten(3).flatten(1, 2)  # (groups, F, n)
+        part = features @ features.mT
         total = part if total is None else total + part
     assert total is not None
     return list(total)

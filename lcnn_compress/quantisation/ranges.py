@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, fx
 from lcnn_compress.forms.int8 import MAX_ACTIVATION, Grid
 
 BINS = 2048
-# A range leaves out at most this part of the values at each end.
+# A range holds these parts of the values, at each end.
 PERCENTILES = (1.0, 0.99999, 0.9999, 0.999)
 # Ranges of least squares are looked for among these parts of the whole one.
 PARTS = tuple(float(p) for p in torch.linspace(1.0, 0.2, 41))
@@ -33,10 +34,9 @@ class Histogram:
         width = (self.high - self.low) / len(self.counts)
         return self.low + width * (torch.arange(len(self.counts), dtype=torch.float64) + 0.5)
 
-    def least_squares(self, power: float = 2.0) -> Grid:
-        """Return the grid that leaves the least sum of errors to a power."""
-        grids = [Grid.covering(self.low * part, self.high * part) for part in PARTS]
-        return min(grids, key=lambda grid: self.error(grid, power))
+    def least_squares(self) -> Grid:
+        """Return the grid that leaves the least sum of squared errors."""
+        return min((Grid.covering(self.low * part, self.high * part) for part in PARTS), key=self.error)
 
     def percentile(self, kept: float) -> Grid:
         """Return the grid that leaves out a part (1 - kept) of the values at each end."""
@@ -48,12 +48,20 @@ class Histogram:
         high = centres[int((share >= kept).nonzero()[0])]
         return Grid.covering(float(low), float(high))
 
-    def error(self, grid: Grid, power: float = 2.0) -> float:
-        """Return the mean error of rounding, to a power."""
+    def error(self, grid: Grid) -> float:
+        """Return the mean squared error of rounding."""
         x = self.centres
         zero = grid.zero_point
         rounded = (x / grid.scale).round().clamp(-zero, MAX_ACTIVATION - zero) * grid.scale
-        return float((self.counts * (rounded - x).abs() ** power).sum() / self.counts.sum())
+        return float((self.counts * (rounded - x).square()).sum() / self.counts.sum())
+
+
+Method = Callable[[Histogram], Grid]
+# How ranges are found, by what messages call it.
+METHODS: dict[str, Method] = {
+    **{f"all but {1 - kept:.3%} at each end": partial(Histogram.percentile, kept=kept) for kept in PERCENTILES},
+    "least squares": Histogram.least_squares,
+}
 
 
 class _Observer(fx.Interpreter):
@@ -97,9 +105,9 @@ def histograms(net: fx.GraphModule, nodes: Sequence[fx.Node], batches: Sequence[
     return {n: Histogram(*seen.bounds[n], c if c.sum() > 0 else empty) for n, c in seen.counts.items()}
 
 
-def grids(found: dict[fx.Node, Histogram], shared: dict[fx.Node, fx.Node], method: str, value: float) -> dict[fx.Node, Grid]:
-    """Return the grid of each node by one method: ``percentile`` or ``least_squares``; nodes that share have the widest."""
-    own = {node: getattr(histogram, method)(value) for node, histogram in found.items()}
+def grids(found: dict[fx.Node, Histogram], shared: dict[fx.Node, fx.Node], method: Method) -> dict[fx.Node, Grid]:
+    """Return the grid of each node by one of ``METHODS``; nodes that share have the widest."""
+    own = {node: method(histogram) for node, histogram in found.items()}
     ends: dict[fx.Node, tuple[float, float]] = {}
     for node, grid in own.items():
         low, high = -grid.zero_point * grid.scale, (MAX_ACTIVATION - grid.zero_point) * grid.scale

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from lcnn_compress.compression.output_error import Outputs, first_images, outputs
 from lcnn_compress.forms.kinds import LOOKUP, LOW_RANK, SPARSE, Kind
 from lcnn_compress.net.layers import Layer
+from lcnn_compress.net.output_error import Outputs, first_images, outputs
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.search.candidates import Candidate
 from lcnn_compress.search.layer_errors import MAX_FEATURES, coded, local_errors
@@ -31,13 +31,13 @@ FEW_PROBES = {LOOKUP: 3, SPARSE: 2, LOW_RANK: 2}
 # With all probes the images take about this many MACs of the dense net; of each probe about half of it is run, so that this
 # is half a minute of one core.
 MAX_MACS = 2e12
-# At least and at most this many images are compared, whatever they take: plans of two nets for Fashion-MNIST had at most 3 %
-# more error with 16 images than with 32, but up to 38 % more with 8. An eighth does where outputs have so many positions: plans
-# of a restoration net were the same with 2 images as with 16.
+# At least and at most this many images are compared, whatever they take: plans of two nets for Fashion-MNIST hardly changed
+# from 32 images to 16, but did to 8. An eighth does where outputs have so many positions: of one restoration net, plans were
+# the same. Tried once by hand; no script repeats it.
 IMAGES = (16, 64)
 MANY_POSITIONS = 4096
 # Fewer forms are tried where all probes on the fewest images would take more MACs than this: plans get worse by it than by
-# fewer images, by a third to more than twice the error of that restoration net.
+# fewer images.
 MAX_PROBE_MACS = 2e13
 MIN_EFFECT = 1e-12
 # Beyond the forms tried, an effect grows with a power of the outputs' error, which is kept within these bounds.

@@ -19,6 +19,7 @@ from torch.nn import functional
 from lcnn_compress.compression.refit import IMAGES_AT_ONCE, PASS_BYTES, RIDGE, ReachedError, split_by_memory
 from lcnn_compress.forms.pattern import choose_pattern
 from lcnn_compress.net.layers import Layer
+from lcnn_compress.net.patches import patches, seeded_positions
 from lcnn_compress.operators.geometry import ConvGeometry
 from lcnn_compress.progress import Progress, silent
 
@@ -232,10 +233,6 @@ def _patches(x: Tensor, module: nn.Module, geometry: ConvGeometry, in_channels: 
         x = x.reshape(-1, in_channels, *geometry.kernel)
     reach = [(k - 1) * d for k, d in zip(geometry.kernel, geometry.dilation, strict=True)]
     height, width = ((n - r - 1) // s + 1 for n, r, s in zip(x.shape[2:], reach, geometry.stride, strict=True))
-    places = torch.randperm(height * width, generator=torch.Generator().manual_seed(0))[:per_image]
-    taps = torch.arange(geometry.taps)
-    rows = (places // width * geometry.stride[0])[:, None] + taps // geometry.kernel[1] * geometry.dilation[0]
-    columns = (places % width * geometry.stride[1])[:, None] + taps % geometry.kernel[1] * geometry.dilation[1]
-    found: Tensor = x[:, :, rows, columns].unflatten(1, (geometry.groups, -1))  # (N, groups, m, places, taps)
+    found = patches(x, geometry, *seeded_positions((height, width), per_image))
     found = found.permute(1, 0, 3, 2, 4)  # (groups, N, places, m, taps)
     return found.flatten(3).flatten(1, 2)

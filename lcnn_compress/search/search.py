@@ -13,11 +13,11 @@ from lcnn_compress.artefact.artefact import Artefact
 from lcnn_compress.benchmark.timers import Timers
 from lcnn_compress.compression.improve import JUDGED_IMAGES
 from lcnn_compress.compression.keep_faster import measured_report
-from lcnn_compress.compression.output_error import Outputs, first_images
 from lcnn_compress.compression.pipeline import compress_net
 from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.net.layers import Captured
+from lcnn_compress.net.output_error import Outputs, first_images
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.search.budget_report import Expected, Forecast, KeptDrop, MetTarget, as_json
 from lcnn_compress.search.effects import macs_of_image

@@ -12,7 +12,6 @@ import torch
 
 from lcnn_compress.artefact.report import Json
 from lcnn_compress.compression.make import make_lookup
-from lcnn_compress.compression.output_error import Outputs, first_images
 from lcnn_compress.compression.plan import planned_macs, reasons_against, size_limits
 from lcnn_compress.compression.settings import LayerPlan, TrainingData
 from lcnn_compress.data.examples import Examples
@@ -21,6 +20,7 @@ from lcnn_compress.errors import DataError, SettingsError
 from lcnn_compress.forms.kinds import LOOKUP
 from lcnn_compress.forms.size_rules import DEFAULT_LOOKUPS
 from lcnn_compress.net.layers import Captured, Layer
+from lcnn_compress.net.output_error import Outputs, first_images
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.search.budget_report import OPTIONAL, as_json
 from lcnn_compress.search.effects import replaced

@@ -14,7 +14,6 @@ from lcnn_compress import api
 from lcnn_compress.compression.batch_norms import reestimate_batch_norms
 from lcnn_compress.compression.improve import _reestimate_where_no_worse, _refit_layers, improve, twice_the_lookups
 from lcnn_compress.compression.make import make_lookup, make_lookups
-from lcnn_compress.compression.output_error import Outputs
 from lcnn_compress.compression.plan import LayerPlan, PlanSettings, plan_layers
 from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.export.to_onnx import ExportSettings, to_onnx
@@ -24,6 +23,7 @@ from lcnn_compress.forms.storage import round_factors
 from lcnn_compress.net.capture import capture
 from lcnn_compress.net.edit import with_lookups
 from lcnn_compress.net.layers import Captured, calls, layers
+from lcnn_compress.net.output_error import Outputs
 from lcnn_compress.progress import silent
 from lcnn_compress.train.recipe import FinetuneSettings
 

@@ -87,6 +87,9 @@ def test_layers_compute_in_the_arithmetic_that_is_asked_for(tmp_path: Path) -> N
     again = api.compress_source(source, INT8, CALIBRATED, plans=plans)
     with torch.no_grad():
         assert torch.equal(again.net(x), made.net(x))
+    # The decisions alone ask for data, whatever the settings say.
+    with pytest.raises(SettingsError, match="there is no data; add `calib`"):
+        api.compress_source(source, CompressSettings(measure=False), plans=plans)
 
 
 def test_8_bits_need_data_and_targets_do_not_know_them_yet() -> None:
@@ -109,3 +112,31 @@ def test_layers_that_are_not_faster_stay_dense_in_8_bits() -> None:
     kinds = {plan["name"]: (plan["kind"], plan.get("arithmetic")) for plan in made.config["layers"]}
     assert kinds["conv1"] == ("dense", "int8")
     assert kinds["conv2"] == ("lookup", "int8")
+
+
+def test_a_layer_that_cannot_compute_in_8_bits_is_not_asked_to() -> None:
+    class Tokens(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.mix = torch.nn.Conv2d(3, 16, 4, 4), torch.nn.Linear(16, 16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.mix(self.conv(x).flatten(2).transpose(1, 2))
+
+    source = api.open_model(Tokens(), (1, 3, 16, 16))
+    made = api.compress_source(source, INT8, CALIBRATED)
+    mix = made.report.layers[1]
+    assert (mix.arithmetic, mix.note) == (None, "in float32: a linear layer on tokens")
+    edited = [replace(LayerPlan.from_json(plan), arithmetic="int8") for plan in made.config["layers"]]
+    with pytest.raises(SettingsError, match=r"mix: arithmetic is 'int8' in the configuration; it must be float32 \(a linear"):
+        api.compress_source(source, INT8, CALIBRATED, plans=edited)
+
+
+@needs_library
+def test_a_net_without_lookups_is_timed_in_8_bits_too() -> None:
+    source = api.open_model(small_net(), (1, 3, 16, 16))
+    timers = Timers(measure_gain=lambda *_, **__: Gain({"conv1": (1.0, 0.4)}, 3.0, 1.0))
+    settings = replace(INT8, measure=True, plan=PlanSettings(skip=("*",)))
+    made = compress_net(source.captured, settings, CALIBRATED, timers=timers)
+    assert made.report.totals.speedup == 3.0
+    assert {row.name: row.lookup_ms for row in made.report.layers}["conv1"] == 0.4

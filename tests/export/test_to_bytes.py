@@ -30,7 +30,7 @@ def in_bytes(model: nn.Module, shape: tuple[int, ...], layers: list[str] | None 
     captured = Captured.of(finished(capture(model.eval(), torch.zeros(shape)), "float32"), shape)
     names = [layer.name for layer in captured.layers if reason_against(captured, layer) is None]
     calibration = [torch.rand(8, *shape[1:], generator=torch.Generator().manual_seed(0))]
-    return quantise(captured, names if layers is None else layers, calibration).net
+    return quantise(captured, names if layers is None else layers, calibration)
 
 
 def kinds(model: onnx.ModelProto) -> list[str]:
@@ -68,10 +68,25 @@ class Heads(nn.Module):
         return self.d(x.mean((2, 3)).relu())
 
 
+class Context(nn.Module):
+    """A sum of planes and one pixel for all of them, as global context has it, and a pooling to the size that is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = functional.adaptive_avg_pool2d(self.a(x).relu(), (12, 14))
+        pixel = self.b(x.mean((2, 3), keepdim=True)).relu()
+        return self.c((x + functional.max_pool2d(pixel, 1)).relu())
+
+
 NETS = {
     "residual": (zoo.fashion_resnet, (1, 1, 28, 28)),
     "oddly": (Oddly, (1, 3, 21, 18)),
     "heads": (Heads, (1, 3, 12, 14)),
+    "context": (Context, (1, 3, 12, 14)),
     "demosaicnet": (zoo.demosaicnet, (1, 3, 16, 16)),
 }
 
@@ -118,6 +133,9 @@ def test_float32_is_made_where_it_is_read_and_nowhere_else() -> None:
     found = kinds(to_onnx(in_bytes(Oddly(), (1, 3, 21, 18)), (1, 3, 21, 18), ExportSettings(), {}))
     assert "MaxPool" in found  # ceil_mode has no operator on bytes
     assert ops.BYTE_ADD in found
+    found = kinds(to_onnx(in_bytes(Context(), (1, 3, 12, 14)), (1, 3, 12, 14), ExportSettings(), {}))
+    assert "AveragePool" not in found  # torch makes one of a single pixel, which changes nothing
+    assert "Add" in found  # of planes and a pixel: QLinearAdd takes equal shapes
     one = to_onnx(in_bytes(Heads(), (1, 3, 12, 14), ["b"]), (1, 3, 12, 14), ExportSettings(), {})
     assert [kind for kind in kinds(one) if kind in ops.INPUTS or kind == "Conv"] == ["Conv", ops.CONV_TO_FLOAT, "Conv"]
 
@@ -126,7 +144,7 @@ def test_linear_layers_take_rows_of_bytes() -> None:
     artefact = flattened_artefact()
     captured = Captured.of(artefact.net, PLANE)
     names = [layer.name for layer in captured.layers]
-    net = quantise(captured, names, [torch.rand(8, *PLANE[1:])]).net
+    net = quantise(captured, names, [torch.rand(8, *PLANE[1:])])
     found = kinds(to_onnx(net, PLANE, ExportSettings(), {}))
     assert found.count(ops.QUANTIZE) == 1
     assert ops.DEQUANTIZE not in found
@@ -150,7 +168,7 @@ def test_the_dense_form_is_in_float32(name: str) -> None:
 def test_the_same_layers_without_a_dictionary() -> None:
     artefact = flattened_artefact()
     captured = Captured.of(artefact.net, PLANE)
-    net = quantise(captured, [layer.name for layer in captured.layers], [torch.rand(8, *PLANE[1:])]).net
+    net = quantise(captured, [layer.name for layer in captured.layers], [torch.rand(8, *PLANE[1:])])
     model = to_onnx(net, PLANE, ExportSettings(), {})
     lookups = [node.name for node in model.graph.node if node.op_type in ops.WITHOUT_DICTIONARY]
     assert lookups

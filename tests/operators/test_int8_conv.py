@@ -7,6 +7,7 @@ import onnx
 import pytest
 from byte_models import CASES, ByteCase, file_of, with_constants
 from command_line import needs_library
+from isas import ISAS
 from onnx import helper
 
 from lcnn_compress import runtime
@@ -15,18 +16,18 @@ from lcnn_compress.operators import int8_conv as ops
 from lcnn_compress.operators.common import DOMAIN, NO_BOUND
 from lcnn_compress.operators.geometry import ConvGeometry
 
-ISAS = ("scalar", "avx2", "avxvnni", "avx512", "avx512vnni")
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 each_result = pytest.mark.parametrize("to_bytes", [True, False], ids=["bytes", "floats"])
 
 
-def supported(isa: str) -> bool:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LCNN_ISA", isa)
-        return runtime.isa() == isa
-
-
-SUPPORTED = [isa for isa in ISAS if runtime.library_path() is not None and supported(isa)]
+def check_native(model: bytes, given: dict[str, np.ndarray], want: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    for isa in ISAS:
+        monkeypatch.setenv("LCNN_ISA", isa)
+        assert runtime.isa() == isa
+        for threads in (1, 3):
+            got = runtime.session(model, native=True, threads=threads).run(None, given)[0]
+            assert got.dtype == want.dtype
+            np.testing.assert_array_equal(got, want, err_msg=isa)
 
 
 @needs_library
@@ -38,13 +39,7 @@ def test_every_instruction_set_gives_the_bits_of_the_definition(
     if case.residual and not to_bytes:
         pytest.skip("results in float32 have no residual")
     want, given = case.expected(to_bytes=to_bytes), case.inputs()
-    assert SUPPORTED
-    for isa in SUPPORTED:
-        monkeypatch.setenv("LCNN_ISA", isa)
-        for threads in (1, 3):
-            got = runtime.session(case.model(to_bytes=to_bytes), native=True, threads=threads).run(None, given)[0]
-            assert got.dtype == want.dtype
-            np.testing.assert_array_equal(got, want, err_msg=isa)
+    check_native(case.model(to_bytes=to_bytes), given, want, monkeypatch)
 
 
 @each_case
@@ -79,6 +74,8 @@ def test_bodies_differ_by_one_step_at_most(case: ByteCase, to_bytes: bool) -> No
         ({"W": np.ones((32, 3, 3), np.int8)}, "must have rank 4"),
         ({"D": np.ones((0, 16), np.int8), "d_scale": np.ones(0, np.float32)}, "as in W"),
         ({"d_scale": np.zeros(5, np.float32)}, "d_scale holds 0.0"),
+        ({"x_scale": np.full(2, 0.5, np.float32)}, r"input 1 \(x_scale\) has shape \(2\); it must have 1 elements"),
+        ({"w_scale": np.full(32, 1e38, np.float32), "y_scale": np.float32(1e-30)}, "w_scale at 0 is"),
     ],
 )
 def test_constants_that_are_none_are_refused(changes, message: str) -> None:
@@ -106,19 +103,26 @@ def test_wrong_shapes_are_refused_when_they_come() -> None:
             session.run(None, {**given, "residual": other})
 
 
+@needs_library
+@pytest.mark.parametrize("rows", [0, 5])
+def test_one_byte_that_would_add_something_is_refused(rows: int) -> None:
+    """No residual is the byte that stands for 0: the definition would add any other to every result, kernels would not."""
+    case = ByteCase("one byte", 16, 32, (7, 9), rows=rows, changes={"residual": np.array([12], np.uint8)})
+    session = runtime.session(case.model(to_bytes=True), native=True)
+    with pytest.raises(Exception, match=r"'the-conv': input .* is not zero; it must be r_zero_point, 11, for none, or have"):
+        session.run(None, case.inputs())
+
+
 def edge(op_type: str, given: dict[str, np.ndarray], constants: dict[str, np.ndarray], order: list[str], **attributes) -> bytes:
     node = helper.make_node(op_type, order, ["Y"], name="the-node", domain=DOMAIN, **attributes)
     floats = next(iter(given.values())).dtype == np.float32
     return file_of(node, list(given), constants, to_bytes=op_type != ops.DEQUANTIZE, floats=floats)
 
 
-def run_edge(model: bytes, given: dict[str, np.ndarray], want: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def check_edge(model: bytes, given: dict[str, np.ndarray], want: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hold a node against what it should give: natively bit by bit, by its body within a step."""
-    for isa in SUPPORTED:
-        monkeypatch.setenv("LCNN_ISA", isa)
-        for threads in (1, 3):
-            got = runtime.session(model, native=True, threads=threads).run(None, given)[0]
-            np.testing.assert_array_equal(got, want, err_msg=isa)
+    if runtime.library_path() is not None:
+        check_native(model, given, want, monkeypatch)
     body = runtime.session(model, native=False).run(None, given)[0]
     assert body.shape == want.shape
     if want.size:
@@ -138,10 +142,10 @@ def test_planes_of_float32_become_bytes_and_back(shape: tuple[int, ...], monkeyp
     scale, zero = np.float32(0.03), np.uint8(120)
     want = np.clip(np.rint(x / scale) + 120, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
     held = {"y_scale": scale, "y_zero_point": zero}
-    run_edge(edge(ops.QUANTIZE, {"X": x}, held, ["X", *held]), {"X": x}, want, monkeypatch)
+    check_edge(edge(ops.QUANTIZE, {"X": x}, held, ["X", *held]), {"X": x}, want, monkeypatch)
     held = {"x_scale": scale, "x_zero_point": zero}
     back = ((want.astype(np.int32) - 120).astype(np.float32) * scale).transpose(0, 3, 1, 2)
-    run_edge(edge(ops.DEQUANTIZE, {"X": want}, held, ["X", *held]), {"X": want}, back, monkeypatch)
+    check_edge(edge(ops.DEQUANTIZE, {"X": want}, held, ["X", *held]), {"X": want}, back, monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +162,7 @@ def test_max_pool_of_bytes(kernel, stride, pads, shape, monkeypatch: pytest.Monk
     padded = np.pad(x, ((0, 0), (pads[0], pads[2]), (pads[1], pads[3]), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, (1, 2))[:, :: stride[0], :: stride[1]]
     attributes = {"kernel_shape": kernel, "strides": stride, "pads": pads, "dilations": (1, 1)}
-    run_edge(edge(ops.BYTE_MAX_POOL, {"X": x}, {}, ["X"], **attributes), {"X": x}, windows.max((-2, -1)), monkeypatch)
+    check_edge(edge(ops.BYTE_MAX_POOL, {"X": x}, {}, ["X"], **attributes), {"X": x}, windows.max((-2, -1)), monkeypatch)
 
 
 @pytest.mark.parametrize("shape", [(2, 7, 7, 512), (1, 1, 1, 3), (3, 5, 4, 10)])
@@ -170,7 +174,7 @@ def test_average_of_planes(shape, monkeypatch: pytest.MonkeyPatch) -> None:
     factor = np.float32(np.float64(held["x_scale"]) / (np.float64(held["y_scale"]) * shape[1] * shape[2]))
     sums = (x.astype(np.int64) - 4).sum((1, 2), keepdims=True)
     want = np.clip(np.rint(sums.astype(np.float32) * factor) + 30, 0, 255).astype(np.uint8)
-    run_edge(edge(ops.BYTE_AVERAGE, {"X": x}, held, ["X", *held]), {"X": x}, want, monkeypatch)
+    check_edge(edge(ops.BYTE_AVERAGE, {"X": x}, held, ["X", *held]), {"X": x}, want, monkeypatch)
 
 
 @pytest.mark.parametrize("clip", [(-NO_BOUND, NO_BOUND), (0.0, 6.0)])
@@ -189,7 +193,7 @@ def test_sum_of_bytes(clip, monkeypatch: pytest.MonkeyPatch) -> None:
     want = np.clip(np.rint(np.minimum(np.maximum(v, low), high)) + 60, 0, 255).astype(np.uint8)
     order = ["A", "a_scale", "a_zero_point", "B", "b_scale", "b_zero_point", "y_scale", "y_zero_point"]
     model = edge(ops.BYTE_ADD, {"A": a, "B": b}, held, order, clip_min=clip[0], clip_max=clip[1])
-    run_edge(model, {"A": a, "B": b}, want, monkeypatch)
+    check_edge(model, {"A": a, "B": b}, want, monkeypatch)
 
 
 def test_bodies_are_those_of_the_nodes_there_are() -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from lcnn_compress import zoo
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.forms.int8 import Int8Conv2d, Round8
-from lcnn_compress.forms.kinds import DENSE, LOOKUP, SPARSE
+from lcnn_compress.forms.kinds import LOOKUP, SPARSE
 from lcnn_compress.net.capture import capture
 from lcnn_compress.net.edit import finished, with_lookups
 from lcnn_compress.net.layers import Captured
@@ -60,12 +60,9 @@ def test_outputs_stay_near(make, shape: tuple[int, ...]) -> None:
     made = quantise(captured, names, images(shape))
     x = torch.cat(images(shape, 8, seed=1))
     with torch.no_grad():
-        want, got = captured.net(x), made.net(x)
-    error = float((got - want).square().mean() / want.var())
-    assert error < 0.01
-    assert made.error < 0.01
-    assert made.error > 0
-    assert {type(made.net.get_submodule(name)) for name in names} == {Int8Conv2d}
+        want, got = captured.net(x), made(x)
+    assert 0 < float((got - want).square().mean() / want.var()) < 0.01
+    assert {type(made.get_submodule(name)) for name in names} == {Int8Conv2d}
     # The net that was given is as it was.
     with torch.no_grad():
         assert torch.equal(captured.net(x), want)
@@ -87,10 +84,9 @@ def test_lookups_have_their_dictionary_in_8_bits() -> None:
     sparse = exact_lookup(captured.layers[2])
     sparse.kind = SPARSE
     mixed = Captured.of(with_lookups(captured, {"2": lookup, "4": sparse}), shape)
-    made = quantise(mixed, ["0", "2", "4"], images(shape)).net
+    made = quantise(mixed, ["0", "2", "4"], images(shape))
     layers = {name: made.get_submodule(name) for name in "024"}
     assert [layer.dictionary_size for layer in layers.values()] == [0, 16, 0]
-    assert [layer.kind for layer in layers.values()] == [DENSE, LOOKUP, SPARSE]
     x = torch.cat(images(shape, seed=1))
     with torch.no_grad():
         want = captured.net(x)
@@ -112,7 +108,7 @@ def _input_of(net, x: torch.Tensor) -> torch.Tensor:
 def test_linear_layers_on_flattened_planes_are_convolutions() -> None:
     artefact = flattened_artefact()
     captured = Captured.of(artefact.net, PLANE)
-    made = quantise(captured, names_of(captured), images(PLANE)).net
+    made = quantise(captured, names_of(captured), images(PLANE))
     x = torch.cat(images(PLANE, seed=1))
     with torch.no_grad():
         want = captured.net(x)
@@ -132,7 +128,7 @@ class Tokens(nn.Module):
 def test_layers_on_tokens_stay_in_float32() -> None:
     captured = captured_of(Tokens(), (1, 3, 16, 16))
     assert [reason_against(captured, layer) for layer in captured.layers] == [None, "a linear layer on tokens"]
-    made = quantise(captured, ["conv"], images((1, 3, 16, 16))).net
+    made = quantise(captured, ["conv"], images((1, 3, 16, 16)))
     assert isinstance(made.get_submodule("mix"), nn.Linear)
 
 
@@ -156,6 +152,19 @@ def test_as_many_images_are_taken_as_memory_allows(monkeypatch: pytest.MonkeyPat
 
 def test_the_same_data_gives_the_same_net() -> None:
     captured = captured_of(zoo.fashion_resnet(), (1, 1, 28, 28))
-    first, second = (quantise(captured, names_of(captured), images((1, 1, 28, 28))).net.state_dict() for _ in range(2))
+    first, second = (quantise(captured, names_of(captured), images((1, 1, 28, 28))).state_dict() for _ in range(2))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_net_that_is_only_timed_is_made_without_solving(monkeypatch: pytest.MonkeyPatch) -> None:
+    captured = captured_of(zoo.fashion_resnet(), (1, 1, 28, 28))
+    forwards, moments, of = [], [], module._moments
+    monkeypatch.setattr(module, "_moments", lambda *given: moments.append(given) or of(*given))
+    judged = module.Outputs.error
+    monkeypatch.setattr(module.Outputs, "error", lambda self, net: forwards.append(net) or judged(self, net))
+    rough = quantise(captured, names_of(captured), images((1, 1, 28, 28)), rough=True)
+    assert (len(forwards), len(moments)) == (1, 0)
+    quantise(captured, names_of(captured), images((1, 1, 28, 28)))
+    assert (len(forwards), len(moments)) == (1 + len(module.METHODS), len(captured.layers))
+    assert {type(rough.get_submodule(name)) for name in names_of(captured)} == {Int8Conv2d}

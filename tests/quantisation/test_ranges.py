@@ -54,7 +54,7 @@ def test_nodes_that_share_have_one_grid() -> None:
     net = capture(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), torch.zeros(1, 3, 8, 8))
     a, b, c = list(net.graph.nodes)[:3]
     found = {a: seen(torch.tensor([0.0, 1.0])), b: seen(torch.tensor([-1.0, 4.0])), c: seen(torch.tensor([0.0, 9.0]))}
-    made = grids(found, {a: a, b: a, c: c}, "percentile", 1.0)
+    made = grids(found, {a: a, b: a, c: c}, lambda histogram: histogram.percentile(1.0))
     assert made[a] == made[b] == Grid.covering(-1.0, 4.0)
     assert made[c] == Grid.covering(0.0, 9.0)
 

@@ -13,11 +13,11 @@ import torch
 from cases import LookupConvCase
 from torch import nn
 
-from lcnn_compress.compression.output_error import Outputs
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.capture import capture
 from lcnn_compress.net.edit import with_lookups
 from lcnn_compress.net.layers import Captured, layers
+from lcnn_compress.net.output_error import Outputs
 from lcnn_compress.search import effects
 from lcnn_compress.search.candidates import candidates
 from lcnn_compress.search.effects import choose_probes, estimate, replaced

@@ -12,6 +12,21 @@ void RequireRange(const std::string& name, int64_t value, int64_t low, int64_t h
   }
 }
 
+void RequireMultiple(const std::string& name, int64_t value, int64_t group) {
+  if (value % group != 0) {
+    throw std::invalid_argument(name + " is " + std::to_string(value) +
+                                ", not a multiple of group " + std::to_string(group));
+  }
+}
+
+void CheckAxis(const Axis& axis, const std::string& which) {
+  RequireRange("kernel " + which, axis.kernel, 1, kMaxKernel);
+  RequireRange("stride " + which, axis.stride, 1, kMaxExtent);
+  RequireRange("dilation " + which, axis.dilation, 1, kMaxExtent);
+  RequireRange("padding before " + which, axis.pad_begin, 0, kMaxExtent);
+  RequireRange("padding after " + which, axis.pad_end, 0, kMaxExtent);
+}
+
 int64_t OutputExtent(const Axis& axis, int64_t input, const char* axis_name) {
   RequireRange("input " + std::string(axis_name), input, 0, kMaxExtent);
   const int64_t window = axis.dilation * (axis.kernel - 1) + 1;

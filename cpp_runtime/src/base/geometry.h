@@ -19,8 +19,15 @@ constexpr int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
 // bits.
 constexpr int64_t kMaxExtent = std::numeric_limits<int32_t>::max();
 
-// Throws std::invalid_argument with the value and the range.
+// Of a convolution: along one axis, and of both. Plans have a place for every tap.
+constexpr int64_t kMaxKernel = 65535;
+constexpr int64_t kMaxTaps = 1 << 20;
+
+// These throw std::invalid_argument with the value and the rule.
 void RequireRange(const std::string& name, int64_t value, int64_t low, int64_t high);
+void RequireMultiple(const std::string& name, int64_t value, int64_t group);
+// Of a convolution; `which` is "height" or "width".
+void CheckAxis(const Axis& axis, const std::string& which);
 
 // a * b of non-negative sizes. Throws std::invalid_argument when it exceeds `limit`.
 inline int64_t CheckedMul(int64_t a, int64_t b, int64_t limit, const char* what) {

@@ -1,10 +1,10 @@
 // Products of bytes, scalar: the meaning of the family, one pixel and filter at a time.
 #include "kernels/u8_dot.h"
+#include "kernels/u8_finish_scalar.h"
 
 namespace {
 
-int32_t Sum(const lcnn::DotTask& t, int64_t pixel, int64_t filter) {
-  // Unsigned: sums may wrap around on the way.
+uint32_t Sum(const lcnn::DotTask& t, int64_t pixel, int64_t filter) {
   auto sum = static_cast<uint32_t>(t.start[filter]);
   const int8_t* w = t.weights + filter * lcnn::kQuad;
   for (int64_t s = 0; s < t.n_spans; ++s) {
@@ -16,43 +16,11 @@ int32_t Sum(const lcnn::DotTask& t, int64_t pixel, int64_t filter) {
       w += t.blocks * lcnn::kBlockFilters * lcnn::kQuad;
     }
   }
-  return static_cast<int32_t>(sum);
+  return sum;
 }
 
-float Value(const lcnn::DotTask& t, int64_t pixel, int64_t filter) {
-  const auto sum = static_cast<float>(Sum(t, pixel, filter));
-  float v = __builtin_fmaf(sum, t.scale[filter], t.bias[filter]);
-  if (t.residual != nullptr) {
-    const int32_t r = t.residual[t.y_offsets[pixel] + filter] - t.residual_zero;
-    v = __builtin_fmaf(static_cast<float>(r), t.residual_scale, v);
-  }
-  if (v < t.low) v = t.low;
-  return v > t.high ? t.high : v;
-}
-
-// Adding 1.5 * 2^23 leaves no bit for a fraction: a value below 2^22 is rounded to the nearest
-// integer.
-int32_t Rounded(float v) {
-  constexpr float kNoFraction = 0x1.8p23f;
-  return static_cast<int32_t>((v + kNoFraction) - kNoFraction);
-}
-
-template <class Store>
-void ForAll(const lcnn::DotTask& t, const Store& store) {
-  for (int64_t p = 0; p < t.pixels; ++p) {
-    for (int64_t f = 0; f < t.filters; ++f) store(t.y_offsets[p] + f, Value(t, p, f));
-  }
-}
-
-void ToBytes(const lcnn::DotTask& t) {
-  auto* const y = static_cast<uint8_t*>(t.y);
-  ForAll(t, [&](int64_t i, float v) { y[i] = static_cast<uint8_t>(Rounded(v) + t.zero); });
-}
-
-void ToFloats(const lcnn::DotTask& t) {
-  auto* const y = static_cast<float*>(t.y);
-  ForAll(t, [&](int64_t i, float v) { y[i] = v; });
-}
+void ToBytes(const lcnn::DotTask& t) { AllToBytes(t, Sum); }
+void ToFloats(const lcnn::DotTask& t) { AllToFloats(t, Sum); }
 
 }  // namespace
 

@@ -1,15 +1,9 @@
 // Products of bytes over lists, scalar: the meaning of the family, one position and filter at a
 // time.
+#include "kernels/u8_finish_scalar.h"
 #include "kernels/u8_list.h"
 
 namespace {
-
-// Adding 1.5 * 2^23 leaves no bit for a fraction: a value below 2^22 is rounded to the nearest
-// integer.
-int32_t Rounded(float v) {
-  constexpr float kNoFraction = 0x1.8p23f;
-  return static_cast<int32_t>((v + kNoFraction) - kNoFraction);
-}
 
 // Where a byte of a filter at a position lies.
 int64_t BytePlace(const lcnn::ListTask& t, int64_t filter, int64_t position) {
@@ -26,14 +20,7 @@ float Value(const lcnn::ListTask& t, const lcnn::ListEntry* entries, const int32
     __builtin_memcpy(w, weights + e * t.share + filter % t.share, sizeof(w));
     for (int64_t i = 0; i < lcnn::kQuad; ++i) sum += static_cast<uint32_t>(x[i] * w[i]);
   }
-  float v = __builtin_fmaf(static_cast<float>(static_cast<int32_t>(sum)), t.scale[filter],
-                           t.bias[filter]);
-  if (t.residual != nullptr) {
-    const int32_t r = t.residual[BytePlace(t, filter, position)] - t.residual_zero;
-    v = __builtin_fmaf(static_cast<float>(r), t.residual_scale, v);
-  }
-  if (v < t.low) v = t.low;
-  return v > t.high ? t.high : v;
+  return Finished(t, sum, filter, BytePlace(t, filter, position));
 }
 
 template <class Store>
@@ -53,9 +40,7 @@ void ForAll(const lcnn::ListTask& t, const Store& store) {
 
 void ToBytes(const lcnn::ListTask& t) {
   auto* const y = static_cast<uint8_t*>(t.y);
-  ForAll(t, [&](int64_t filter, int64_t p, float v) {
-    y[BytePlace(t, filter, p)] = static_cast<uint8_t>(Rounded(v) + t.zero);
-  });
+  ForAll(t, [&](int64_t filter, int64_t p, float v) { y[BytePlace(t, filter, p)] = AsByte(t, v); });
 }
 
 void ToFloats(const lcnn::ListTask& t) {

@@ -16,11 +16,9 @@ namespace {
 
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
 constexpr float kMaxFloat = std::numeric_limits<float>::max();
-constexpr int64_t kMaxKernel = 65535;
 // A dictionary that large is read from memory, where half the bytes take half the time; widening it
 // costs more than that in a smaller one.
 constexpr size_t kMinNarrow = 1 << 18;
-constexpr int64_t kMaxTaps = 1 << 20;
 // Copying pays where a copied vector is read by so many filters, and starting on a part where a
 // filter has so many entries in it.
 constexpr int64_t kMinReaders = 12;
@@ -33,25 +31,9 @@ constexpr int64_t kMaxSharedPlaces = 1 << 24;
 
 [[noreturn]] void Fail(const std::string& message) { throw std::invalid_argument(message); }
 
-void CheckAxis(const Axis& axis, const std::string& which) {
-  RequireRange("kernel " + which, axis.kernel, 1, kMaxKernel);
-  RequireRange("stride " + which, axis.stride, 1, kMaxExtent);
-  RequireRange("dilation " + which, axis.dilation, 1, kMaxExtent);
-  RequireRange("padding before " + which, axis.pad_begin, 0, kMaxExtent);
-  RequireRange("padding after " + which, axis.pad_end, 0, kMaxExtent);
-}
-
-void RequireMultiple(const std::string& name, int64_t value, int64_t group) {
-  if (value % group != 0) {
-    Fail(name + " is " + std::to_string(value) + ", not a multiple of group " +
-         std::to_string(group));
-  }
-}
-
 LookupConvShape Checked(const LookupConvShape& shape) {
   CheckAxis(shape.height, "height");
   CheckAxis(shape.width, "width");
-  // Plans have a place for every tap, also for those without entries.
   CheckedMul(shape.height.kernel, shape.width.kernel, kMaxTaps, "kernel");
   RequireRange("group", shape.group, 1, kMaxExtent);
   RequireRange("channels", shape.channels, 1, kMaxExtent);

@@ -9,25 +9,7 @@
 namespace lcnn {
 namespace {
 
-constexpr int64_t kMaxKernel = 65535;
-constexpr int64_t kMaxTaps = 1 << 20;
-
 [[noreturn]] void Fail(const std::string& message) { throw std::invalid_argument(message); }
-
-void CheckAxis(const Axis& axis, const std::string& which) {
-  RequireRange("kernel " + which, axis.kernel, 1, kMaxKernel);
-  RequireRange("stride " + which, axis.stride, 1, kMaxExtent);
-  RequireRange("dilation " + which, axis.dilation, 1, kMaxExtent);
-  RequireRange("padding before " + which, axis.pad_begin, 0, kMaxExtent);
-  RequireRange("padding after " + which, axis.pad_end, 0, kMaxExtent);
-}
-
-void RequireMultiple(const std::string& name, int64_t value, int64_t group) {
-  if (value % group != 0) {
-    Fail(name + " is " + std::to_string(value) + ", not a multiple of group " +
-         std::to_string(group));
-  }
-}
 
 }  // namespace
 

@@ -161,7 +161,12 @@ class NarrowConvKernel {
  public:
   NarrowConvKernel(const Form& form, const OrtApi* api, const OrtKernelInfo* info,
                    std::string subject)
-      : api_(api), subject_(std::move(subject)), form_(form), conv_(ReadConv(form, api, info)) {}
+      : api_(api), subject_(std::move(subject)), form_(form), conv_(ReadConv(form, api, info)) {
+    if (form.Has(kResidualScale)) {
+      residual_zero_ =
+          ReadByteScale(api, info, form.Named(kResidualScale), kNames[kResidualZero]).zero_point;
+    }
+  }
 
   static void InferShapeOf(const Form& form, const OrtApi* api, OrtShapeInferContext* context) {
     const std::vector<Dimension> x = InputDimensions(api, context, kX);
@@ -188,6 +193,7 @@ class NarrowConvKernel {
   std::string subject_;
   Form form_;
   std::unique_ptr<const NarrowConv> conv_;
+  uint8_t residual_zero_ = 0;
 };
 
 const void* NarrowConvKernel::Residual(const OrtKernelContext* context,
@@ -201,6 +207,14 @@ const void* NarrowConvKernel::Residual(const OrtKernelContext* context,
   if (view.dims != std::vector<int64_t>{1}) {
     Fail(InputText(input) + " has shape " + ShapeText(view.dims) +
          "; it must be (1), for none, or the output's shape " + ShapeText(y_dims));
+  }
+  // The operators' definition would add any other.
+  const bool adds_nothing = form_.half ? (*static_cast<const uint16_t*>(view.data) & 0x7FFF) == 0
+                                       : *static_cast<const uint8_t*>(view.data) == residual_zero_;
+  if (!adds_nothing) {
+    Fail(InputText(input) + " has one element that is not zero; it must be " +
+         (form_.half ? "0" : "r_zero_point, " + std::to_string(residual_zero_)) +
+         ", for none, or have the output's shape " + ShapeText(y_dims));
   }
   return nullptr;
 }

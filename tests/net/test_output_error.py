@@ -10,10 +10,10 @@ from cases import small_net
 from torch import Tensor, nn
 
 from lcnn_compress import api
-from lcnn_compress.compression.output_error import Outputs, first_images
 from lcnn_compress.compression.plan import PlanSettings
 from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.net.capture import capture
+from lcnn_compress.net.output_error import Outputs, first_images
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 
