@@ -52,8 +52,7 @@ from torch import fx
 
 from lcnn_compress import api
 from lcnn_compress.benchmark.rivals import file_bytes
-from lcnn_compress.benchmark.statistics import ratio_interval
-from lcnn_compress.benchmark.timing import EngineFile, open_file, time_in_turn
+from lcnn_compress.benchmark.timing import EngineFile, open_file, ratio_interval, time_in_turn
 from lcnn_compress.compression.plan import LayerPlan, PlanSettings
 from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.data.score import torch_runner

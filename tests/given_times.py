@@ -9,7 +9,7 @@ from cases import small_net
 
 from lcnn_compress import api
 from lcnn_compress.benchmark.gain import Gain
-from lcnn_compress.benchmark.layer_cost import ORDINARY, Form, Shape
+from lcnn_compress.benchmark.layer_forms import ORDINARY, Form, Shape
 from lcnn_compress.benchmark.profile import OTHER, NetTimes
 from lcnn_compress.benchmark.timers import Timers
 from lcnn_compress.compression.settings import CompressSettings, PlanSettings, TrainingData

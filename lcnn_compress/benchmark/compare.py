@@ -21,15 +21,17 @@ from lcnn_compress.benchmark.child import run_child
 from lcnn_compress.benchmark.gain import Gain, TimingPlan, measure_gain
 from lcnn_compress.benchmark.profile import OTHER
 from lcnn_compress.benchmark.rivals import Rival, Rivals, file_bytes, make_rivals
-from lcnn_compress.benchmark.statistics import Latency, latency_statistics, ratio_interval
 from lcnn_compress.benchmark.timing import (
     ONNXRUNTIME,
     EngineFile,
+    Latency,
     Memory,
     Turns,
+    latency_statistics,
     open_file,
     outputs_in_turn,
     peak_memory,
+    ratio_interval,
     read_onnx,
 )
 from lcnn_compress.errors import ArtefactError

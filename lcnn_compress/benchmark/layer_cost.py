@@ -1,4 +1,4 @@
-"""Time lookup convolutions of a given shape with the native library on this machine, and remember the times. No torch.
+"""Time forms of a layer of a given shape with the native library on this machine, and remember the times. No torch.
 
 What a lookup convolution costs depends on how many rows and lookups it has and not on their values, so factors are random and
 a time holds for every layer of that shape. All forms of one shape are nodes of one model and run in turn: each finds its input
@@ -14,28 +14,30 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 from lcnn_compress import runtime
 from lcnn_compress.artefact.field_rules import fits
 from lcnn_compress.artefact.strict_json import parse_json
+from lcnn_compress.benchmark.layer_forms import (
+    ORDINARY,
+    ROUNDING,
+    ByteForm,
+    Form,
+    LookupForm,
+    PlainForm,
+    Shape,
+    form_macs,
+    forms_model,
+)
 from lcnn_compress.benchmark.profile import layer_times
 from lcnn_compress.errors import FileError
-from lcnn_compress.export.rewrite import matrix_product, split_full
 from lcnn_compress.files import sha256_of, temporary_folder, write_atomically
-from lcnn_compress.forms.kinds import LOOKUP, SPARSE, settled
 from lcnn_compress.machine import machine
-from lcnn_compress.operators.common import DOMAIN, OP_VERSION, OPSET
-from lcnn_compress.operators.encoding import encode_positions
-from lcnn_compress.operators.geometry import ConvGeometry, lookup_macs
-from lcnn_compress.operators.lookup_conv import OP_TYPE, node_attributes
+from lcnn_compress.operators.int8_conv import QUANTIZE
+from lcnn_compress.operators.lookup_conv import LAYER_OPS
 from lcnn_compress.progress import Progress, silent
 
 log = logging.getLogger(__name__)
@@ -56,71 +58,10 @@ CREDIBLE_MS = 1e-6, 1e7
 MAX_FILE_BYTES = 4 << 20
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A layer as it is timed: its channels and geometry, the (height, width) of its input and the images of one call.
-
-    A ``linear`` layer is a matrix product where it is not a lookup; its filters cover the plane.
-    """
-
-    in_channels: int
-    out_channels: int
-    geometry: ConvGeometry
-    size: tuple[int, int]
-    batch: int = 1
-    linear: bool = False
-
-    @property
-    def weights(self) -> int:
-        """The number of values in the ordinary convolution's weight."""
-        return self.out_channels * self.in_channels // self.geometry.groups * self.geometry.taps
-
-    @property
-    def key(self) -> str:
-        """The shape as text."""
-        g = self.geometry
-        convolution = (g.kernel, g.stride, g.padding, g.dilation, g.groups)
-        parts = (self.in_channels, self.out_channels, *convolution, self.size, self.batch, int(self.linear))
-        return " ".join(",".join(map(str, p)) if isinstance(p, tuple) else str(p) for p in parts)
-
-
-@dataclass(frozen=True, order=True)
-class LookupForm:
-    """One way to code a layer: ``rows`` of the dictionary for each group, 0 for an identity; ``nonzeros`` of all filters.
-
-    ``filters_per_pattern`` neighbouring filters have the same pattern.
-    """
-
-    rows: int
-    nonzeros: int
-    filters_per_pattern: int = 1
-
-    @property
-    def key(self) -> str:
-        """The form as text."""
-        return f"{self.rows} {self.nonzeros} {self.filters_per_pattern}"
-
-
-class OrdinaryForm(Enum):
-    """The form of a layer left as it is; the only value of an enum, so that ``is`` tells it from lookups."""
-
-    # Files of times hold the ordinary form under this key, which no lookups can have.
-    ORDINARY = "-1 0 1"
-
-    @property
-    def key(self) -> str:
-        """The form as text."""
-        return self.value
-
-
-ORDINARY: Final = OrdinaryForm.ORDINARY
-Form = LookupForm | OrdinaryForm
 # The keys of forms in files of times; the limit on digits keeps numbers small.
-_FORM_KEY = re.compile(r"-1 0 1|[0-9]{1,12} [0-9]{1,12} [0-9]{1,12}")
+_FORM_KEY = re.compile(r"-1 [08] 1|int8 [0-9]{1,12}|[0-9]{1,12} [0-9]{1,12} [0-9]{1,12}")
 # ``_Times`` holds the ms of each form of each shape, by their keys; shapes are in the order in which they were added.
 _Times = dict[str, dict[str, float]]
-# ``Factors`` hold a model's constants by name.
-Factors = dict[str, np.ndarray[Any, Any]]
 # A function of this type takes and returns what ``measure_forms`` does.
 MeasureForms = Callable[[Shape, Sequence[Form], int], dict[Form, float]]
 
@@ -136,18 +77,13 @@ def default_cache() -> Path | None:
 
 def measure_forms(shape: Shape, forms: Sequence[Form], threads: int) -> dict[Form, float]:
     """Time all forms of a shape in turn; return the ms of each, the least of the medians of several rounds."""
-    macs = shape.batch * sum(_macs(shape, form) for form in forms)
+    macs = shape.batch * sum(form_macs(shape, form) for form in forms)
     runs = int(np.clip(FORM_ROUND_MS * MACS_PER_MS / max(1, macs), *FORM_RUNS))
     with temporary_folder() as folder:
         path = folder / "forms.onnx"
         write_atomically(path, forms_model(shape, forms).SerializeToString())
-        times = layer_times(path, threads=threads, runs=runs, rounds=FORM_ROUNDS)
+        times = layer_times(path, threads=threads, runs=runs, rounds=FORM_ROUNDS, layer_ops={*LAYER_OPS, QUANTIZE})
     return {form: max(times[str(i)], RESOLUTION_MS) for i, form in enumerate(forms)}
-
-
-def _macs(shape: Shape, form: Form) -> int:
-    rows, nonzeros = (0, shape.weights) if form is ORDINARY else (form.rows, form.nonzeros)
-    return lookup_macs(shape.in_channels, rows, nonzeros, shape.geometry, shape.size)
 
 
 def time_forms(
@@ -191,9 +127,14 @@ def time_forms(
 
 
 def _in_order(forms: Iterable[Form]) -> list[Form]:
-    """Return each form once, the ordinary one first: the order in which they run is part of the method of timing."""
+    """Return each form once, the ordinary one first: the order in which they run is part of the method of timing.
+
+    What is made of the input in 8 bits comes before the forms that read it.
+    """
     given = set(forms)
-    return [*({ORDINARY} & given), *sorted(form for form in given if form is not ORDINARY)]
+    lookups = sorted(form for form in given if isinstance(form, LookupForm))
+    in_bytes = sorted(form for form in given if isinstance(form, ByteForm))
+    return [*({ORDINARY} & given), *lookups, *({ROUNDING} & given), *in_bytes]
 
 
 class _Store:
@@ -289,78 +230,7 @@ def _latest(times: _Times) -> _Times:
 
 
 def _form_of(key: str) -> Form:
-    return ORDINARY if key == ORDINARY.key else LookupForm(*map(int, key.split()))
-
-
-def forms_model(shape: Shape, forms: Sequence[Form]) -> onnx.ModelProto:
-    """Return a model in which every form, with random factors, reads the same input; node i is forms[i].
-
-    Only the first value of what a form gives leaves the model, so that the next one writes to the same memory, as in a net.
-    """
-    n_dims = 2 if shape.linear else 4
-    nodes: list[onnx.NodeProto] = []
-    constants: Factors = {
-        "residual": np.zeros(1, np.float32), "bias": np.zeros(shape.out_channels, np.float32),
-        "start": np.zeros(n_dims, np.int64), "end": np.ones(n_dims, np.int64),
-        "features": np.array([-1, shape.out_channels], np.int64),
-    }  # fmt: skip
-    for i, form in enumerate(forms):
-        made, weights = _ordinary(shape, i) if form is ORDINARY else _lookup(shape, form, i)
-        nodes += made
-        constants |= weights
-        result = f"Y{i}"
-        if shape.linear:
-            nodes.append(helper.make_node("Reshape", [result, "features"], [f"features{i}"]))
-            result = f"features{i}"
-        nodes.append(helper.make_node("Slice", [result, "start", "end"], [f"first{i}"], name=f"first{i}"))
-    outputs = [helper.make_tensor_value_info(f"first{i}", TensorProto.FLOAT, [1] * n_dims) for i in range(len(forms))]
-    entry = helper.make_tensor_value_info("X", TensorProto.FLOAT, (shape.batch, shape.in_channels, *shape.size))
-    tensors = [numpy_helper.from_array(array, name) for name, array in constants.items()]
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, OP_VERSION)]
-    graph = helper.make_graph(nodes, "forms", [entry], outputs, tensors)
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    split_full(model, {str(i) for i, form in enumerate(forms) if form is not ORDINARY and _is_full(shape, form)})
-    return model
-
-
-def _is_full(shape: Shape, form: LookupForm) -> bool:
-    slots = shape.out_channels * shape.geometry.taps * form.rows
-    channels = shape.in_channels // shape.geometry.groups
-    kind = SPARSE if form.rows == 0 else LOOKUP
-    return settled(kind, nonzeros=form.nonzeros, slots=slots, dictionary_size=form.rows, channels=channels).is_full
-
-
-def _ordinary(shape: Shape, i: int) -> tuple[list[onnx.NodeProto], Factors]:
-    """Return the nodes and constants of the layer as it is, with a random weight."""
-    size = (shape.out_channels, shape.in_channels // shape.geometry.groups, *shape.geometry.kernel)
-    weight = np.random.default_rng(0).standard_normal(size, np.float32)
-    inputs = ["X", f"{i}.weight", "bias"]
-    if shape.linear:
-        return matrix_product(inputs, f"Y{i}", str(i)), {f"{i}.weight": weight}
-    attributes = node_attributes(shape.geometry)
-    plain = {key: attributes[key] for key in ("kernel_shape", "strides", "pads", "dilations", "group")}
-    return [helper.make_node("Conv", inputs, [f"Y{i}"], name=str(i), **plain)], {f"{i}.weight": weight}
-
-
-def _lookup(shape: Shape, form: LookupForm, i: int) -> tuple[list[onnx.NodeProto], Factors]:
-    """Return the node and constants of a lookup convolution with random factors."""
-    names = [f"{i}.D", f"{i}.gaps", f"{i}.coefficients"]
-    constants = dict(zip(names, _random_factors(shape, form), strict=True))
-    inputs = ["X", *names, "bias", "residual"]
-    node = helper.make_node(OP_TYPE, inputs, [f"Y{i}"], name=str(i), domain=DOMAIN, **node_attributes(shape.geometry))
-    return [node], constants
-
-
-def _random_factors(shape: Shape, form: LookupForm) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    rng = np.random.default_rng(0)
-    groups, m = shape.geometry.groups, shape.in_channels // shape.geometry.groups
-    size = form.rows or m
-    dictionary = rng.standard_normal((groups * size, m)) if form.rows else np.tile(np.eye(m), (groups, 1))
-    kernel = np.zeros((shape.out_channels, size, *shape.geometry.kernel), np.float32)
-    blocks = -(-shape.out_channels // form.filters_per_pattern)
-    used = np.zeros(blocks * (kernel.size // shape.out_channels), bool)
-    used[rng.choice(used.size, min(used.size, -(-form.nonzeros // form.filters_per_pattern)), replace=False)] = True
-    pattern = used.reshape(blocks, -1).repeat(form.filters_per_pattern, axis=0)[: shape.out_channels].reshape(kernel.shape)
-    kernel[pattern] = rng.uniform(0.5, 1.5, pattern.sum()) * rng.choice((-1, 1), pattern.sum())
-    gaps, coefficients = encode_positions(kernel)
-    return dictionary.astype(np.float16), gaps, coefficients.astype(np.float16)
+    if key in (ORDINARY.key, ROUNDING.key):
+        return PlainForm(key)
+    kind, *numbers = key.split()
+    return ByteForm(*map(int, numbers)) if kind == "int8" else LookupForm(*map(int, key.split()))

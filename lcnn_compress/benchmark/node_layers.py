@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from lcnn_compress.operators.common import layer_name
@@ -18,28 +18,28 @@ FOLLOWERS = frozenset(
 )
 
 
-def layers_of_events(graph: onnx.GraphProto) -> dict[str, str]:
-    """Return which layer a profile event of a given name belongs to.
+def layers_of_events(graph: onnx.GraphProto, layer_ops: Collection[str] = LAYER_OPS) -> dict[str, str]:
+    """Return which layer, a named node of one of ``layer_ops``, a profile event of a given name belongs to.
 
     ONNX Runtime names a node after itself ("conv1", "fused fc", "fc/MatMulAddFusion") or, in the blocked layout, after what is
     its output once the activation is fused ("relu_1_nchwc"). A tensor that two layers lead to, such as a sum, tells nothing.
     """
     claims: dict[str, set[str]] = defaultdict(set)
-    for node, tensors in _layer_tails(graph):
+    for node, tensors in _layer_tails(graph, layer_ops):
         own = (node.name, f"{node.name}/MatMulAddFusion")
         for name in (*own, *(f"fused {n}" for n in own), *tensors, *(f"{t}_nchwc" for t in tensors)):
             claims[name].add(layer_name(node))
     return {name: next(iter(layers)) for name, layers in claims.items() if len(layers) == 1}
 
 
-def _layer_tails(graph: onnx.GraphProto) -> Iterable[tuple[onnx.NodeProto, list[str]]]:
+def _layer_tails(graph: onnx.GraphProto, layer_ops: Collection[str]) -> Iterable[tuple[onnx.NodeProto, list[str]]]:
     """Yield each layer's node with its output and, in order, the outputs of the elementwise nodes that alone read it."""
     readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in graph.node:
         for name in node.input:
             readers[name].append(node)
     for node in graph.node:
-        if node.op_type in LAYER_OPS and node.name:
+        if node.op_type in layer_ops and node.name:
             tensors = [node.output[0]]
             while len(found := readers[tensors[-1]]) == 1 and found[0].op_type in FOLLOWERS:
                 tensors.append(found[0].output[0])
@@ -50,7 +50,7 @@ def add_inlined(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], shares: lis
     """Find layers that run as an inlined function body under a made-up name: walk back from their output to a Conv."""
     maker = {name: i for i, node in enumerate(nodes) for name in node.output}
     found = {name for names in shares for name in names}
-    for layer, tensors in _layer_tails(graph):
+    for layer, tensors in _layer_tails(graph, LAYER_OPS):
         name = layer_name(layer)
         if name in found:
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,19 +61,27 @@ def runs_for(ms: float) -> int:
 
 
 def layer_times(
-    model: Path, *, threads: int = 1, runs: int = 20, rounds: int = 1, seed: int = 0, native: bool = True
+    model: Path,
+    *,
+    threads: int = 1,
+    runs: int = 20,
+    rounds: int = 1,
+    seed: int = 0,
+    native: bool = True,
+    layer_ops: Collection[str] = LAYER_OPS,
 ) -> dict[str, float]:
     """Return the ms of each layer for one image, and of all else as ``"(other)"``: the least of the medians of ``rounds``.
 
-    A layer is a node Conv, Gemm, MatMul or LookupConv that has a name. An activation counts where it was fused into the layer;
-    layout changes next to a LookupConv count for it (``add_layout_changes``). A layer that cannot be found in the profile is
-    missing here and logged. ``native`` False leaves the native library aside, as where it is not installed.
+    A layer is a node Conv, Gemm, MatMul or LookupConv, or another of ``layer_ops``, that has a name. An activation counts
+    where it was fused into the layer; layout changes next to a LookupConv count for it (``add_layout_changes``). A layer that
+    cannot be found in the profile is missing here and logged. ``native`` False leaves the native library aside, as where it is
+    not installed.
 
     Raises:
         ArtefactError, FileError: the file is damaged or missing.
     """
     with temporary_folder() as folder:
-        profile = Profile(model, threads, seed, folder, native)
+        profile = Profile(model, threads, seed, folder, native, layer_ops)
         for _ in range(rounds):
             profile.run(PROFILE_WARMUP + runs)
         return least_medians(profile.finish(), rounds)
@@ -93,7 +102,15 @@ class Profile:
     ONNX Runtime executes nodes in the order in which it writes them to that file, so the n-th event of a run is its n-th node.
     """
 
-    def __init__(self, model: Path, threads: int, seed: int, folder: Path, native: bool = True) -> None:
+    def __init__(
+        self,
+        model: Path,
+        threads: int,
+        seed: int,
+        folder: Path,
+        native: bool = True,
+        layer_ops: Collection[str] = LAYER_OPS,
+    ) -> None:
         options = session_options()
         self.optimised: Path | None = None
         if runtime.uses_lookups(model):
@@ -105,7 +122,7 @@ class Profile:
         self.session = runtime.session(model, threads=threads, native=native, profile_prefix=prefix, options=options)
         self.feed = random_input(self.session, model, None, seed)
         self.graph = read_onnx(model).graph
-        self.name, self.n_runs = model.name, 0
+        self.name, self.n_runs, self.layer_ops = model.name, 0, layer_ops
 
     def run(self, times: int) -> None:
         """Run the net ``times`` times on random values."""
@@ -121,7 +138,7 @@ class Profile:
         n_nodes, rest = divmod(len(events), self.n_runs)
         assert rest == 0, (len(events), self.n_runs)
         shares = self._shares(events[-n_nodes:])
-        expected = {layer_name(node) for node in self.graph.node if node.op_type in LAYER_OPS and node.name}
+        expected = {layer_name(node) for node in self.graph.node if node.op_type in self.layer_ops and node.name}
         missing = expected - {name for names in shares for name in names}
         if missing:
             log.warning("%s: no time found for %s", self.name, ", ".join(sorted(missing)))
@@ -136,9 +153,10 @@ class Profile:
 
     def _shares(self, events: list[_Event]) -> list[list[str]]:
         """Return for each event of a run the layers it counts for, in equal parts."""
-        by_name = layers_of_events(self.graph)
+        by_name = layers_of_events(self.graph, self.layer_ops)
         shares = [
-            [by_name[e.title]] if e.title in by_name and e.operator.removeprefix("Fused") in LAYER_OPS else [] for e in events
+            [by_name[e.title]] if e.title in by_name and e.operator.removeprefix("Fused") in self.layer_ops else []
+            for e in events
         ]
         if self.optimised is None:
             return shares

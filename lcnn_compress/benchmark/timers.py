@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lcnn_compress.benchmark import gain, layer_cost, profile
+from lcnn_compress.benchmark.layer_forms import Form, Shape
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,6 @@ class Timers:
     """
 
     net_times: Callable[..., profile.NetTimes] = profile.net_times
-    time_forms: Callable[..., dict[layer_cost.Shape, dict[layer_cost.Form, float]]] = layer_cost.time_forms
+    time_forms: Callable[..., dict[Shape, dict[Form, float]]] = layer_cost.time_forms
     measure_gain: Callable[..., gain.Gain] = gain.measure_gain
     time_ratio: Callable[..., float] = gain.time_ratio

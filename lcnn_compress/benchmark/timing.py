@@ -1,9 +1,9 @@
-"""Open files, each in the engine that runs it, ONNX Runtime or OpenVINO, and time runs of them in turn. No torch."""
+"""Open files, each in the engine that runs it, ONNX Runtime or OpenVINO, time runs in turn, and sum times up. No torch."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ Outputs = list[NDArray[np.float32]]
 # A function of this type runs a net once and returns its outputs.
 RunOnce = Callable[[], Outputs]
 MEMORY_RUNS = 3
+BOOTSTRAP_SAMPLES = 1000
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
@@ -211,3 +212,30 @@ def _outputs(session: Any, feed: dict[str, NDArray[np.float32]], name: str) -> O
 
 def _too_large(batch: int, error: Exception) -> SettingsError:
     return SettingsError(f"batch is {batch}: it does not fit in memory ({runtime.ort_message(error)}); choose a smaller one")
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Percentiles (interpolated linearly) and minimum of the ms that a batch takes, and images per second at the median."""
+
+    latency_ms_p50: float
+    latency_ms_p90: float
+    latency_ms_p99: float
+    latency_ms_min: float
+    throughput_per_s: float
+
+
+def latency_statistics(latency_ms: Iterable[float], batch: int) -> Latency:
+    """Return the statistics of the ms of runs of ``batch`` images each."""
+    values = np.asarray(list(latency_ms), np.float64)
+    p50, p90, p99 = (float(p) for p in np.percentile(values, (50, 90, 99)))
+    return Latency(p50, p90, p99, float(values.min()), 1000 * batch / p50)
+
+
+def ratio_interval(dense_ms: Sequence[float], lookup_ms: Sequence[float], seed: int) -> tuple[float, float]:
+    """Return the 95 % interval of median(dense) / median(lookup) by a bootstrap over pairs of runs (Efron 1979)."""
+    pairs = np.array([dense_ms, lookup_ms], np.float64)  # (2, n)
+    chosen = np.random.default_rng(seed).integers(0, pairs.shape[1], (BOOTSTRAP_SAMPLES, pairs.shape[1]))
+    medians = np.median(pairs[:, chosen], axis=2)  # (2, samples)
+    low, high = np.percentile(medians[0] / medians[1], (2.5, 97.5))
+    return float(low), float(high)

@@ -2,7 +2,8 @@
 
 A layer can stay dense or be one of three forms of the same module: lookups in a learned dictionary, sparse (the dictionary is
 the identity) or low rank (every row is used; two ordinary convolutions in a file). Times are measured at a few densities and
-interpolated between.
+interpolated between. Dense and low-rank layers may compute in 8 bits: products are so fast there that lists of lookups rarely
+pay.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lcnn_compress.benchmark.layer_cost import ORDINARY, Form, LookupForm, Shape, time_forms
+from lcnn_compress.benchmark.layer_cost import time_forms
+from lcnn_compress.benchmark.layer_forms import ORDINARY, ROUNDING, ByteForm, Form, LookupForm, Shape
 from lcnn_compress.compression.settings import LayerPlan
+from lcnn_compress.forms.arithmetic import INT8
 from lcnn_compress.forms.dictionary import draft_errors
 from lcnn_compress.forms.kinds import DENSE, LOOKUP, LOW_RANK, SPARSE
 from lcnn_compress.forms.storage import coefficient_type, dictionary_bytes
@@ -46,11 +49,17 @@ STRIP_MACS = 1e9
 MAX_PACE = 3.0
 # Names and attributes of one node take about this many bytes of a file.
 NODE_BYTES = 400
+# Scale and bias of a filter in 8 bits take so many bytes.
+BYTE_FILTER_BYTES = 8
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One thing a layer can become; ``weight_error`` is |W - PD|^2 / |W|^2, ``ms`` the time of all its calls for one image."""
+    """One thing a layer can become.
+
+    ``weight_error`` is |W - PD|^2 / |W|^2, without what rounding adds; ``ms`` is the time of all its calls for one image.
+    ``rounding_ms`` is the time to make bytes of its inputs in float32, where it computes in 8 bits.
+    """
 
     plan: LayerPlan
     nonzeros: int
@@ -58,6 +67,12 @@ class Candidate:
     weight_bytes: int
     weight_error: float
     ms: float = math.nan
+    rounding_ms: float = 0.0
+
+    @property
+    def is_in_bytes(self) -> bool:
+        """Whether the layer computes in 8 bits."""
+        return self.plan.arithmetic == INT8
 
 
 def dense_candidate(layer: Layer, reason: str, ms: float) -> Candidate:
@@ -102,6 +117,24 @@ def candidates(layer: Layer, storage: str, seed: int) -> list[Candidate]:
             )
     made = [_candidate(layer, plan, count, error, storage) for plan, count, error in found]
     return [c for c in made if c.nonzeros > 0 and c.macs < layer.dense_macs]
+
+
+def byte_candidates(layer: Layer, listed: Sequence[Candidate], reason: str) -> list[Candidate]:
+    """Return the forms of a layer in 8 bits, whose times are not known yet.
+
+    Args:
+        layer: a layer that nothing stands against (``quantisation.quantise.reason_against``).
+        listed: its forms in float32, of which the low-rank ones have a twin in 8 bits.
+        reason: why it stays dense where it does.
+    """
+    rows = [(c, c.plan.dictionary_size) for c in listed if c.plan.form.is_full]
+    dense = dense_candidate(layer, reason, math.nan)
+    filters = layer.out_channels * BYTE_FILTER_BYTES + NODE_BYTES
+    found = [replace(dense, weight_bytes=layer.weight().numel() + filters)]
+    found += [
+        replace(c, weight_bytes=k * (layer.in_channels + 4 * layer.geometry.groups) + c.nonzeros + filters) for c, k in rows
+    ]
+    return [replace(c, plan=replace(c.plan, arithmetic=INT8)) for c in found]
 
 
 def _lookup_errors(layer: Layer, weight: NDArray[np.float32], size: int, seed: int) -> dict[tuple[int, int], float]:
@@ -190,12 +223,14 @@ def timed(
             points.setdefault(shape, set()).update(f for c in listed for f in _measured_forms(layer, c.plan))
             if listed:
                 points[shape].add(ORDINARY)
+            if any(c.is_in_bytes for c in listed):
+                points[shape].add(ROUNDING)
     times = time_forms(
         {shape: forms for shape, forms in points.items() if forms}, threads=threads, cache=cache, progress=progress
     )
     paces = _paces(layers, dense_ms, times)
     return [
-        [replace(c, ms=pace * _time(layer, c, times)) for c in listed]
+        [replace(c, ms=pace * _time(layer, c, times), rounding_ms=pace * _rounding_time(layer, c, times)) for c in listed]
         for layer, pace, listed in zip(layers, paces, options, strict=True)
     ]
 
@@ -239,7 +274,9 @@ def _strip(layer: Layer, size: tuple[int, int]) -> tuple[int, int]:
     return max(min(least, size[0]), min(size[0], math.ceil(size[0] * STRIP_MACS / macs))), size[1]
 
 
-def _measured_forms(layer: Layer, plan: LayerPlan) -> list[LookupForm]:
+def _measured_forms(layer: Layer, plan: LayerPlan) -> list[LookupForm] | list[ByteForm]:
+    if plan.arithmetic == INT8:
+        return [ByteForm(plan.form.projected_rows(plan.dictionary_size))]
     slots = layer.out_channels * layer.geometry.taps * plan.dictionary_size
     if plan.form.is_full:
         return [LookupForm(plan.dictionary_size, slots)]
@@ -253,11 +290,18 @@ def _measured_forms(layer: Layer, plan: LayerPlan) -> list[LookupForm]:
     ]
 
 
-def _time(layer: Layer, candidate: Candidate, times: dict[Shape, dict[Form, float]]) -> float:
+def _time(layer: Layer, candidate: Candidate, times: Mapping[Shape, Mapping[Form, float]]) -> float:
     forms = _measured_forms(layer, candidate.plan)
+    counts = [form.nonzeros if isinstance(form, LookupForm) else candidate.nonzeros for form in forms]
     total = 0.0
     for shape, count in layer_shapes(layer).items():
         # Fewer lookups never take longer: what says so was disturbed.
         ms = np.minimum.accumulate([times[shape][form] for form in forms][::-1])[::-1]
-        total += count * float(np.interp(candidate.nonzeros, [form.nonzeros for form in forms], ms))
+        total += count * float(np.interp(candidate.nonzeros, counts, ms))
     return total
+
+
+def _rounding_time(layer: Layer, candidate: Candidate, times: Mapping[Shape, Mapping[Form, float]]) -> float:
+    if not candidate.is_in_bytes:
+        return 0.0
+    return sum(count * times[shape][ROUNDING] for shape, count in layer_shapes(layer).items())

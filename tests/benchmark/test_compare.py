@@ -35,7 +35,7 @@ from lcnn_compress.benchmark.compare import (
     file_size,
 )
 from lcnn_compress.benchmark.rivals import KINDS
-from lcnn_compress.benchmark.statistics import latency_statistics
+from lcnn_compress.benchmark.timing import latency_statistics
 from lcnn_compress.errors import ArtefactError, SettingsError
 
 SHARED = {"macs_ratio", "realised_fraction"}

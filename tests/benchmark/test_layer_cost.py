@@ -9,23 +9,11 @@ import pwd
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
 from command_line import needs_library
 
-from lcnn_compress import runtime
-from lcnn_compress.benchmark.layer_cost import (
-    MAX_FILE_BYTES,
-    ORDINARY,
-    Form,
-    LookupForm,
-    Shape,
-    default_cache,
-    forms_model,
-    measure_forms,
-    time_forms,
-)
+from lcnn_compress.benchmark.layer_cost import MAX_FILE_BYTES, default_cache, measure_forms, time_forms
+from lcnn_compress.benchmark.layer_forms import ORDINARY, ROUNDING, ByteForm, Form, LookupForm, Shape
 from lcnn_compress.operators.geometry import ConvGeometry
 
 SHAPE = Shape(8, 6, ConvGeometry((3, 3), padding=(1, 1, 1, 1)), (7, 5))
@@ -36,44 +24,6 @@ def three_halves(shape: Shape, forms: Sequence[Form], threads: int) -> dict[Form
     """A measurement by which every form takes 1.5 ms."""
     del shape, threads
     return dict.fromkeys(forms, 1.5)
-
-
-def test_a_model_holds_every_form_with_the_lookups_it_names() -> None:
-    model = forms_model(SHAPE, FORMS)
-    onnx.checker.check_model(model)
-    constants = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
-    layers = [(node.name, node.op_type) for node in model.graph.node if node.op_type in ("Conv", "LookupConv")]
-    assert layers == [("0", "LookupConv"), ("1", "LookupConv"), ("2/dictionary", "Conv"), ("2", "Conv")]
-    assert [value.name for value in model.graph.output] == ["first0", "first1", "first2"]  # the whole would stay in memory
-    assert [constants[f"{i}.D"].shape for i in range(2)] == [(4, 8), (8, 8)]
-    assert constants["2/dictionary.weight"].shape == (2, 8, 1, 1)
-    np.testing.assert_array_equal(constants["1.D"], np.eye(8))
-    assert [int(np.count_nonzero(constants[f"{i}.coefficients"])) for i in range(2)] == [30, 100]
-    assert constants["2.kernel"].shape == (6, 2, 3, 3)
-    with_dense = forms_model(SHAPE, [ORDINARY, *FORMS])
-    onnx.checker.check_model(with_dense)
-    kinds = [node.op_type for node in with_dense.graph.node if node.op_type not in ("Slice", "Cast")]
-    assert kinds == ["Conv", "LookupConv", "LookupConv", "Conv", "Conv"]
-
-
-@needs_library
-def test_grouped_and_batched_shapes_run() -> None:
-    shape = Shape(8, 6, ConvGeometry((1, 1), groups=2), (1, 1), batch=5)
-    session = runtime.session(forms_model(shape, [ORDINARY, LookupForm(3, 7), LookupForm(0, 9)]).SerializeToString())
-    outputs = session.run(None, {"X": np.ones((5, 8, 1, 1), np.float32)})
-    assert [y.shape for y in outputs] == [(1, 1, 1, 1)] * 3
-
-
-@needs_library
-@pytest.mark.parametrize(("kernel", "first_stage"), [((1, 1), "Gemm"), ((3, 2), "Conv")])
-def test_linear_layers_are_matrix_products_where_they_are_not_lookups(kernel: tuple[int, int], first_stage: str) -> None:
-    shape = Shape(8, 6, ConvGeometry(kernel), kernel, batch=5, linear=True)
-    model = forms_model(shape, [ORDINARY, LookupForm(3, 7), LookupForm(2, 12 * shape.geometry.taps)])
-    found = [node.op_type for node in model.graph.node if node.name and node.op_type != "Slice"]
-    assert found == ["Gemm", "LookupConv", first_stage, "Gemm"]
-    onnx.checker.check_model(model)
-    outputs = runtime.session(model.SerializeToString()).run(None, {"X": np.ones((5, 8, *kernel), np.float32)})
-    assert [y.shape for y in outputs] == [(1, 1)] * 3
 
 
 @needs_library
@@ -103,6 +53,14 @@ def test_what_is_known_is_not_measured_again(tmp_path: Path) -> None:
     assert asked[2:] == [FORMS[:1]]
 
 
+@needs_library
+def test_forms_in_8_bits_are_timed_and_kept_like_others(tmp_path: Path) -> None:
+    forms: list[Form] = [ByteForm(0), ByteForm(2), ROUNDING, ORDINARY]
+    first = time_forms({SHAPE: forms}, cache=tmp_path)[SHAPE]
+    assert set(first) == set(forms)
+    assert time_forms({SHAPE: forms}, cache=tmp_path, measure=three_halves)[SHAPE] == first
+
+
 def held(times: object) -> str:
     return json.dumps({"times": times})
 
@@ -118,6 +76,7 @@ DAMAGED = {
     held({"a": 3}): "the times of 'a' are 3", held({"a": [1.5]}): "the times of 'a' are [1.5]",
     one_time(1.5, "b"): "'b' is no form", one_time(1.5, "1 2"): "'1 2' is no form", one_time(1.5, "1 2 3 4"): "is no form",
     one_time(1.5, "1 2 -3"): "is no form", one_time(1.5, "1 2 .5"): "is no form", one_time(1.5, f"{10**400} 1 1"): "no form",
+    one_time(1.5, "int8"): "no form", one_time(1.5, "int8 -1"): "no form", one_time(1.5, "int4 1"): "no form",
     one_time("1.5"): "a time of '1.5' ms", one_time(None): "a time of None ms", one_time(True): "a time of True ms",
     one_time(float("nan")): "it holds NaN", one_time(float("inf")): "it holds Infinity", one_time(-1.5): "a time of -1.5 ms",
     one_time(0): "a time of 0 ms", one_time(1e-300): "a time of 1e-300 ms", one_time(1e300): "a time of 1e+300 ms",

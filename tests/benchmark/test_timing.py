@@ -15,7 +15,17 @@ from onnx import TensorProto, helper
 from small_onnx import NetWriter, write
 
 from lcnn_compress import runtime
-from lcnn_compress.benchmark.timing import OPENVINO, EngineFile, open_file, open_net, outputs_in_turn, time_in_turn
+from lcnn_compress.benchmark.timing import (
+    OPENVINO,
+    EngineFile,
+    Latency,
+    latency_statistics,
+    open_file,
+    open_net,
+    outputs_in_turn,
+    ratio_interval,
+    time_in_turn,
+)
 from lcnn_compress.errors import LcnnError, SettingsError
 
 
@@ -105,3 +115,23 @@ def test_openvino_computes_what_onnx_runtime_computes(tmp_path: Path) -> None:
     # bfloat16, which OpenVINO takes where it can, rounds to 8 bits; four layers follow each other.
     assert np.abs(want - got).max() < 8 * 2.0**-8 * np.abs(want).max()
     np.testing.assert_array_equal(got, again)
+
+
+def test_latency_statistics_of_fixed_numbers() -> None:
+    # 0..100: percentile p is p, also with interpolation; 4 images in 50 ms are 80 in a second.
+    assert latency_statistics(range(101), batch=4) == Latency(
+        latency_ms_p50=50.0, latency_ms_p90=90.0, latency_ms_p99=99.0, latency_ms_min=0.0, throughput_per_s=80.0
+    )  # fmt: skip
+
+
+def test_the_interval_of_a_constant_ratio_is_that_ratio() -> None:
+    assert ratio_interval([6.0] * 5, [2.0] * 5, seed=0) == (3.0, 3.0)
+
+
+def test_the_interval_keeps_pairs_together_and_follows_the_seed() -> None:
+    dense, lookup = [4.0, 40.0, 400.0], [2.0, 20.0, 200.0]
+    assert ratio_interval(dense, lookup, seed=0) == (2.0, 2.0)  # resampled apart, the medians would seldom match
+    mixed = [4.0, 5.0, 6.0, 7.0, 8.0], [2.0, 2.0, 2.0, 2.0, 2.0]
+    low, high = ratio_interval(*mixed, seed=1)
+    assert 2.0 <= low < 3.0 < high <= 4.0
+    assert ratio_interval(*mixed, seed=1) == (low, high)

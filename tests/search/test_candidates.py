@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lcnn_compress.benchmark.layer_cost import ORDINARY, LookupForm, Shape
+from lcnn_compress.benchmark.layer_forms import ORDINARY, LookupForm, Shape
 from lcnn_compress.compression.plan import check_plan, planned_macs
 from lcnn_compress.compression.settings import LayerPlan
 from lcnn_compress.forms.dictionary import draft, draft_errors, factorise
