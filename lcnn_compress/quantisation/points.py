@@ -65,6 +65,23 @@ def find_points(net: fx.GraphModule, layers: Collection[str]) -> Points:
     return Points(nodes, {node: min(found[node], key=lambda other: order[other]) for node in nodes})
 
 
+def reads_float(net: fx.GraphModule, layers: Collection[str]) -> set[str]:
+    """Return those of ``layers``, all of them in 8 bits, for which bytes are made of what something else gave in float32."""
+
+    def gives_bytes(node: fx.Node) -> bool:
+        if node.target in _ACTIVATIONS:
+            return gives_bytes(node.all_input_nodes[0])
+        return _is_layer(node, layers) or node.target in _ADDS | _AVERAGES
+
+    called = [node for node in net.graph.nodes if _is_layer(node, layers)]
+    return {str(node.target) for node in called if not all(map(gives_bytes, _sources(node.all_input_nodes[0])))}
+
+
+def grid_node(call: fx.Node) -> fx.Node:
+    """Return a node whose grid is that of the input of a layer's call."""
+    return next(_sources(call.all_input_nodes[0]))
+
+
 def _sources(node: fx.Node) -> Iterator[fx.Node]:
     """Yield the nodes that compute the values which ``node`` gives, beyond those that only pass values on."""
     if node.op == "call_function" and (node.target in _MOVES or _keeps_sizes(node)):

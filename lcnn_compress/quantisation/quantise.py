@@ -187,7 +187,7 @@ class _Making:
     def _layer(self, name: str, module: Any, grid: Grid, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Int8Conv2d:
         if name in self.made:
             return self.made[name]  # the layer is called again
-        made = _in_bytes(module, grid, inputs, self.rough)
+        made = layer_in_bytes(module, grid, inputs, self.rough)
         total, count = torch.zeros(made.out_channels, dtype=torch.float64), 0
         for y, x in zip(outputs, inputs, strict=True):
             off = y - made(x)
@@ -214,8 +214,15 @@ def _with_rounding(net: fx.GraphModule, chosen: dict[fx.Node, Grid]) -> tuple[fx
     return result, rounds
 
 
-def _in_bytes(lookup: LookupConv2d, grid: Grid, inputs: Sequence[Tensor], rough: bool) -> Int8Conv2d:
-    """Return a layer in 8 bits; its bias is that of the layer."""
+def layer_in_bytes(lookup: LookupConv2d, grid: Grid, inputs: Sequence[Tensor], rough: bool) -> Int8Conv2d:
+    """Return a layer in 8 bits; its bias is that of the layer.
+
+    Args:
+        lookup: the layer.
+        grid: of its inputs.
+        inputs: calibration inputs of the layer, on that grid.
+        rough: weights are rounded to the nearest.
+    """
     geometry, groups = lookup.geometry, lookup.geometry.groups
     kernel, bias = (lookup.sparse_kernel * lookup.support).detach(), lookup.bias.detach().clone()
     rows, row_scale = torch.zeros(0, lookup.dictionary.shape[1], dtype=torch.int8), torch.zeros(0)
