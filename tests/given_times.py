@@ -9,7 +9,7 @@ from cases import small_net
 
 from lcnn_compress import api
 from lcnn_compress.benchmark.gain import Gain
-from lcnn_compress.benchmark.layer_forms import ORDINARY, Form, Shape
+from lcnn_compress.benchmark.layer_forms import ORDINARY, ROUNDING, ByteForm, Form, Shape
 from lcnn_compress.benchmark.profile import OTHER, NetTimes
 from lcnn_compress.benchmark.timers import Timers
 from lcnn_compress.compression.settings import CompressSettings, PlanSettings, TrainingData
@@ -23,8 +23,12 @@ BUSY_MS = 2 * sum(DENSE_MS.values())
 
 
 def form_ms(form: Form) -> float:
-    """What a form of any shape takes alone: rows and lookups have a price."""
-    return 0.04 if form is ORDINARY else 0.05 + form.rows / 100 + form.nonzeros / 3000
+    """What a form of any shape takes alone: rows and lookups have a price, a lower one in 8 bits."""
+    if isinstance(form, ByteForm):
+        return 0.01 + form.rows / 1000 if form.rows else 0.02
+    if form is ORDINARY or form is ROUNDING:
+        return 0.04 if form is ORDINARY else 0.002
+    return 0.05 + form.rows / 100 + form.nonzeros / 3000
 
 
 def time_forms(wanted: Mapping[Shape, Collection[Form]], **_: Any) -> dict[Shape, dict[Form, float]]:

@@ -10,10 +10,12 @@
 
 namespace {
 
-// Some small, and one that is worth threads.
-const lcnn::ImageSize kSizes[] = {{1, 1, 1, 1},   {2, 3, 5, 7},   {3, 65, 4, 9},
-                                  {1, 130, 1, 1}, {0, 3, 5, 7},   {1, 0, 2, 2},
-                                  {2, 4, 0, 3},   {1, 3, 40, 41}, {2, 5, 230, 300}};
+// Some small, one that is worth threads, and channels around whole blocks of them.
+const lcnn::ImageSize kSizes[] = {{1, 1, 1, 1},     {2, 3, 5, 7},  {3, 65, 4, 9}, {1, 130, 1, 1},
+                                  {0, 3, 5, 7},     {1, 0, 2, 2},  {2, 4, 0, 3},  {1, 3, 40, 41},
+                                  {2, 5, 230, 300}, {2, 7, 9, 11}, {1, 8, 8, 8},  {2, 9, 3, 5},
+                                  {1, 15, 7, 11},   {2, 16, 8, 8}, {1, 17, 9, 9}, {2, 24, 5, 13},
+                                  {1, 31, 1, 65},   {1, 32, 5, 5}};
 
 size_t Count(const lcnn::ImageSize& s) {
   return static_cast<size_t>(s.batch * s.channels * s.height * s.width);

@@ -214,10 +214,10 @@ def forecast(report: Json) -> None:
         times = "" if row["predicted_ms"] is None else f"{row['predicted_ms']:.3f} / {row['dense_ms']:.3f}"
         table.add_row(
             row["name"], row["kind"], str(row["dictionary_size"]) if coded else "", f"{row['density']:.3f}" if coded else "",
-            times, f"{row['macs'] / 1e6:.2f} / {row['macs_dense'] / 1e6:.2f}", f"{row['error']:.3f}" if coded else "",
+            times, f"{row['macs'] / 1e6:.2f} / {row['macs_dense'] / 1e6:.2f}", f"{row['error']:.3f}" if row["error"] else "",
         )  # fmt: skip
     show_table(table)
-    reasons([row for row in report["layers"] if not _kind(row).is_coded])
+    reasons(report["layers"])
     budget = report["budget"]
     what = (
         "outputs, measured layer by layer" if budget["effects"] == "outputs" else "filters (no data: --calib measures outputs)"

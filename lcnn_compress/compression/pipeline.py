@@ -19,7 +19,7 @@ from lcnn_compress.compression.make_report import layer_reports, make_report, ti
 from lcnn_compress.compression.plan import check_plan, plan_layers
 from lcnn_compress.compression.settings import CompressSettings, LayerPlan, TrainingData
 from lcnn_compress.errors import SettingsError
-from lcnn_compress.forms.arithmetic import FLOAT32, INT8
+from lcnn_compress.forms.arithmetic import AUTO, FLOAT32, INT8
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.edit import finished, with_lookups
 from lcnn_compress.net.layers import Captured, Layer
@@ -109,7 +109,7 @@ def compress_net(
 
 def with_arithmetic(captured: Captured, plans: Sequence[LayerPlan], arithmetic: str) -> list[LayerPlan]:
     """Return plans in which all layers that can compute in an arithmetic do so; notes say why others cannot."""
-    if arithmetic == FLOAT32:
+    if arithmetic in (FLOAT32, AUTO):
         return list(plans)
 
     def changed(plan: LayerPlan, layer: Layer) -> LayerPlan:

@@ -20,6 +20,7 @@ from lcnn_compress.compression.batch_norms import log
 from lcnn_compress.errors import DataError
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.pattern import choose_pattern
+from lcnn_compress.forms.positive import solve_positive
 from lcnn_compress.net.cut import Walk
 from lcnn_compress.net.ordinary import in_eval_mode
 from lcnn_compress.net.patches import patches, seeded_positions
@@ -289,6 +290,6 @@ class _Centred:
             kept = pattern.nonzero()[:, 0]
             filters = (pattern_of == i).nonzero()[:, 0]
             matrix = self.ff[kept[:, None], kept] + self.ridge * torch.eye(len(kept), dtype=torch.float64)
-            step = torch.linalg.solve(matrix, gradient[kept[:, None], filters])
+            step = solve_positive(matrix, gradient[kept[:, None], filters])
             solved[filters[:, None], kept] += step.T
         return solved

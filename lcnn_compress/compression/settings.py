@@ -15,7 +15,7 @@ from lcnn_compress.artefact.field_rules import check_fields, check_seed
 from lcnn_compress.benchmark.bench_settings import MAX_THREADS
 from lcnn_compress.data.data_settings import CALIBRATION_BATCH, CALIBRATION_IMAGES
 from lcnn_compress.errors import SettingsError
-from lcnn_compress.forms.arithmetic import FLOAT32, check_arithmetic
+from lcnn_compress.forms.arithmetic import ARITHMETICS, AUTO, FLOAT32, check_arithmetic
 from lcnn_compress.forms.kinds import FILTERS_PER_PATTERN, KINDS, Kind
 from lcnn_compress.forms.size_rules import DEFAULT_LOOKUPS, PRESETS, check_amount, parse_dictionary
 from lcnn_compress.renamed import renamed
@@ -144,8 +144,9 @@ class CompressSettings:
     measure: bool = field(default=True, metadata={"help": "Time every layer and keep those dense that are not faster"})
     threads: int = field(default=1, metadata={"help": "Threads while measuring", "metavar": "N", "min": 1})
     finetune: FinetuneSettings | None = None
-    arithmetic: str = field(default=FLOAT32, metadata={
-        "help": "What layers compute in: float32, or int8, which needs calib or data", "metavar": "TYPE",
+    arithmetic: str = field(default=AUTO, metadata={
+        "help": "What layers compute in: float32, int8 (needs calib or data), or auto: a target chooses layer by layer",
+        "metavar": "TYPE",
     })  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -157,7 +158,7 @@ class CompressSettings:
         if self.init not in INITS:
             raise SettingsError(f"`init` is '{self.init}'; it must be one of {', '.join(INITS)}")
         check_type(self.storage)
-        check_arithmetic(self.arithmetic)
+        check_arithmetic(self.arithmetic, (AUTO, *ARITHMETICS))
         if not 1 <= self.threads <= MAX_THREADS:
             raise SettingsError(f"`threads` is {self.threads}; it must be at least 1 and at most {MAX_THREADS}")
 

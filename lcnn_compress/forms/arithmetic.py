@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lcnn_compress.errors import SettingsError
 
 FLOAT32, INT8 = "float32", "int8"
 ARITHMETICS = (FLOAT32, INT8)
+# A search chooses for each layer; without a target it means float32.
+AUTO = "auto"
 
 
-def check_arithmetic(arithmetic: str) -> None:
-    """Raise SettingsError unless ``arithmetic`` is one of ``ARITHMETICS``."""
-    if arithmetic not in ARITHMETICS:
-        raise SettingsError(f"`arithmetic` is '{arithmetic}'; it must be one of {', '.join(ARITHMETICS)}")
+def check_arithmetic(arithmetic: str, allowed: Sequence[str] = ARITHMETICS) -> None:
+    """Raise SettingsError unless ``arithmetic`` is one of those allowed."""
+    if arithmetic not in allowed:
+        raise SettingsError(f"`arithmetic` is '{arithmetic}'; it must be one of {', '.join(allowed)}")

@@ -14,6 +14,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from lcnn_compress.forms.positive import solve_positive
+
 ROUNDS = 30
 # After so many of the rounds only the entries asked for are left.
 FALLING_ROUNDS = 20
@@ -84,7 +86,7 @@ class Prediction:
         unit = (ff / scale[:, :, None] / scale[:, None, :]).float()
         self.unit = unit + DAMPING * torch.eye(unit.shape[1])
         self.wanted = (fy / scale[:, :, None]).mT.float()  # (groups, O, F)
-        self.full = torch.linalg.solve(self.unit, self.wanted.mT).mT
+        self.full = solve_positive(self.unit, self.wanted.mT).mT
 
     @cached_property
     def inverse(self) -> Tensor:

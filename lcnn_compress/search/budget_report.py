@@ -18,7 +18,8 @@ class PlannedLayer:
     """What one layer becomes and what that is expected to cost.
 
     MACs and times (ms; None where nothing was timed) are of one image. ``density`` is non-zeros over all coefficients;
-    ``error`` is what the layer alone adds to the outputs, relative to their spread.
+    ``error`` is what the layer alone adds to the outputs, relative to their spread; ``arithmetic`` is what it computes in, None
+    for float32.
     """
 
     name: str
@@ -34,6 +35,7 @@ class PlannedLayer:
     predicted_ms: float | None
     dense_ms: float | None
     error: float
+    arithmetic: str | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)

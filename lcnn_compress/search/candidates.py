@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -247,6 +247,27 @@ def _paces(layers: Sequence[Layer], dense_ms: Mapping[str, float], times: Mappin
         found.append(pace if 1 / MAX_PACE <= pace <= MAX_PACE else None)
     usual = float(np.median([pace for pace in found if pace is not None] or [1.0]))
     return [usual if pace is None else pace for pace in found]
+
+
+def edge_times(
+    layers: Sequence[Layer], options: Mapping[str, Sequence[Candidate]], behind_float: Container[str]
+) -> dict[str, float]:
+    """Return for each layer the ms from bytes to float32 and back that it costs to keep it in float32 among layers in 8 bits.
+
+    Args:
+        layers: those that may change.
+        options: their candidates with times, by name.
+        behind_float: layers whose inputs come in float32 anyway.
+    """
+    rounded = {layer.name: max((c.rounding_ms for c in options[layer.name]), default=0.0) for layer in layers}
+    given = {layer.name: layer.in_channels * sum(map(math.prod, layer.sizes)) for layer in layers}
+    # Results take as long to round as the inputs of all layers do on the average.
+    each = sum(rounded.values()) / max(1, sum(given[name] for name, ms in rounded.items() if ms))
+    found = {}
+    for layer in layers:
+        made = layer.out_channels * sum(math.prod(layer.geometry.output_size(*size)) for size in layer.sizes)
+        found[layer.name] = each * made + (0.0 if layer.name in behind_float else rounded[layer.name])
+    return found
 
 
 def layer_shapes(layer: Layer) -> dict[Shape, float]:

@@ -2,24 +2,27 @@
 
 A few forms of each layer are tried on calibration images, their coefficients solved for the layer's own inputs; between them
 the effect is interpolated over the error of the layer's own outputs (``local_errors``), both on logarithmic scales. Effects are
-squared errors, and those of several layers nearly add up as long as they are small.
+squared errors, and those of several layers nearly add up as long as they are small, as do those of coding and of 8 bits.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from lcnn_compress.forms.arithmetic import FLOAT32
 from lcnn_compress.forms.kinds import LOOKUP, LOW_RANK, SPARSE, Kind
-from lcnn_compress.net.layers import Layer
+from lcnn_compress.net.layers import Captured, Layer
 from lcnn_compress.net.output_error import Outputs, first_images, outputs
 from lcnn_compress.progress import Progress, silent
+from lcnn_compress.quantisation.rounding_effects import rounding_effects
 from lcnn_compress.search.candidates import Candidate
 from lcnn_compress.search.layer_errors import MAX_FEATURES, coded, local_errors
 from lcnn_compress.search.layer_fit import gather
@@ -40,8 +43,61 @@ MANY_POSITIONS = 4096
 # fewer images.
 MAX_PROBE_MACS = 2e13
 MIN_EFFECT = 1e-12
+# What 8 bits do is measured on at least and at most this many images, and on as many as take about this many MACs.
+ROUNDED_IMAGES, MAX_ROUNDING_MACS = (2, 32), 5e11
 # Beyond the forms tried, an effect grows with a power of the outputs' error, which is kept within these bounds.
 SLOPES = (1.0, 4.0)
+
+
+def effects_of_options(
+    captured: Captured,
+    free: Sequence[Layer],
+    in_float: Mapping[str, Sequence[Candidate]],
+    options: Mapping[str, Sequence[Candidate]],
+    calibration: Sequence[Tensor],
+    progress: Progress,
+) -> dict[str, list[float]]:
+    """Return the effect of each option of each layer; low-rank layers in 8 bits add to that of their twins in float32.
+
+    Args:
+        captured: the dense net.
+        free: layers that may be coded.
+        in_float: their candidates in float32 without times.
+        options: what each layer can become, apart from staying as it is.
+        calibration: as for ``prepare``.
+        progress: as for ``prepare``.
+    """
+    wanted = {
+        name: [c for c in listed if any(_is_twin(c, other) for other in options[name])] for name, listed in in_float.items()
+    }
+    if calibration:
+        harms = estimate(captured.net, free, [wanted[layer.name] for layer in free], calibration, progress)
+    else:
+        harms = [[candidate.weight_error for candidate in wanted[layer.name]] for layer in free]
+    coded = {layer.name: list(zip(wanted[layer.name], harm, strict=True)) for layer, harm in zip(free, harms, strict=True)}
+    rounded = {name for name, listed in options.items() if any(c.is_in_bytes for c in listed)}
+    ranks = {
+        name: sorted(c.plan.dictionary_size for c in options[name] if c.is_in_bytes and c.plan.form.is_full) for name in rounded
+    }
+    added = {}
+    if rounded:
+        macs = macs_of_image(captured.net, captured.layers, calibration) * len(rounded) / 2
+        images = first_images(calibration, int(np.clip(MAX_ROUNDING_MACS / max(1.0, macs), *ROUNDED_IMAGES)))
+        added = rounding_effects(captured, {n: r[len(r) // 2] if r else 0 for n, r in ranks.items()}, images, progress)
+
+    def effect(candidate: Candidate) -> float:
+        name = candidate.plan.name
+        if not candidate.plan.form.is_coded:
+            return added[name].dense
+        own = next(harm for twin, harm in coded[name] if _is_twin(twin, candidate))
+        return own + added[name].coded if candidate.is_in_bytes else own
+
+    return {name: [effect(candidate) for candidate in listed] for name, listed in options.items()}
+
+
+def _is_twin(in_float: Candidate, other: Candidate) -> bool:
+    """Tell whether a candidate is another, perhaps in 8 bits."""
+    return replace(other.plan, arithmetic=FLOAT32) == in_float.plan
 
 
 def estimate(

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from lcnn_compress.compression.refit import IMAGES_AT_ONCE, PASS_BYTES, RIDGE, ReachedError, split_by_memory
 from lcnn_compress.forms.pattern import choose_pattern
+from lcnn_compress.forms.positive import solve_positive
 from lcnn_compress.net.layers import Layer
 from lcnn_compress.net.patches import patches, seeded_positions
 from lcnn_compress.operators.geometry import ConvGeometry
@@ -128,8 +129,8 @@ class InputMoments:
             used = inside.gather(1, places)
             systems = responses[places[:, :, None], places[:, None, :]] * (used[:, :, None] & used[:, None, :])
             systems.diagonal(dim1=1, dim2=2).add_(torch.where(used, ridge, 1.0))
-            solved = torch.linalg.solve(systems, gradient[first : first + block].gather(1, places) * used)
-            step[first : first + block].scatter_(1, places, solved * used)
+            right = gradient[first : first + block].gather(1, places) * used
+            step[first : first + block].scatter_(1, places, solve_positive(systems, right[:, :, None])[:, :, 0] * used)
         return kernel + step.view_as(kernel)
 
 

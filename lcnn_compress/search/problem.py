@@ -1,7 +1,9 @@
 """What a net can become within a budget: every layer's options with their measured times and effects, and the best choice.
 
 The net's time is the sum of its layers' times and of everything else, which does not change; its error is the sum of the
-layers' effects. Both are predictions, which ``meet_target`` holds against the built net.
+layers' effects. Both are predictions, which ``meet_target`` holds against the built net. A net with layers in 8 bits keeps
+bytes between them, so that a layer in float32 among them costs the steps from bytes and back, too: both ways to choose, with
+layers in 8 bits and without, are tried.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
 from torch import Tensor
@@ -18,23 +19,31 @@ from torch import Tensor
 from lcnn_compress.benchmark.profile import NetTimes
 from lcnn_compress.benchmark.timers import Timers
 from lcnn_compress.compression.make import make_lookups
-from lcnn_compress.compression.pipeline import Reusable
+from lcnn_compress.compression.pipeline import Reusable, in_arithmetic
 from lcnn_compress.compression.plan import reasons_against
 from lcnn_compress.compression.settings import CompressSettings, LayerPlan
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export.template import with_factors
 from lcnn_compress.export.to_onnx import only_timed, to_onnx
 from lcnn_compress.files import temporary_folder, write_atomically
+from lcnn_compress.forms.arithmetic import AUTO, FLOAT32, INT8
 from lcnn_compress.forms.kinds import LOOKUP
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.edit import finished, fold_batch_norms, with_lookups
 from lcnn_compress.net.layers import Captured, Layer
+from lcnn_compress.net.output_error import first_images
 from lcnn_compress.parallel import in_parallel
 from lcnn_compress.progress import Progress, silent
+from lcnn_compress.quantisation.points import reads_float
+from lcnn_compress.quantisation.quantise import reason_against
 from lcnn_compress.search.budget_report import PlannedLayer
-from lcnn_compress.search.candidates import Candidate, candidates, dense_candidate, timed
-from lcnn_compress.search.effects import estimate
+from lcnn_compress.search.candidates import Candidate, byte_candidates, candidates, dense_candidate, edge_times, timed
+from lcnn_compress.search.effects import effects_of_options
 from lcnn_compress.search.knapsack import choose_options
+
+CHOSEN_DENSE = "chosen: dense is worth its time here"
+# The ranges of nets in 8 bits that are only timed are those of so many images.
+TIMED_IMAGES = 2
 
 
 @dataclass(frozen=True)
@@ -56,21 +65,29 @@ class Choice:
         """MACs of one image."""
         return sum(candidate.macs for candidate in self.picked)
 
+    @property
+    def is_in_bytes(self) -> bool:
+        """Whether some layers compute in 8 bits."""
+        return any(candidate.is_in_bytes for candidate in self.picked)
+
 
 @dataclass(frozen=True)
 class Corrections:
     """What measured nets have told about the times that were foreseen; every correction is a new value.
 
     Attributes:
-        time_correction: by layer, the time of its lookups in a built net over the time foreseen; 1 where it is missing.
-        dense_ms_in_net: by layer, the ms of a layer that stayed dense between lookups, where a built net had one.
-        other_ms: ms of one image that no option changes.
+        time_correction: by layer and arithmetic, the time of its lookups, or of the layer in 8 bits, in a built net over the
+            time foreseen; 1 where it is missing.
+        dense_ms_in_net: by layer, the ms of a layer that stayed dense in float32, where a built net had one.
+        other_ms: ms of one image that no option changes, of nets in float32.
+        other_ms_in_bytes: the same of nets with layers in 8 bits.
         quiet_over_busy: ms of the dense net on a quiet machine over its ms on one as busy as this machine is.
     """
 
-    time_correction: Mapping[str, float] = field(default_factory=dict)
+    time_correction: Mapping[tuple[str, str], float] = field(default_factory=dict)
     dense_ms_in_net: Mapping[str, float] = field(default_factory=dict)
     other_ms: float = 0.0
+    other_ms_in_bytes: float = 0.0
     quiet_over_busy: float = 1.0
 
 
@@ -87,6 +104,9 @@ class Problem:
         effects: squared error that each option adds to the outputs, relative to their variance.
         measured_effects: whether effects are of outputs; else they are the errors of the filters.
         dense_ms: time of the whole dense net; None where nothing was timed.
+        edge_ms: by layer, the time that it takes to leave bytes for it and to come back, where it stays in float32 among
+            layers in 8 bits.
+        calibration: a few inputs for nets in 8 bits that are only timed.
         corrections: what measured nets have told about times; ``meet_target`` returns problems with others.
         recovery_exponent: when choices are compared, an effect is divided by (fraction of parameters kept) to this power: 0
             without training; above 0 because options with more parameters recover more.
@@ -101,33 +121,44 @@ class Problem:
     effects: Sequence[Sequence[float]]
     measured_effects: bool
     dense_ms: float | None = None
+    edge_ms: Mapping[str, float] = field(default_factory=dict)
+    calibration: Sequence[Tensor] = ()
     corrections: Corrections = field(default_factory=Corrections)
     recovery_exponent: float = 0.0
     reusable: Reusable = field(default_factory=Reusable)
     timers: Timers = field(default_factory=Timers)
 
-    def ms(self, candidate: Candidate) -> float:
-        """Return the expected time of an option."""
-        name = candidate.plan.name
-        if not candidate.plan.form.is_coded:
-            return self.corrections.dense_ms_in_net.get(name, candidate.ms)
-        return candidate.ms * self.corrections.time_correction.get(name, 1.0)
+    def ms(self, candidate: Candidate, *, in_bytes: bool = False) -> float:
+        """Return the expected time of an option, ``in_bytes`` in a net with layers in 8 bits."""
+        plan = candidate.plan
+        edge = self.edge_ms.get(plan.name, 0.0) if in_bytes and not candidate.is_in_bytes else 0.0
+        if not plan.form.is_coded and not candidate.is_in_bytes:
+            return edge + self.corrections.dense_ms_in_net.get(plan.name, candidate.ms)
+        return edge + candidate.ms * self.corrections.time_correction.get((plan.name, plan.arithmetic), 1.0)
+
+    def other_ms(self, *, in_bytes: bool) -> float:
+        """Return the ms that no option changes, ``in_bytes`` in a net with layers in 8 bits."""
+        return self.corrections.other_ms_in_bytes if in_bytes else self.corrections.other_ms
 
     def within_ms(self, budget: float) -> Choice | None:
         """Return the choice of least error that takes at most ``budget``; None where there is none."""
-        return self._best(self.ms, budget - self.corrections.other_ms)
+        return self._best(self.ms, lambda *, in_bytes: budget - self.other_ms(in_bytes=in_bytes))
 
     def within_bytes(self, budget: float) -> Choice | None:
         """Return the choice of least error whose layers take at most ``budget`` in a file; None where there is none."""
-        return self._best(lambda candidate: float(candidate.weight_bytes), budget)
+        return self._best(lambda candidate, **_: float(candidate.weight_bytes), lambda **_: budget)
 
     def within_macs(self, budget: float) -> Choice | None:
         """Return the choice of least error with at most ``budget`` MACs; None where there is none."""
-        return self._best(lambda candidate: float(candidate.macs), budget)
+        return self._best(lambda candidate, **_: float(candidate.macs), lambda **_: budget)
 
     def fastest(self) -> Choice:
         """Return the choice of least time."""
-        return self._chosen([int(np.argmin([self.ms(c) for c in listed])) for listed in self.options])
+        found = [
+            self._chosen([min(allowed, key=lambda i: self.ms(listed[i], in_bytes=way)) for listed, allowed in rows])
+            for way, rows in self._ways()
+        ]
+        return min(found, key=lambda choice: choice.ms or 0.0)
 
     def stay_dense(self) -> Choice:
         """Return the choice that changes nothing."""
@@ -135,11 +166,33 @@ class Problem:
 
     def smallest(self) -> Choice:
         """Return the choice of least bytes."""
-        return self._chosen([int(np.argmin([c.weight_bytes for c in listed])) for listed in self.options])
+        _, rows = self._ways()[-1]
+        return self._chosen([min(allowed, key=lambda i: listed[i].weight_bytes) for listed, allowed in rows])
 
-    def _best(self, cost: Callable[[Candidate], float], budget: float) -> Choice | None:
-        answer = choose_options([[cost(c) for c in listed] for listed in self.options], self._weighed(), budget)
-        return None if answer is None else self._chosen(answer)
+    def _ways(self) -> list[tuple[bool, list[tuple[Sequence[Candidate], list[int]]]]]:
+        """Return the ways to choose: whether layers may compute in 8 bits, and of each layer's options those allowed then."""
+        any_bytes = any(c.is_in_bytes for listed in self.options for c in listed)
+        only_bytes = any_bytes and self.settings.arithmetic == INT8
+
+        def allowed(listed: Sequence[Candidate], way: bool) -> list[int]:
+            in_bytes = [i for i, c in enumerate(listed) if c.is_in_bytes]
+            rest = [i for i in range(len(listed)) if i not in in_bytes]
+            return in_bytes if only_bytes and in_bytes else rest + in_bytes if way else rest
+
+        ways = [True] if only_bytes else [False, True] if any_bytes else [False]
+        return [(way, [(listed, allowed(listed, way)) for listed in self.options]) for way in ways]
+
+    def _best(self, cost: Callable[..., float], budget: Callable[..., float]) -> Choice | None:
+        weighed = self._weighed()
+        found = []
+        for way, rows in self._ways():
+            costs = [[cost(listed[i], in_bytes=way) for i in allowed] for listed, allowed in rows]
+            errors = [[harm[i] for i in allowed] for harm, (_, allowed) in zip(weighed, rows, strict=True)]
+            answer = choose_options(costs, errors, budget(in_bytes=way))
+            if answer is not None:
+                picked = [allowed[place] for place, (_, allowed) in zip(answer, rows, strict=True)]
+                found.append((sum(harm[i] for harm, i in zip(weighed, picked, strict=True)), picked))
+        return self._chosen(min(found)[1]) if found else None
 
     def _weighed(self) -> list[list[float]]:
         rows = zip(self.captured.layers, self.options, self.effects, strict=True)
@@ -154,30 +207,46 @@ class Problem:
     def _chosen(self, answer: Sequence[int]) -> Choice:
         picked = tuple(listed[i] for listed, i in zip(self.options, answer, strict=True))
         error = sum(effects[i] for effects, i in zip(self.effects, answer, strict=True))
-        ms = None if self.dense_ms is None else self.corrections.other_ms + sum(map(self.ms, picked))
-        return Choice(picked, ms, sum(c.weight_bytes for c in picked), error**0.5)
+        choice = Choice(picked, None, sum(c.weight_bytes for c in picked), error**0.5)
+        if self.dense_ms is None:
+            return choice
+        way = choice.is_in_bytes
+        return replace(choice, ms=self.other_ms(in_bytes=way) + sum(self.ms(c, in_bytes=way) for c in picked))
 
     def model(self, choice: Choice, progress: Progress = silent) -> onnx.ModelProto:
-        """Return the net of a choice as ONNX; only layers that were never built before are factorised."""
+        """Return the net of a choice as ONNX; only layers that were never built before are factorised.
+
+        One with layers in 8 bits is right for timing only: its ranges are those of the few inputs in ``calibration``.
+        """
         storage = self.settings.storage
         lookups = make_lookups(self.captured.layers, choice.plans, self.settings, self.reusable.built, progress)
+        net = finished(with_lookups(self.captured, lookups), storage)
+        if choice.is_in_bytes:
+            shape = self.captured.input_shape
+            return to_onnx(
+                in_arithmetic(net, shape, choice.plans, self.calibration, rough=True), shape, only_timed(storage), {}
+            )
         assert self.reusable.template is not None
-        return with_factors(self.reusable.template, finished(with_lookups(self.captured, lookups), storage), storage)
+        return with_factors(self.reusable.template, net, storage)
 
     def table(self, choice: Choice) -> tuple[PlannedLayer, ...]:
         """Return one row for each layer: what it becomes and what that is expected to cost."""
         parts = zip(self.captured.layers, choice.picked, self.effects, self.options, strict=True)
-        return tuple(self._row(*part) for part in parts)
+        rows = [self._row(*part) for part in parts]
+        if self.dense_ms is None:
+            return tuple(rows)
+        times = [self.ms(candidate, in_bytes=choice.is_in_bytes) for candidate in choice.picked]
+        return tuple(replace(row, predicted_ms=ms) for row, ms in zip(rows, times, strict=True))
 
     def _row(self, layer: Layer, candidate: Candidate, effects: Sequence[float], listed: Sequence[Candidate]) -> PlannedLayer:
-        plan, is_timed = candidate.plan, self.dense_ms is not None
+        plan = candidate.plan
         slots = layer.out_channels * layer.geometry.taps * max(1, plan.dictionary_size)
         return PlannedLayer(
             name=plan.name, kind=plan.kind, reason=plan.reason, in_channels=layer.in_channels,
             out_channels=layer.out_channels, kernel=layer.geometry.kernel, dictionary_size=plan.dictionary_size,
             density=candidate.nonzeros / slots, macs=candidate.macs, macs_dense=layer.dense_macs,
-            predicted_ms=self.ms(candidate) if is_timed else None, dense_ms=listed[0].ms if is_timed else None,
-            error=effects[listed.index(candidate)] ** 0.5,
+            predicted_ms=None, dense_ms=None if self.dense_ms is None else listed[0].ms,
+            error=effects[listed.index(candidate)] ** 0.5, arithmetic=None if plan.arithmetic == FLOAT32 else plan.arithmetic,
         )  # fmt: skip
 
 
@@ -223,33 +292,60 @@ def prepare(
         listed = "; ".join(dict.fromkeys(reason for reason in reasons if reason))
         raise SettingsError(f"no layer can be compressed: {listed}; name layers with `only`")
     options = in_parallel(lambda layer: candidates(layer, settings.storage, settings.seed), free, "listing options", progress)
+    in_float = {layer.name: listed for layer, listed in zip(free, options, strict=True)}
+    said = {layer.name: reason or CHOSEN_DENSE for layer, reason in zip(found, reasons, strict=True)}
+    in_bytes = {
+        layer.name: byte_candidates(layer, in_float.get(layer.name, []), said[layer.name])
+        for layer in _byte_layers(captured, settings, calibration)
+        if not with_times or layer.name in times
+    }
+    known = {name: [*in_float.get(name, []), *in_bytes.get(name, [])] for name in said}
+    edges: dict[str, float] = {}
     if with_times:
-        options = timed(
-            free, options, times, threads=settings.threads, cache=cache, progress=progress, time_forms=timers.time_forms
+        changing = [layer for layer in found if known[layer.name]]
+        given = [known[layer.name] for layer in changing]
+        done = timed(
+            changing, given, times, threads=settings.threads, cache=cache, progress=progress, time_forms=timers.time_forms
         )
-        # A form that takes longer than dense is never worth an error.
-        options = [[c for c in o if c.ms < times[layer.name]] for layer, o in zip(free, options, strict=True)]
-    if calibration:
-        effects = estimate(captured.net, free, options, calibration, progress)
-    else:
-        effects = [[candidate.weight_error for candidate in listed] for listed in options]
-    by_name = {layer.name: (o, e) for layer, o, e in zip(free, options, effects, strict=True)}
-    more = [by_name.get(layer.name, ([], [])) for layer in found]
-    dense = [
-        dense_candidate(layer, reason or "chosen: dense is worth its time here", times.get(layer.name, 0.0))
-        for layer, reason in zip(found, reasons, strict=True)
-    ]
-    all_options = [[first, *listed] for first, (listed, _) in zip(dense, more, strict=True)]
-    all_effects = [[0.0, *harm] for _, harm in more]
-    reusable = Reusable(template=template)
-    problem = Problem(captured, settings, all_options, all_effects, bool(calibration), reusable=reusable, timers=timers)
+        known |= {layer.name: listed for layer, listed in zip(changing, done, strict=True)}
+        behind_float = reads_float(finished(captured.net, "float32"), in_bytes)
+        edges = edge_times(changing, known, behind_float)
+        for name in in_bytes:
+            known[name] = [replace(c, ms=c.ms + c.rounding_ms) if name in behind_float else c for c in known[name]]
+        # A form that takes longer than dense is never worth an error; among layers in 8 bits float32 takes longer.
+        known = {
+            name: [c for c in listed if c.ms < times[name] + (edges[name] if c.is_in_bytes else 0.0)]
+            for name, listed in known.items()
+        }
+    effects = effects_of_options(captured, free, in_float, known, calibration, progress)
+    dense = [dense_candidate(layer, said[layer.name], times.get(layer.name, 0.0)) for layer in found]
+    all_options = [[first, *known[layer.name]] for first, layer in zip(dense, found, strict=True)]
+    all_effects = [[0.0, *effects[layer.name]] for layer in found]
+    problem = Problem(
+        captured, settings, all_options, all_effects, bool(calibration), edge_ms=edges,
+        calibration=first_images(calibration, TIMED_IMAGES), reusable=Reusable(template=template), timers=timers,
+    )  # fmt: skip
     return problem if measured is None else _with_times(problem, measured, times)
+
+
+def _byte_layers(captured: Captured, settings: CompressSettings, calibration: Sequence[Tensor]) -> list[Layer]:
+    """Return the layers that may compute in 8 bits; those that stay dense are among them.
+
+    Raises:
+        SettingsError: layers shall compute in 8 bits, and there is no calibration data.
+    """
+    if settings.arithmetic == INT8 and not calibration:
+        raise SettingsError(f"`arithmetic` {INT8} needs the ranges of activations, and there is no data; add `calib` or `data`")
+    if settings.arithmetic not in (AUTO, INT8) or not calibration:
+        return []
+    return [layer for layer in captured.layers if reason_against(captured, layer) is None]
 
 
 def _with_times(problem: Problem, measured: NetTimes, times: Mapping[str, float]) -> Problem:
     """Return a problem with the times of its dense net, of which ``times`` are those of layers."""
     dense_ms = sum(measured.layers.values())
-    known = Corrections(other_ms=dense_ms - sum(times.values()), quiet_over_busy=dense_ms / measured.whole_ms)
+    other_ms = dense_ms - sum(times.values())
+    known = Corrections(other_ms=other_ms, other_ms_in_bytes=other_ms, quiet_over_busy=dense_ms / measured.whole_ms)
     return replace(problem, dense_ms=dense_ms, corrections=known)
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from lcnn_compress.artefact.field_rules import check_fields, check_seed, fits
 from lcnn_compress.compression.settings import CompressSettings, PlanSettings
 from lcnn_compress.errors import SettingsError
-from lcnn_compress.forms.arithmetic import FLOAT32
 
 TARGETS = ("speedup", "latency_ms", "size_mb", "max_drop")
 # Dictionaries start from K-SVD: at the few lookups of a target it is clearly better than k-means, in every layer tried.
@@ -38,16 +37,10 @@ class Target:
         """Refuse settings that do not go with a target.
 
         Raises:
-            SettingsError: nothing may be measured though the target is one of time or drop, layers compute in 8 bits, or
-                dictionaries start as svd.
+            SettingsError: nothing may be measured though the target is one of time or drop, or dictionaries start as svd.
         """
         if not settings.measure and self.kind != "size_mb":
             raise SettingsError("`measure=False` leaves out what a target of time or drop needs; drop it")
-        if settings.arithmetic != FLOAT32:
-            raise SettingsError(
-                f"`arithmetic` is '{settings.arithmetic}', and targets are met in {FLOAT32} so far: leave it out, or say with "
-                "`dictionary` how far to compress"
-            )
         if settings.init not in ("kmeans", "ksvd"):
             raise SettingsError(f"`init` {settings.init} does not go with a target; use kmeans or ksvd")
 

@@ -6,7 +6,7 @@ import pytest
 
 from lcnn_compress.compression.settings import CompressSettings, LayerPlan
 from lcnn_compress.errors import SettingsError
-from lcnn_compress.forms.arithmetic import ARITHMETICS, check_arithmetic
+from lcnn_compress.forms.arithmetic import ARITHMETICS, AUTO, check_arithmetic
 
 
 def test_known_ones_are_taken_and_others_named() -> None:
@@ -19,8 +19,14 @@ def test_known_ones_are_taken_and_others_named() -> None:
         lambda name: CompressSettings(arithmetic=name),
         lambda n: LayerPlan("a", "dense", "", arithmetic=n),
     ):
-        with pytest.raises(SettingsError, match=r"`arithmetic` is 'int4'; it must be one of float32, int8"):
+        with pytest.raises(SettingsError, match=r"`arithmetic` is 'int4'; it must be one of (auto, )?float32, int8"):
             make("int4")
+
+
+def test_the_choice_of_a_search_is_asked_for_and_never_planned() -> None:
+    assert CompressSettings().arithmetic == AUTO
+    with pytest.raises(SettingsError, match=r"`arithmetic` is 'auto'; it must be one of float32, int8"):
+        LayerPlan("a", "dense", "", arithmetic=AUTO)
 
 
 def test_configurations_of_float32_stay_as_they_were() -> None:

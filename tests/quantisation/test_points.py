@@ -10,7 +10,7 @@ from lcnn_compress import zoo
 from lcnn_compress.net.capture import capture
 from lcnn_compress.net.edit import finished
 from lcnn_compress.net.layers import Captured
-from lcnn_compress.quantisation.points import find_points
+from lcnn_compress.quantisation.points import find_points, grid_node, reads_float
 
 
 class Branches(nn.Module):
@@ -56,3 +56,25 @@ def test_a_sum_adds_bytes_to_what_comes_last() -> None:
     assert "layer2_downsample_0" not in names
     assert "mean" in names  # the classifier reads it
     assert "fc" not in names
+
+
+def test_layers_that_something_without_bytes_feeds_are_named() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c, self.d = (nn.Conv2d(3 if i == 0 else 4, 4, 3, padding=1) for i in range(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.b(self.a(x).relu())
+            z = self.c(functional.max_pool2d(functional.silu(y), 2))
+            return self.d(torch.cat([z, z.sigmoid()], 1)[:, :4] + z)
+
+    net = finished(capture(Gated().eval(), torch.zeros(1, 3, 8, 8)), "float32")
+    assert reads_float(net, {"a", "b", "c"}) == {"a", "c"}
+    assert reads_float(net, {"b"}) == {"b"}  # a stays in float32
+
+
+def test_the_grid_of_an_input_is_that_of_its_source() -> None:
+    net = finished(capture(Branches().eval(), torch.zeros(1, 3, 8, 8)), "float32")
+    calls = {str(node.target): grid_node(node).name for node in net.graph.nodes if node.op == "call_module"}
+    assert calls == {"a": "x", "b": "x", "c": "relu_1", "last": "add"}

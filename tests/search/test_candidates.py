@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lcnn_compress.benchmark.layer_forms import ORDINARY, LookupForm, Shape
+from lcnn_compress.benchmark.layer_forms import ORDINARY, ROUNDING, ByteForm, LookupForm, Shape
 from lcnn_compress.compression.plan import check_plan, planned_macs
 from lcnn_compress.compression.settings import LayerPlan
 from lcnn_compress.forms.dictionary import draft, draft_errors, factorise
@@ -18,8 +20,10 @@ from lcnn_compress.operators.geometry import dense_macs
 from lcnn_compress.search.candidates import (
     STRIP_MACS,
     Candidate,
+    byte_candidates,
     candidates,
     dense_candidate,
+    edge_times,
     layer_shapes,
     list_bytes,
     timed,
@@ -150,3 +154,65 @@ def test_staying_dense_costs_what_it_did(found):
     dense = dense_candidate(found["conv2"], "why", 2.5)
     assert (dense.plan.kind, dense.plan.reason, dense.ms, dense.weight_error) == ("dense", "why", 2.5, 0.0)
     assert dense.macs == found["conv2"].dense_macs
+
+
+def test_dense_and_low_rank_layers_have_twins_in_8_bits(found):
+    layer = found["conv2"]
+    listed = candidates(layer, "float16", 0)
+    made = byte_candidates(layer, listed, "why")
+    assert [(c.plan.kind, c.plan.reason) for c in made[:1]] == [("dense", "why")]
+    ranks = [c for c in listed if c.plan.kind == "lowrank"]
+    assert [replace(c.plan, arithmetic="float32") for c in made[1:]] == [c.plan for c in ranks]
+    assert all(c.is_in_bytes for c in made)
+    assert not any(c.is_in_bytes for c in listed)
+    assert [c.macs for c in made] == [layer.dense_macs, *(c.macs for c in ranks)]
+    for c in made[1:]:
+        check_plan(c.plan, layer)
+    # 32 > 32, 3x3: a byte for each weight, scale and bias for each filter, and what a node takes.
+    assert made[0].weight_bytes == 32 * 32 * 9 + 32 * 8 + 400
+    k = ranks[0].plan.dictionary_size
+    assert made[1].weight_bytes == k * (32 + 4) + k * 32 * 9 + 32 * 8 + 400
+
+
+def test_times_in_8_bits_are_of_their_forms_and_tell_what_rounding_takes(found):
+    layer = found["conv2"]
+    listed = candidates(layer, "float16", 0)
+    given = [*listed, *byte_candidates(layer, listed, "")]
+    asked = {}
+
+    def fake(wanted, **_):
+        asked.update(wanted)
+        times = {ORDINARY: 2.0, ROUNDING: 0.25}
+        return {
+            shape: {f: times.get(f, 0.5 + f.rows / 100 if isinstance(f, ByteForm) else 1.0) for f in forms}
+            for shape, forms in wanted.items()
+        }
+
+    (done,) = timed([layer], [given], {"conv2": 4.0}, threads=1, time_forms=fake)
+    (forms,) = asked.values()
+    assert {ORDINARY, ROUNDING, ByteForm(0), ByteForm(8)} <= set(forms)
+    # The net is twice as slow as the layer alone.
+    assert [c.ms for c in done if c.is_in_bytes] == [2 * (0.5 + c.plan.dictionary_size / 100) for c in done if c.is_in_bytes]
+    assert {c.rounding_ms for c in done if c.is_in_bytes} == {0.5}
+    assert {c.rounding_ms for c in done if not c.is_in_bytes} == {0.0}
+    asked.clear()
+    timed([layer], [listed], {"conv2": 4.0}, threads=1, time_forms=fake)
+    assert not any(form is ROUNDING for forms in asked.values() for form in forms)
+
+
+def test_a_layer_in_float32_among_bytes_costs_the_way_there_and_back(found):
+    names = ("stem", "conv1", "conv2")
+    # 3 channels of 16 x 16 for the stem, 16 for conv1; conv2 has 32 of 8 x 8.
+    given = {"stem": 768, "conv1": 4096, "conv2": 2048}
+    options = {
+        name: [
+            replace(dense_candidate(found[name], "", 1.0), rounding_ms=1e-3 * given[name]),
+            dense_candidate(found[name], "", 1.0),
+        ]
+        for name in names
+    }
+    made = {name: found[name].out_channels * found[name].geometry.output_size(*found[name].sizes[0])[0] ** 2 for name in names}
+    edges = edge_times([found[name] for name in names], options, {"stem"})
+    wanted = {name: 1e-3 * (made[name] + (0 if name == "stem" else given[name])) for name in names}
+    assert edges == pytest.approx(wanted)
+    assert edge_times([found["stem"]], {"stem": []}, ()) == {"stem": 0.0}

@@ -65,7 +65,7 @@ def test_the_problem_that_was_given_knows_nothing_of_what_was_measured() -> None
     result = fit(given, target)
     assert len(result.rounds) > 1
     assert given.corrections == before
-    assert "conv2" in result.problem.corrections.time_correction
+    assert ("conv2", "float32") in result.problem.corrections.time_correction
     # A second plan starts from the same times as the first.
     again = replace(given, recovery_exponent=1.0)
     alone = replace(measured(lambda ms: 1.4 * ms, small_problem()), recovery_exponent=1.0)

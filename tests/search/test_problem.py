@@ -11,12 +11,15 @@ from given_times import BUSY_MS, DENSE_MS, SETTINGS, SHAPE, captured, small_prob
 from torch import nn
 
 from lcnn_compress import api, runtime
+from lcnn_compress.benchmark.gain import Gain
 from lcnn_compress.benchmark.profile import OTHER, NetTimes
+from lcnn_compress.compression.settings import TrainingData
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export.to_onnx import ExportSettings, to_onnx
 from lcnn_compress.net.edit import fold_batch_norms, with_lookups
 from lcnn_compress.net.layers import Captured
-from lcnn_compress.search.problem import Corrections, prepare
+from lcnn_compress.search.meet_target import correct_times
+from lcnn_compress.search.problem import Corrections, Problem, prepare
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -24,7 +27,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_the_choice_is_within_its_budget_and_better_with_more() -> None:
     made = small_problem()
     assert made.dense_ms == pytest.approx(3.5)
-    assert made.corrections == Corrections(other_ms=pytest.approx(0.3), quiet_over_busy=pytest.approx(3.5 / BUSY_MS))
+    assert made.corrections == Corrections(
+        other_ms=pytest.approx(0.3), other_ms_in_bytes=pytest.approx(0.3), quiet_over_busy=pytest.approx(3.5 / BUSY_MS)
+    )
     errors = []
     for budget in (1.5, 2.0, 2.5, 3.0):
         choice = made.within_ms(budget)
@@ -61,7 +66,7 @@ def test_corrections_make_another_problem_and_leave_the_first_alone() -> None:
     fastest = made.fastest()
     coded = next(c for c in fastest.picked if c.plan.name == "conv2")
     dense = made.stay_dense().picked[0]
-    known = Corrections({"conv2": 1.5}, {"stem": 0.25}, other_ms=1.0)
+    known = Corrections({("conv2", "float32"): 1.5}, {"stem": 0.25}, other_ms=1.0)
     other = replace(made, corrections=known)
     assert (other.ms(coded), other.ms(dense)) == (1.5 * coded.ms, 0.25)
     assert (made.ms(coded), made.ms(dense)) == (coded.ms, DENSE_MS["stem"])
@@ -109,3 +114,90 @@ def test_a_layer_without_a_time_stays_dense() -> None:
     assert reasons["conv1"] == ""
     with pytest.raises(SettingsError, match=r"no layer can be compressed: .*its time was not found in the profile"):
         small_problem(given=replace(given, net_times=lambda *_, **__: NetTimes(BUSY_MS, {OTHER: 0.3})))
+
+
+def calibrated(arithmetic: str = "auto") -> Problem:
+    images = torch.rand(12, *SHAPE[1:], generator=torch.Generator().manual_seed(0))
+    return small_problem(TrainingData(calibration=[images]), replace(SETTINGS, arithmetic=arithmetic))
+
+
+def test_layers_compute_in_8_bits_where_that_is_worth_it() -> None:
+    plain, made = calibrated("float32"), calibrated()
+    assert not any(c.is_in_bytes for listed in plain.options for c in listed)
+    assert [listed[0] for listed in made.options] == [listed[0] for listed in plain.options]
+    for budget in (0.8, 1.2, 2.0, 3.0):
+        choice, before = made.within_ms(budget), plain.within_ms(budget)
+        assert choice is not None
+        assert choice.ms is not None
+        assert choice.ms <= budget
+        assert before is None or choice.error <= before.error
+        rows = made.table(choice)
+        assert sum(row.predicted_ms or 0.0 for row in rows) + made.other_ms(in_bytes=choice.is_in_bytes) == pytest.approx(
+            choice.ms
+        )
+        assert [row.arithmetic for row in rows] == ["int8" if c.is_in_bytes else None for c in choice.picked]
+    # Dense layers in 8 bits take a part of the time and are next to right.
+    fast = made.within_ms(2.0)
+    assert fast is not None
+    assert fast.is_in_bytes
+    assert made.within_ms(3.5) == made.stay_dense()
+
+
+def test_a_layer_in_float32_among_bytes_is_charged_for_it() -> None:
+    made = calibrated()
+    choice = made.within_ms(2.0)
+    assert choice is not None
+    dense = made.stay_dense()
+    assert dense.ms == pytest.approx(sum(DENSE_MS.values()))
+    for candidate in dense.picked:
+        name = candidate.plan.name
+        assert made.ms(candidate, in_bytes=True) == pytest.approx(DENSE_MS[name] + made.edge_ms[name])
+    assert all(made.ms(c, in_bytes=True) == made.ms(c) for c in choice.picked if c.is_in_bytes)
+
+
+def test_all_layers_that_can_compute_in_8_bits_if_that_is_asked_for() -> None:
+    made = calibrated("int8")
+    for choice in (made.within_ms(2.0), made.fastest(), made.smallest(), made.within_macs(made.stay_dense().macs)):
+        assert choice is not None
+        can = [any(c.is_in_bytes for c in listed) for listed in made.options]
+        assert [c.is_in_bytes for c in choice.picked] == can
+    with pytest.raises(SettingsError, match="`arithmetic` int8 needs the ranges of activations, and there is no data"):
+        small_problem(settings=replace(SETTINGS, arithmetic="int8"))
+
+
+def test_low_ranks_in_8_bits_add_to_what_they_do_in_float32() -> None:
+    made = calibrated()
+    for listed, harm in zip(made.options, made.effects, strict=True):
+        effects = {c.plan: effect for c, effect in zip(listed, harm, strict=True)}
+        for plan, effect in effects.items():
+            twin = replace(plan, arithmetic="float32")
+            if plan.arithmetic == "int8" and twin in effects and plan.form.is_coded:
+                assert effect > effects[twin]
+
+
+def test_what_a_net_in_8_bits_teaches_is_told_apart() -> None:
+    made = calibrated()
+    choice = made.within_ms(2.0)
+    assert choice is not None
+    assert choice.ms is not None
+    times = {c.plan.name: (1.0, 2 * c.ms) for c in choice.picked}
+    taught = correct_times(made, choice, Gain(times, 3.5, 1.5 * choice.ms), taken=1.5 * choice.ms)
+    assert taught.corrections.other_ms == made.corrections.other_ms
+    assert taught.corrections.other_ms_in_bytes != made.corrections.other_ms_in_bytes
+    for c in choice.picked:
+        if c.is_in_bytes:
+            assert taught.ms(c) == pytest.approx(2**0.5 * c.ms)
+    again = replace(taught, options=made.options)._chosen(
+        [o.index(c) for o, c in zip(made.options, choice.picked, strict=True)]
+    )
+    assert again.ms == pytest.approx(1.5**0.5 * choice.ms)
+
+
+def test_a_model_in_8_bits_has_the_layers_of_its_choice() -> None:
+    made = calibrated()
+    choice = made.within_ms(2.0)
+    assert choice is not None
+    model = made.model(choice)
+    names = {node.name for node in model.graph.node if node.domain == "ai.lcnn" and "Conv" in node.op_type}
+    assert names == {c.plan.name for c in choice.picked if c.is_in_bytes}
+    runtime.session(model.SerializeToString()).run(None, {"input": np.zeros((2, 3, 16, 16), np.float32)})

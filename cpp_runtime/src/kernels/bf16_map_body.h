@@ -5,34 +5,39 @@
 
 #include "kernels/bf16_bits.h"
 #include "kernels/bf16_map.h"
+#include "kernels/channel_blocks.h"
 
 namespace {
 
-// Pixels at a time, of which a row of each channel is in the first-level cache.
-constexpr int64_t kPixels = 64;
-
 void ToHalves(const lcnn::CastHalvesTask& task, const float* x, uint16_t* y) {
   const lcnn::CastHalvesTask t = task;
+  uint16_t tile[kChannels<uint16_t>][kPixels] = {};
   for (int64_t begin = 0; begin < t.pixels; begin += kPixels) {
     const int64_t count = t.pixels - begin < kPixels ? t.pixels - begin : kPixels;
-    for (int64_t c = 0; c < t.channels; ++c) {
-      uint16_t halves[kPixels];
-      const float* const from = x + c * t.pitch + begin;
-      for (int64_t i = 0; i < count; ++i) halves[i] = ToBfloat16(from[i]);
-      uint16_t* const to = y + begin * t.channels + c;
-      for (int64_t i = 0; i < count; ++i) to[i * t.channels] = halves[i];
+    for (int64_t c = 0; c < t.channels; c = NextBlock<uint16_t>(c, t.channels)) {
+      for (int64_t k = 0; k < kChannels<uint16_t> && c + k < t.channels; ++k) {
+        const float* const from = x + (c + k) * t.pitch + begin;
+        uint16_t* const halves = tile[k];
+        for (int64_t i = 0; i < count; ++i) halves[i] = ToBfloat16(from[i]);
+      }
+      JoinChannels(tile, count, t.channels, t.pixels - begin, y + begin * t.channels + c);
     }
   }
 }
 
 void ToFloats(const lcnn::CastHalvesTask& task, const uint16_t* x, float* y) {
   const lcnn::CastHalvesTask t = task;
+  uint16_t tile[kChannels<uint16_t>][kPixels] = {};
   for (int64_t begin = 0; begin < t.pixels; begin += kPixels) {
     const int64_t count = t.pixels - begin < kPixels ? t.pixels - begin : kPixels;
-    for (int64_t c = 0; c < t.channels; ++c) {
+    for (int64_t c = 0; c < t.channels; c = NextBlock<uint16_t>(c, t.channels)) {
       const uint16_t* const from = x + begin * t.channels + c;
-      float* const to = y + c * t.pitch + begin;
-      for (int64_t i = 0; i < count; ++i) to[i] = FromBfloat16(from[i * t.channels]);
+      SplitChannels(from, count, t.channels, tile);
+      for (int64_t k = 0; k < kChannels<uint16_t> && c + k < t.channels; ++k) {
+        float* const to = y + (c + k) * t.pitch + begin;
+        const uint16_t* const halves = tile[k];
+        for (int64_t i = 0; i < count; ++i) to[i] = FromBfloat16(halves[i]);
+      }
     }
   }
 }

@@ -3,6 +3,7 @@
 #ifndef LCNN_SRC_KERNELS_U8_MAP_BODY_H_
 #define LCNN_SRC_KERNELS_U8_MAP_BODY_H_
 
+#include "kernels/channel_blocks.h"
 #include "kernels/u8_map.h"
 
 namespace {
@@ -29,35 +30,39 @@ void Add(const lcnn::AddBytesTask& task) {
   }
 }
 
-// Pixels at a time, of which a row of each channel is in the first-level cache.
-constexpr int64_t kPixels = 64;
-
 void Quantize(const lcnn::QuantizeTask& task) {
   const lcnn::QuantizeTask t = task;
   const auto low = static_cast<float>(-t.zero), high = static_cast<float>(255 - t.zero);
+  uint8_t tile[kChannels<uint8_t>][kPixels] = {};
   for (int64_t begin = 0; begin < t.pixels; begin += kPixels) {
     const int64_t count = t.pixels - begin < kPixels ? t.pixels - begin : kPixels;
-    for (int64_t c = 0; c < t.channels; ++c) {
-      uint8_t bytes[kPixels];
-      const float* const x = t.x + c * t.x_pitch + begin;
-      for (int64_t i = 0; i < count; ++i) {
-        bytes[i] = static_cast<uint8_t>(Rounded(Limited(x[i] / t.scale, low, high)) + t.zero);
+    for (int64_t c = 0; c < t.channels; c = NextBlock<uint8_t>(c, t.channels)) {
+      for (int64_t k = 0; k < kChannels<uint8_t> && c + k < t.channels; ++k) {
+        const float* const x = t.x + (c + k) * t.x_pitch + begin;
+        uint8_t* const bytes = tile[k];
+        for (int64_t i = 0; i < count; ++i) {
+          bytes[i] = static_cast<uint8_t>(Rounded(Limited(x[i] / t.scale, low, high)) + t.zero);
+        }
       }
-      uint8_t* const y = t.y + begin * t.channels + c;
-      for (int64_t i = 0; i < count; ++i) y[i * t.channels] = bytes[i];
+      JoinChannels(tile, count, t.channels, t.pixels - begin, t.y + begin * t.channels + c);
     }
   }
 }
 
 void Dequantize(const lcnn::DequantizeTask& task) {
   const lcnn::DequantizeTask t = task;
+  uint8_t tile[kChannels<uint8_t>][kPixels] = {};
   for (int64_t begin = 0; begin < t.pixels; begin += kPixels) {
     const int64_t count = t.pixels - begin < kPixels ? t.pixels - begin : kPixels;
-    for (int64_t c = 0; c < t.channels; ++c) {
+    for (int64_t c = 0; c < t.channels; c = NextBlock<uint8_t>(c, t.channels)) {
       const uint8_t* const x = t.x + begin * t.channels + c;
-      float* const y = t.y + c * t.y_pitch + begin;
-      for (int64_t i = 0; i < count; ++i) {
-        y[i] = static_cast<float>(x[i * t.channels] - t.zero) * t.scale;
+      SplitChannels(x, count, t.channels, tile);
+      for (int64_t k = 0; k < kChannels<uint8_t> && c + k < t.channels; ++k) {
+        float* const y = t.y + (c + k) * t.y_pitch + begin;
+        const uint8_t* const bytes = tile[k];
+        for (int64_t i = 0; i < count; ++i) {
+          y[i] = static_cast<float>(bytes[i] - t.zero) * t.scale;
+        }
       }
     }
   }
