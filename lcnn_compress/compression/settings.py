@@ -145,7 +145,7 @@ class CompressSettings:
     threads: int = field(default=1, metadata={"help": "Threads while measuring", "metavar": "N", "min": 1})
     finetune: FinetuneSettings | None = None
     arithmetic: str = field(default=FLOAT32, metadata={
-        "help": "What layers compute in: float32, or int8, which needs calib or data", "metavar": "TYPE",
+        "help": "What layers compute in: float32, bfloat16, or int8, which needs calib or data", "metavar": "TYPE",
     })  # fmt: skip
 
     def __post_init__(self) -> None:
