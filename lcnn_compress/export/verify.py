@@ -20,7 +20,9 @@ from lcnn_compress.operators.common import DOMAIN
 ANOTHER_NET = 0.05
 # Nets in 8 bits round to a neighbouring value here and there where sums differ in their last bit: a step is 4e-3 of a range.
 ROUNDED_DIFFERENCE = 0.02
-# A step of bfloat16 is at most 2**-7 of a value.
+# A step of bfloat16 is at most 2**-7 of a value, and moves an output by that part of the term it is in. Sums of n terms in
+# another order differ by some sqrt(n) * 2**-24 of them, so that one value in 2**10 or fewer is rounded to the other neighbour:
+# together these move an output less than a step of a term as large as its spread would.
 BFLOAT16_DIFFERENCE = 2.0**-7
 _TRIED = 6
 
