@@ -11,6 +11,7 @@ from isas import ISAS
 from onnx import TensorProto, helper, numpy_helper
 
 from lcnn_compress import runtime
+from lcnn_compress.errors import LcnnError
 from lcnn_compress.operators import bfloat16_conv as ops
 from lcnn_compress.operators import narrow
 from lcnn_compress.operators.common import DOMAIN, OP_VERSION, OPSET
@@ -49,6 +50,40 @@ def test_pools_of_bfloat16(native: bool) -> None:
     want = np.lib.stride_tricks.sliding_window_view(padded, (2, 3), (2, 3))[:, :, ::2].max((-2, -1))
     got = runtime.session(model.SerializeToString(), native=native).run(None, {"X": x})[0]
     np.testing.assert_array_equal(got, want)
+
+
+@needs_library
+@pytest.mark.parametrize("rows", [0, 5])
+def test_one_number_that_would_add_something_is_refused(rows: int) -> None:
+    """No residual is a zero of one element: the definition would add any other to every result, kernels would not."""
+    case = HalfCase("one number", 16, 32, (7, 9), rows=rows)
+    zero = runtime.session(case.model(to_bfloat16=True), native=True).run(None, {"X": case.input()})[0]
+    negative = runtime.session(with_constants(case, residual=np.array([-0.0])), native=True).run(None, {"X": case.input()})[0]
+    np.testing.assert_array_equal(negative, zero)
+    session = runtime.session(with_constants(case, residual=np.array([1.0])), native=True)
+    with pytest.raises(Exception, match=r"'the-conv': input . .residual. .* is not zero; it must be 0, for none, or have"):
+        session.run(None, {"X": case.input()})
+
+
+@needs_library
+def test_numbers_that_are_none_are_refused() -> None:
+    case = next(case for case in HALF_CASES if case.rows)
+    for name, value in case.constants().items():
+        for number in (np.nan, np.inf):
+            with pytest.raises(LcnnError, match=r"holds .*; values must be finite"):
+                runtime.session(with_constants(case, **{name: np.full_like(value, number)}), native=True)
+
+
+def with_constants(case: HalfCase, **changes: np.ndarray) -> bytes:
+    """Return the file of a case, its result in bfloat16, with other constants."""
+    model = onnx.load_from_string(case.model(to_bfloat16=True))
+    for tensor in model.graph.initializer:
+        if tensor.name in changes:
+            changed = changes[tensor.name].astype(np.float32)
+            is_float = tensor.data_type == TensorProto.FLOAT
+            made = numpy_helper.from_array(changed, tensor.name) if is_float else ops.bfloat16_tensor(tensor.name, changed)
+            tensor.CopyFrom(made)
+    return bytes(model.SerializeToString())
 
 
 def test_constants_are_rounded_to_the_nearest() -> None:
