@@ -114,13 +114,15 @@ def with_rounding(
     Args:
         net: stays as it is.
         rounds: what rounds the result of each node.
-        prefix: with the names of the nodes it gives the names of these modules.
+        prefix: with the names of the nodes it gives those of these modules.
     """
     result: fx.GraphModule = copy.deepcopy(net)
     twins = dict(zip(net.graph.nodes, result.graph.nodes, strict=True))
     added = {}
     for node, module in rounds.items():
         twin, name = twins[node], f"{prefix}_{node.name}"
+        while hasattr(result, name):  # a part of the net may be called so
+            name += "_"
         result.add_submodule(name, module)
         with result.graph.inserting_after(twin):
             added[node] = result.graph.call_module(name, (twin,))

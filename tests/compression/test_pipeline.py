@@ -119,6 +119,30 @@ def test_layers_in_bfloat16_need_no_data(tmp_path: Path) -> None:
         assert torch.equal(again.net(x), made.net(x))
 
 
+def test_every_kind_of_layer_computes_in_bfloat16(tmp_path: Path) -> None:
+    source = api.open_model(small_net(), (1, 3, 16, 16))
+    (one, two, *rest) = api.compress_source(source, replace(BFLOAT16, plan=PlanSettings(skip=("*",)))).config["layers"]
+    rest = [LayerPlan.from_json(plan) for plan in (one, *rest)]
+    channels = next(layer for layer in source.captured.layers if layer.name == two["name"]).in_channels
+    x = torch.rand(2, 3, 16, 16)
+    for kind, size, lookups in (
+        ("sparse", channels, 0.5),
+        ("lowrank", channels // 2, channels // 2),
+        ("lookup", channels, 0.75),
+    ):
+        plans = [rest[0], LayerPlan(two["name"], kind, "", size, lookups, arithmetic="bfloat16"), *rest[1:]]
+        made = api.compress_source(source, BFLOAT16, plans=plans)
+        layer = made.net.get_submodule(two["name"])
+        assert isinstance(layer, Bfloat16Conv2d)
+        assert layer.dictionary_size == (0 if kind == "sparse" else size)
+        api.save(made, tmp_path / f"{kind}.lcnn")
+        api.export_onnx(api.load(tmp_path / f"{kind}.lcnn"), tmp_path / f"{kind}.onnx")
+        plain = api.compress_source(source, BFLOAT16, plans=[replace(plan, arithmetic="float32") for plan in plans])
+        with torch.no_grad():
+            want = plain.net(x)
+            assert 0 < float((made.net(x) - want).square().mean() / want.var()) < 1e-4
+
+
 @needs_library
 def test_each_layer_has_the_arithmetic_of_its_plan(tmp_path: Path) -> None:
     source = api.open_model(small_net(), (1, 3, 16, 16))

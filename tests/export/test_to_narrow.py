@@ -100,7 +100,25 @@ class Context(nn.Module):
         return self.c((x + functional.max_pool2d(pixel, 1)).relu())
 
 
+class Wise(nn.Module):
+    """Depthwise and grouped layers, padding of its own, joined branches of which one is a sum, a flattened plane."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.wise = nn.Conv2d(3, 16, 3, 2), nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.grouped, self.one = nn.Conv2d(16, 24, 3, padding=1, groups=2), nn.Conv2d(16, 24, 1)
+        self.last = nn.Linear(48 * 5 * 5, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = functional.pad(self.stem(x), (0, 1, 1, 0)).relu()
+        x = self.wise(x).clamp(0, 6)
+        x = torch.cat([self.grouped(x) + self.one(x), self.one(x).relu()], 1)
+        return self.last(functional.max_pool2d(x, 2).flatten(1))
+
+
 NETS = {
+    "wise": (Wise, (1, 3, 20, 20)),
     "residual": (zoo.fashion_resnet, (1, 1, 28, 28)),
     "oddly": (Oddly, (1, 3, 21, 18)),
     "heads": (Heads, (1, 3, 12, 14)),
@@ -182,6 +200,8 @@ def test_nothing_returns_to_float32_between_layers_in_bfloat16() -> None:
 
 # Layers of one net in three arithmetics: what they read is in the numbers of another, joined, added, pooled.
 MIXES = [
+    ("wise", {"bfloat16": ["wise", "one"], "int8": ["stem", "last"]}),
+    ("wise", {"bfloat16": ["stem", "grouped", "last"], "int8": ["wise", "one"]}),
     ("residual", {"bfloat16": ["layer1.conv1", "layer2.conv2", "fc"], "int8": ["conv1", "layer2.conv1", "layer3.conv2"]}),
     (
         "residual",
