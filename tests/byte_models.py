@@ -9,8 +9,10 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from lcnn_compress.operators import int8_conv as ops
+from lcnn_compress.operators import narrow
 from lcnn_compress.operators.common import DOMAIN, NO_BOUND, OP_VERSION, OPSET
 from lcnn_compress.operators.geometry import ConvGeometry
+from lcnn_compress.operators.nhwc import narrow_attributes
 
 _PADDED = ConvGeometry((3, 3), padding=(1, 1, 1, 1))
 
@@ -75,7 +77,7 @@ class ByteCase:
         names = list(ops.INPUTS[op_type])
         if to_bytes and not self.residual:
             held.setdefault("residual", np.array([11], np.uint8))  # adds nothing
-        attributes = ops.int8_attributes(self.geometry) | {"clip_min": self.clip[0], "clip_max": self.clip[1]}
+        attributes = narrow_attributes(self.geometry) | {"clip_min": self.clip[0], "clip_max": self.clip[1]}
         node = helper.make_node(op_type, names, ["Y"], name="the-conv", domain=DOMAIN, **attributes)
         given = ["X", *(["residual"] if to_bytes and self.residual else [])]
         return file_of(node, given, {name: held[name] for name in names if name not in given}, to_bytes=to_bytes)
@@ -143,7 +145,7 @@ def file_of(
     )  # fmt: skip
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, OP_VERSION)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    model.functions.extend(ops.bodies(model))
+    model.functions.extend(narrow.bodies(model))
     return bytes(model.SerializeToString())
 
 

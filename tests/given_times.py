@@ -9,7 +9,7 @@ from cases import small_net
 
 from lcnn_compress import api
 from lcnn_compress.benchmark.gain import Gain
-from lcnn_compress.benchmark.layer_forms import ORDINARY, ROUNDING, ByteForm, Form, Shape
+from lcnn_compress.benchmark.layer_forms import ORDINARY, Form, LookupForm, NarrowForm, Shape
 from lcnn_compress.benchmark.profile import OTHER, NetTimes
 from lcnn_compress.benchmark.timers import Timers
 from lcnn_compress.compression.settings import CompressSettings, PlanSettings, TrainingData
@@ -17,18 +17,19 @@ from lcnn_compress.net.layers import Captured
 from lcnn_compress.search.problem import Problem, prepare
 
 SHAPE = (1, 3, 16, 16)
-SETTINGS = CompressSettings(PlanSettings(), init="kmeans", measure=False)
+SETTINGS = CompressSettings(PlanSettings(), init="kmeans", measure=False, arithmetic="float32")
 DENSE_MS = {"stem": 0.1, "conv1": 1.0, "conv2": 2.0, "fc": 0.1, OTHER: 0.3}  # on a quiet machine: this one is twice as slow
 BUSY_MS = 2 * sum(DENSE_MS.values())
 
 
 def form_ms(form: Form) -> float:
-    """What a form of any shape takes alone: rows and lookups have a price, a lower one in 8 bits."""
-    if isinstance(form, ByteForm):
-        return 0.01 + form.rows / 1000 if form.rows else 0.02
-    if form is ORDINARY or form is ROUNDING:
-        return 0.04 if form is ORDINARY else 0.002
-    return 0.05 + form.rows / 100 + form.nonzeros / 3000
+    """What a form of any shape takes alone: rows and lookups have a price, a lower one in narrow numbers."""
+    if isinstance(form, NarrowForm):
+        slower = 1.5 if form.arithmetic == "bfloat16" else 1.0
+        return slower * (0.01 + form.rows / 1000 if form.rows else 0.02)
+    if isinstance(form, LookupForm):
+        return 0.05 + form.rows / 100 + form.nonzeros / 3000
+    return 0.04 if form is ORDINARY else 0.002
 
 
 def time_forms(wanted: Mapping[Shape, Collection[Form]], **_: Any) -> dict[Shape, dict[Form, float]]:

@@ -17,6 +17,7 @@ def make(folder: Path) -> None:
     import torch
     from byte_models import CASES
     from cases import LookupConvCase
+    from half_models import HALF_CASES
     from op_models import POOL, expected, node_model
 
     case = LookupConvCase(stride=(2, 1), groups=2, c_out=6, padding=(1, 0, 1, 2))
@@ -36,12 +37,18 @@ def make(folder: Path) -> None:
         (folder / f"{name}.onnx").write_bytes(byte_case.model(to_bytes=to_bytes))
         y = byte_case.expected(to_bytes=to_bytes).astype(np.float64)
         np.savez(folder / f"{name}.npz", x=byte_case.inputs()["X"], y=y, bound=np.full(y.shape, bound))
+    half_case = next(case for case in HALF_CASES if case.name == "lookup residual")
+    for name, to_bfloat16 in (("bfloat16", True), ("bfloat16_to_float", False)):
+        (folder / f"{name}.onnx").write_bytes(half_case.model(to_bfloat16=to_bfloat16))
+        y = half_case.expected(to_bfloat16=to_bfloat16)
+        np.savez(folder / f"{name}.npz", x=half_case.input(), y=y, bound=np.zeros(y.shape))
 
 
 def check(folder: Path, library: str) -> None:
     import onnxruntime as ort
 
-    for native, name in itertools.product((True, False), ("plain", "hard_swish", "pooled", "bytes", "bytes_to_float")):
+    names = ("plain", "hard_swish", "pooled", "bytes", "bytes_to_float", "bfloat16", "bfloat16_to_float")
+    for native, name in itertools.product((True, False), names):
         data = np.load(folder / f"{name}.npz")
         options = ort.SessionOptions()
         if native:

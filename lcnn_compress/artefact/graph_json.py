@@ -21,6 +21,7 @@ from torch._subclasses import FakeTensorMode
 
 from lcnn_compress.artefact.report import Json
 from lcnn_compress.errors import ArtefactError, ModelError
+from lcnn_compress.forms.bfloat16 import Bfloat16Conv2d, Bfloat16Factors, RoundBfloat16
 from lcnn_compress.forms.int8 import Grid, Int8Conv2d, Int8Factors, Round8
 from lcnn_compress.forms.kinds import FILTERS_PER_PATTERN, KINDS
 from lcnn_compress.forms.lookup import LookupConv2d
@@ -168,9 +169,9 @@ def _module_to_json(name: str, module: nn.Module, tensors: dict[str, Tensor], st
         shape = {"out_channels": module.out_channels, "dictionary_size": module.dictionary_size}
         return {"type": "LookupConv2d", **form, **shape, "geometry": module.geometry.to_json()}
     kind = type(module).__name__
-    if isinstance(module, (Int8Conv2d, Round8)):
+    if isinstance(module, (Int8Conv2d, Bfloat16Conv2d, Round8, RoundBfloat16)):
         tensors.update((f"{name}.{key}", tensor.detach().contiguous().clone()) for key, tensor in module.state_dict().items())
-        form = {} if isinstance(module, Round8) else {"geometry": module.geometry.to_json()}
+        form = {} if isinstance(module, (Round8, RoundBfloat16)) else {"geometry": module.geometry.to_json()}
         return {"type": kind, **form}
     if kind not in _MODULES:
         raise ModelError(f"{name}: a module of type {kind} cannot be saved; expected one of {', '.join(_MODULES)}")
@@ -187,10 +188,8 @@ def _module_from_json(name: str, values: Json, tensors: dict[str, Tensor]) -> nn
     kind = values.pop("type")
     if kind == "LookupConv2d":
         return _lookup_from_json(name, values, tensors)
-    if kind in ("Int8Conv2d", "Round8"):
-        prefix = "" if kind == "Round8" else "input_"
-        grid = Grid.of(_take(tensors, f"{name}.{prefix}scale"), _take(tensors, f"{name}.zero_point"))
-        return Round8(grid) if kind == "Round8" else _int8_from_json(name, values, tensors, grid)
+    if kind in ("Int8Conv2d", "Bfloat16Conv2d", "Round8", "RoundBfloat16"):
+        return _narrow_from_json(kind, name, values, tensors)
     factory, arguments_of = _MODULES[kind]
     arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items() if key in (*arguments_of, "bias")}
     if kind.startswith("Dropout"):
@@ -228,14 +227,21 @@ def _lookup_from_json(name: str, values: Json, tensors: dict[str, Tensor]) -> Lo
     return LookupConv2d(dictionary, torch.from_numpy(kernel), bias, geometry, kind=kind, filters_per_pattern=common)
 
 
-def _int8_from_json(name: str, values: Json, tensors: dict[str, Tensor], grid: Grid) -> Int8Conv2d:
-    factors = Int8Factors(**{field.name: _take(tensors, f"{name}.{field.name}") for field in fields(Int8Factors)})
-    geometry = ConvGeometry.from_json(values["geometry"])
+def _narrow_from_json(kind: str, name: str, values: Json, tensors: dict[str, Tensor]) -> nn.Module:
+    """Return a layer in 8 bits or bfloat16, or what rounds to these."""
+    if kind == "RoundBfloat16":
+        return RoundBfloat16()
+    if kind == "Round8":
+        return Round8(Grid.of(_take(tensors, f"{name}.scale"), _take(tensors, f"{name}.zero_point")))
+    geometry, held = ConvGeometry.from_json(values["geometry"]), Int8Factors if kind == "Int8Conv2d" else Bfloat16Factors
+    factors = held(**{field.name: _take(tensors, f"{name}.{field.name}") for field in fields(held)})
     try:
         factors.check(geometry)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    return Int8Conv2d(factors, geometry, grid)
+    if isinstance(factors, Bfloat16Factors):
+        return Bfloat16Conv2d(factors, geometry)
+    return Int8Conv2d(factors, geometry, Grid.of(_take(tensors, f"{name}.input_scale"), _take(tensors, f"{name}.zero_point")))
 
 
 def _take(tensors: dict[str, Tensor], name: str) -> Tensor:

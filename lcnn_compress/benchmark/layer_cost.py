@@ -22,12 +22,12 @@ from lcnn_compress import runtime
 from lcnn_compress.artefact.field_rules import fits
 from lcnn_compress.artefact.strict_json import parse_json
 from lcnn_compress.benchmark.layer_forms import (
+    NARROW,
     ORDINARY,
-    ROUNDING,
-    ByteForm,
     Form,
     LookupForm,
-    PlainForm,
+    NarrowForm,
+    Rounding,
     Shape,
     form_macs,
     forms_model,
@@ -36,7 +36,6 @@ from lcnn_compress.benchmark.profile import layer_times
 from lcnn_compress.errors import FileError
 from lcnn_compress.files import sha256_of, temporary_folder, write_atomically
 from lcnn_compress.machine import machine
-from lcnn_compress.operators.int8_conv import QUANTIZE
 from lcnn_compress.operators.lookup_conv import LAYER_OPS
 from lcnn_compress.progress import Progress, silent
 
@@ -58,8 +57,9 @@ CREDIBLE_MS = 1e-6, 1e7
 MAX_FILE_BYTES = 4 << 20
 
 
+_TIMED_OPS = {*LAYER_OPS, *(kind.from_float for kind in NARROW.values())}
 # The keys of forms in files of times; the limit on digits keeps numbers small.
-_FORM_KEY = re.compile(r"-1 [08] 1|int8 [0-9]{1,12}|[0-9]{1,12} [0-9]{1,12} [0-9]{1,12}")
+_FORM_KEY = re.compile(rf"-1 0 1|({'|'.join(NARROW)}) ([0-9]{{1,12}}|input)|[0-9]{{1,12}} [0-9]{{1,12}} [0-9]{{1,12}}")
 # ``_Times`` holds the ms of each form of each shape, by their keys; shapes are in the order in which they were added.
 _Times = dict[str, dict[str, float]]
 # A function of this type takes and returns what ``measure_forms`` does.
@@ -82,7 +82,7 @@ def measure_forms(shape: Shape, forms: Sequence[Form], threads: int) -> dict[For
     with temporary_folder() as folder:
         path = folder / "forms.onnx"
         write_atomically(path, forms_model(shape, forms).SerializeToString())
-        times = layer_times(path, threads=threads, runs=runs, rounds=FORM_ROUNDS, layer_ops={*LAYER_OPS, QUANTIZE})
+        times = layer_times(path, threads=threads, runs=runs, rounds=FORM_ROUNDS, layer_ops=_TIMED_OPS)
     return {form: max(times[str(i)], RESOLUTION_MS) for i, form in enumerate(forms)}
 
 
@@ -129,12 +129,13 @@ def time_forms(
 def _in_order(forms: Iterable[Form]) -> list[Form]:
     """Return each form once, the ordinary one first: the order in which they run is part of the method of timing.
 
-    What is made of the input in 8 bits comes before the forms that read it.
+    What is made of the input in narrow numbers comes before the forms that read it.
     """
     given = set(forms)
     lookups = sorted(form for form in given if isinstance(form, LookupForm))
-    in_bytes = sorted(form for form in given if isinstance(form, ByteForm))
-    return [*({ORDINARY} & given), *lookups, *({ROUNDING} & given), *in_bytes]
+    roundings = sorted(form for form in given if isinstance(form, Rounding))
+    narrow = sorted(form for form in given if isinstance(form, NarrowForm))
+    return [*({ORDINARY} & given), *lookups, *roundings, *narrow]
 
 
 class _Store:
@@ -230,7 +231,9 @@ def _latest(times: _Times) -> _Times:
 
 
 def _form_of(key: str) -> Form:
-    if key in (ORDINARY.key, ROUNDING.key):
-        return PlainForm(key)
-    kind, *numbers = key.split()
-    return ByteForm(*map(int, numbers)) if kind == "int8" else LookupForm(*map(int, key.split()))
+    first, *rest = key.split()
+    if key == ORDINARY.key:
+        return ORDINARY
+    if first not in NARROW:
+        return LookupForm(*map(int, key.split()))
+    return Rounding(first) if rest == ["input"] else NarrowForm(first, int(rest[0]))

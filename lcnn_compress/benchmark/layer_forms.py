@@ -16,11 +16,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lcnn_compress.export.rewrite import matrix_product, split_full
 from lcnn_compress.forms.kinds import LOOKUP, SPARSE, settled
+from lcnn_compress.operators.bfloat16_conv import bfloat16_tensor
 from lcnn_compress.operators.common import DOMAIN, OP_VERSION, OPSET
 from lcnn_compress.operators.encoding import encode_positions
 from lcnn_compress.operators.geometry import ConvGeometry, lookup_macs
-from lcnn_compress.operators.int8_conv import INPUTS, QLINEAR_CONV, QLINEAR_LOOKUP, QUANTIZE, bodies, int8_attributes
 from lcnn_compress.operators.lookup_conv import OP_TYPE, node_attributes
+from lcnn_compress.operators.narrow import BYTES, HALVES, Narrow, bodies
+from lcnn_compress.operators.nhwc import narrow_attributes
 
 # ``Factors`` hold a model's constants by name.
 Factors = dict[str, np.ndarray[Any, Any]]
@@ -76,26 +78,35 @@ class LookupForm:
 
 
 @dataclass(frozen=True, order=True)
-class ByteForm:
-    """A layer in 8 bits with every coefficient: ``rows`` of the dictionary for each group, 0 without one."""
+class NarrowForm:
+    """A layer in 8 bits or bfloat16 with every coefficient: ``rows`` of the dictionary for each group, 0 without one."""
 
+    arithmetic: str
     rows: int
 
     @property
     def key(self) -> str:
         """The form as text."""
-        return f"int8 {self.rows}"
+        return f"{self.arithmetic} {self.rows}"
 
 
-class PlainForm(Enum):
-    """Forms of a layer that have no numbers of their own; values of an enum, so that ``is`` tells them from others.
+@dataclass(frozen=True, order=True)
+class Rounding:
+    """No form of a layer but the step that makes 8 bits or bfloat16 of its input."""
 
-    ``ORDINARY`` is the layer left as it is. ``ROUNDING`` is no form of it but the step that makes 8 bits of its input.
-    """
+    arithmetic: str
 
-    # Files of times hold these keys, which no lookups can have.
+    @property
+    def key(self) -> str:
+        """The step as text."""
+        return f"{self.arithmetic} input"
+
+
+class OrdinaryForm(Enum):
+    """The form of a layer left as it is; the only value of an enum, so that ``is`` tells it from others."""
+
+    # Files of times hold the ordinary form under this key, which no lookups can have.
     ORDINARY = "-1 0 1"
-    ROUNDING = "-1 8 1"
 
     @property
     def key(self) -> str:
@@ -103,9 +114,9 @@ class PlainForm(Enum):
         return self.value
 
 
-ORDINARY: Final = PlainForm.ORDINARY
-ROUNDING: Final = PlainForm.ROUNDING
-Form = LookupForm | ByteForm | PlainForm
+ORDINARY: Final = OrdinaryForm.ORDINARY
+Form = LookupForm | NarrowForm | Rounding | OrdinaryForm
+NARROW: dict[str, Narrow] = {BYTES.name: BYTES, HALVES.name: HALVES}
 
 
 def form_macs(shape: Shape, form: Form) -> int:
@@ -113,7 +124,7 @@ def form_macs(shape: Shape, form: Form) -> int:
     match form:
         case LookupForm(rows, nonzeros):
             pass
-        case ByteForm(rows):
+        case NarrowForm(_, rows):
             nonzeros = shape.out_channels * shape.geometry.taps * rows or shape.weights
         case _:
             rows, nonzeros = 0, shape.weights
@@ -123,8 +134,8 @@ def form_macs(shape: Shape, form: Form) -> int:
 def forms_model(shape: Shape, forms: Sequence[Form]) -> onnx.ModelProto:
     """Return a model in which every form, with random factors, reads the same input; node i is forms[i].
 
-    Forms in 8 bits read what a node makes of that input, ``ROUNDING`` if it is among them. Only the first value of what a form
-    gives leaves the model, so that the next one writes to the same memory, as in a net.
+    Forms in 8 bits or bfloat16 read what a node makes of that input, a ``Rounding`` if it is among the forms. Only the first
+    value of what a form gives leaves the model, so that the next one writes to the same memory, as in a net.
     """
     nodes: list[onnx.NodeProto] = []
     outputs: list[onnx.ValueInfoProto] = []
@@ -133,24 +144,36 @@ def forms_model(shape: Shape, forms: Sequence[Form]) -> onnx.ModelProto:
         **{f"start{n}": np.zeros(n, np.int64) for n in (2, 4)}, **{f"end{n}": np.ones(n, np.int64) for n in (2, 4)},
         "features": np.array([-1, shape.out_channels], np.int64), **_BYTE_CONSTANTS,
     }  # fmt: skip
-    if ROUNDING not in forms and any(isinstance(form, ByteForm) for form in forms):
-        nodes.append(_rounding("rounding"))
+    narrow_tensors: list[onnx.TensorProto] = [bfloat16_tensor("zero_half", np.zeros(1, np.float32))]
+    for arithmetic in dict.fromkeys(form.arithmetic for form in forms if isinstance(form, NarrowForm)):
+        if Rounding(arithmetic) not in forms:
+            nodes.append(_rounding(arithmetic, f"rounding to {arithmetic}"))
     for i, form in enumerate(forms):
-        if form is ROUNDING:
-            nodes.append(_rounding(str(i)))
-            n_dims, kind, result = 4, TensorProto.UINT8, "X8"
-        else:
-            made, weights = _form_nodes(shape, form, i)
-            nodes += made
-            constants |= weights
-            n_dims, kind, result = 4, TensorProto.UINT8 if isinstance(form, ByteForm) else TensorProto.FLOAT, f"Y{i}"
-            if shape.linear and not isinstance(form, ByteForm):
-                nodes.append(helper.make_node("Reshape", [result, "features"], [f"features{i}"]))
-                n_dims, result = 2, f"features{i}"
-        nodes.append(helper.make_node("Slice", [result, f"start{n_dims}", f"end{n_dims}"], [f"first{i}"], name=f"first{i}"))
+        n_dims, kind, result = 4, TensorProto.FLOAT, f"Y{i}"
+        match form:
+            case Rounding(arithmetic):
+                nodes.append(_rounding(arithmetic, str(i)))
+                kind, result = _TYPES[arithmetic], _input(arithmetic)
+            case NarrowForm(arithmetic, rows):
+                made, tensors = _narrow(shape, NARROW[arithmetic], rows, i)
+                nodes.append(made)
+                narrow_tensors += tensors
+                kind = _TYPES[arithmetic]
+            case _:
+                parts, weights = _lookup(shape, form, i) if isinstance(form, LookupForm) else _ordinary(shape, i)
+                nodes += parts
+                constants |= weights
+                if shape.linear:
+                    nodes.append(helper.make_node("Reshape", [result, "features"], [f"features{i}"]))
+                    n_dims, result = 2, f"features{i}"
+        first = f"first{i}" if kind != TensorProto.BFLOAT16 else f"half{i}"
+        nodes.append(helper.make_node("Slice", [result, f"start{n_dims}", f"end{n_dims}"], [first], name=first))
+        if kind == TensorProto.BFLOAT16:  # numpy has no such type
+            nodes.append(helper.make_node("Cast", [first], [f"first{i}"], to=TensorProto.FLOAT))
+            kind = TensorProto.FLOAT
         outputs.append(helper.make_tensor_value_info(f"first{i}", kind, [1] * n_dims))
     entry = helper.make_tensor_value_info("X", TensorProto.FLOAT, (shape.batch, shape.in_channels, *shape.size))
-    tensors = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    tensors = [numpy_helper.from_array(array, name) for name, array in constants.items()] + narrow_tensors
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, OP_VERSION)]
     graph = helper.make_graph(nodes, "forms", [entry], outputs, tensors)
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
@@ -159,43 +182,49 @@ def forms_model(shape: Shape, forms: Sequence[Form]) -> onnx.ModelProto:
     return model
 
 
-def _rounding(name: str) -> onnx.NodeProto:
-    return helper.make_node(QUANTIZE, ["X", "scale", "zero"], ["X8"], name=name, domain=DOMAIN)
+_TYPES = {BYTES.name: TensorProto.UINT8, HALVES.name: TensorProto.BFLOAT16}
 
 
-def _form_nodes(shape: Shape, form: Form, i: int) -> tuple[list[onnx.NodeProto], Factors]:
-    match form:
-        case LookupForm():
-            return _lookup(shape, form, i)
-        case ByteForm(rows):
-            return _in_bytes(shape, rows, i)
-        case _:
-            return _ordinary(shape, i)
+def _input(arithmetic: str) -> str:
+    return f"X{NARROW[arithmetic].suffix}"
 
 
-def _in_bytes(shape: Shape, rows: int, i: int) -> tuple[list[onnx.NodeProto], Factors]:
-    """Return the node and constants of a layer in 8 bits with random factors, on one dictionary for each group or on none."""
+def _rounding(arithmetic: str, name: str) -> onnx.NodeProto:
+    grid = ["scale", "zero"][: NARROW[arithmetic].grid]
+    return helper.make_node(NARROW[arithmetic].from_float, ["X", *grid], [_input(arithmetic)], name=name, domain=DOMAIN)
+
+
+def _narrow(shape: Shape, kind: Narrow, rows: int, i: int) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
+    """Return the node and constants of a narrow layer with random factors, on one dictionary for each group or on none."""
     rng = np.random.default_rng(0)
     groups, m = shape.geometry.groups, shape.in_channels // shape.geometry.groups
-    op_type = QLINEAR_LOOKUP if rows else QLINEAR_CONV
-
-    def whole(*sizes: int) -> np.ndarray[Any, Any]:
-        return rng.integers(-127, 128, sizes).astype(np.int8)
-
-    own: Factors = {
-        "W": whole(shape.out_channels, *shape.geometry.kernel, rows or m),
-        "w_scale": np.full(shape.out_channels, 1e-3, np.float32),
-    }
-    if rows:
-        own |= {"D": whole(groups * rows, m), "d_scale": np.full(groups * rows, 1e-3, np.float32)}
+    with_rows = {plain: op_type for op_type, plain in kind.without_dictionary.items()}
+    plain = next(op_type for op_type in with_rows if op_type in kind.narrowed.values())
+    op_type = with_rows[plain] if rows else plain
+    sizes = {"W": (shape.out_channels, *shape.geometry.kernel, rows or m), "D": (groups * rows, m)}
+    scales = {"w_scale": shape.out_channels, "d_scale": groups * rows}
     common = {
-        "X": "X8", "x_scale": "scale", "x_zero_point": "zero", "bias": "bias", "y_scale": "scale", "y_zero_point": "zero",
-        "residual": "no_residual", "r_scale": "scale", "r_zero_point": "zero",
+        "X": _input(kind.name), "x_scale": "scale", "x_zero_point": "zero", "bias": "bias", "y_scale": "scale",
+        "y_zero_point": "zero", "residual": "no_residual" if kind is BYTES else "zero_half", "r_scale": "scale",
+        "r_zero_point": "zero",
     }  # fmt: skip
-    names = common | {key: f"{i}.{key}" for key in own}
-    inputs = [names[key] for key in INPUTS[op_type]]
-    node = helper.make_node(op_type, inputs, [f"Y{i}"], name=str(i), domain=DOMAIN, **int8_attributes(shape.geometry))
-    return [node], {names[key]: value for key, value in own.items()}
+    inputs = kind.inputs[op_type]
+    tensors = [
+        _random(f"{i}.{key}", sizes[key], kind, rng)
+        if key in sizes
+        else numpy_helper.from_array(np.full(scales[key], 1e-3, np.float32), f"{i}.{key}")
+        for key in inputs
+        if key not in common
+    ]
+    names = [common.get(key, f"{i}.{key}") for key in inputs]
+    node = helper.make_node(op_type, names, [f"Y{i}"], name=str(i), domain=DOMAIN, **narrow_attributes(shape.geometry))
+    return node, tensors
+
+
+def _random(name: str, sizes: tuple[int, ...], kind: Narrow, rng: np.random.Generator) -> onnx.TensorProto:
+    if kind is BYTES:
+        return numpy_helper.from_array(rng.integers(-127, 128, sizes).astype(np.int8), name)
+    return bfloat16_tensor(name, rng.standard_normal(sizes, np.float32))
 
 
 def _is_full(shape: Shape, form: LookupForm) -> bool:

@@ -16,13 +16,13 @@ from lcnn_compress.benchmark.gain import Gain, TimingPlan
 from lcnn_compress.benchmark.timers import Timers
 from lcnn_compress.compression.make_report import timed
 from lcnn_compress.compression.settings import CompressSettings, LayerPlan
-from lcnn_compress.export.rewrite import dense_form, dense_in_bytes
+from lcnn_compress.export.rewrite import dense_form
 from lcnn_compress.export.template import with_factors
 from lcnn_compress.export.to_onnx import only_timed, to_onnx
 from lcnn_compress.files import temporary_folder, write_atomically
-from lcnn_compress.forms.int8 import rounds_to_bytes
 from lcnn_compress.forms.kinds import DENSE
 from lcnn_compress.net.edit import finished
+from lcnn_compress.net.layers import NARROW_TYPES, calls
 from lcnn_compress.progress import Progress, silent
 
 # A lookup layer counts as faster only below this fraction of the dense time: two medians of one layer differ by a few per cent.
@@ -54,7 +54,7 @@ class Timing:
     ) -> None:
         self.input_shape, self.settings, self.template, self.timers = input_shape, settings, template, timers
         self.model: onnx.ModelProto
-        self.in_bytes: bool
+        self.is_narrow: bool
         self.times: Gain
 
     def export(self, net: fx.GraphModule, progress: Progress) -> None:
@@ -63,8 +63,8 @@ class Timing:
         storage = self.settings.storage
         # Factors are measured as the file stores them: normalisation can magnify rounding.
         done = finished(net, storage)
-        self.in_bytes = rounds_to_bytes(net)
-        if self.template is None or self.in_bytes:
+        self.is_narrow = any(calls(net, NARROW_TYPES))
+        if self.template is None or self.is_narrow:
             self.model = to_onnx(done, self.input_shape, only_timed(storage), {})
         else:  # the template spares the exporter, which takes minutes for some nets
             self.model = with_factors(self.template, done, storage)
@@ -91,10 +91,11 @@ class Timing:
 
         Candidates are those not measured faster than dense, by more than the noise. They go all at once or, if the net is
         slower then (a dense layer between lookups costs two changes of layout), one by one, the slowest first. Layers in 8 bits
-        are held against dense ones in 8 bits.
+        or bfloat16 are held against dense ones in the same.
         """
-        beside = self._measured(dense_in_bytes(self.model)) if self.in_bytes else self.times
-        timed = {p.name: beside.layers.get(p.name, (0.0, 0.0)) for p in plans if p.form.is_coded and not keep_slow}
+        coded = [plan.name for plan in plans if plan.form.is_coded and not keep_slow]
+        beside = self._measured(dense_form(self.model, set(coded))) if self.is_narrow and coded else self.times
+        timed = {name: beside.layers.get(name, (0.0, 0.0)) for name in coded}
         slow = {n: lookup / max(dense, 1e-9) for n, (dense, lookup) in timed.items() if lookup >= MIN_GAIN * dense}
         full, dropped = self.model, set[str]()
         trials = (set(slow), *({name} for name in sorted(slow, key=lambda name: -slow[name])))
@@ -102,7 +103,7 @@ class Timing:
             progress("choosing layers", done, len(trials))
             if names <= dropped:
                 continue
-            trial = (dense_in_bytes if self.in_bytes else dense_form)(full, dropped | names)
+            trial = dense_form(full, dropped | names)
             with self._written(self.model, trial) as paths:
                 faster = self.timers.time_ratio(*paths, threads=self.settings.threads) > 1
             if faster:

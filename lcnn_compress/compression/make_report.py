@@ -12,7 +12,7 @@ from torch import fx, nn
 from lcnn_compress.artefact.report import LayerReport, Report, Totals, TrainingReport
 from lcnn_compress.benchmark.gain import Gain
 from lcnn_compress.compression.settings import LayerPlan
-from lcnn_compress.forms.arithmetic import FLOAT32
+from lcnn_compress.forms.arithmetic import FLOAT32, INT8
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.storage import coefficient_type, dictionary_bytes
 from lcnn_compress.machine import machine
@@ -39,16 +39,19 @@ def _layer_report(module: nn.Module, layer: Layer, plan: LayerPlan, storage: str
     )  # fmt: skip
     if isinstance(module, LookupConv2d):
         report = _with_lookups(report, module, layer, storage)
-    return report if plan.arithmetic == FLOAT32 else replace(report, arithmetic=plan.arithmetic, weight_bytes=_in_bytes(report))
+    if plan.arithmetic == FLOAT32:
+        return report
+    n_bytes = _narrow_bytes(report, *((1, 4) if plan.arithmetic == INT8 else (2, 0)))
+    return replace(report, arithmetic=plan.arithmetic, weight_bytes=n_bytes)
 
 
-def _in_bytes(report: LayerReport) -> int:
-    """Return the bytes of a layer in 8 bits: a byte for each weight, zeros too, and a scale and a bias for each filter."""
+def _narrow_bytes(report: LayerReport, weight: int, scale: int) -> int:
+    """Return the bytes of a layer in 8 bits or bfloat16, so many for a weight, zeros too, and for a scale, and 4 for a bias."""
     channels, taps = report.in_channels // report.groups, math.prod(report.kernel)
     if not report.form.is_coded or report.form.is_identity:
-        return report.out_channels * (channels * taps + 8)
+        return report.out_channels * (channels * taps * weight + scale + 4)
     rows = report.dictionary_size or 0
-    return report.out_channels * (rows * taps + 8) + report.groups * rows * (channels + 4)
+    return report.out_channels * (rows * taps * weight + scale + 4) + report.groups * rows * (channels * weight + scale)
 
 
 def _with_lookups(report: LayerReport, lookup: LookupConv2d, layer: Layer, storage: str) -> LayerReport:

@@ -19,11 +19,12 @@ from lcnn_compress.compression.make_report import layer_reports, make_report, ti
 from lcnn_compress.compression.plan import check_plan, plan_layers
 from lcnn_compress.compression.settings import CompressSettings, LayerPlan, TrainingData
 from lcnn_compress.errors import SettingsError
-from lcnn_compress.forms.arithmetic import AUTO, FLOAT32, INT8
+from lcnn_compress.forms.arithmetic import AUTO, BFLOAT16, FLOAT32, INT8
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.edit import finished, with_lookups
 from lcnn_compress.net.layers import Captured, Layer
 from lcnn_compress.progress import Progress, silent
+from lcnn_compress.quantisation.in_bfloat16 import in_bfloat16
 from lcnn_compress.quantisation.quantise import quantise, reason_against
 
 
@@ -72,8 +73,8 @@ def compress_net(
         decided = with_arithmetic(captured, plan_layers(found, settings.plan), settings.arithmetic)
     else:
         decided = _check_plans(plans, captured)
-    calibration, narrow = data.calibrated().calibration, any(plan.arithmetic == INT8 for plan in decided)
-    if narrow and not calibration:
+    calibration, narrow = data.calibrated().calibration, any(plan.arithmetic != FLOAT32 for plan in decided)
+    if any(plan.arithmetic == INT8 for plan in decided) and not calibration:
         raise SettingsError(f"`arithmetic` {INT8} needs the ranges of activations, and there is no data; add `calib` or `data`")
     lookups = make_lookups(found, decided, settings, reusable.built, progress)
     measures = settings.measure and runtime.library_path() is not None and (lookups or narrow)
@@ -131,8 +132,11 @@ def in_arithmetic(
     rough: bool = False,
 ) -> fx.GraphModule:
     """Return a finished net with its layers in the arithmetic of their plans; ``rough`` is enough for one that is timed."""
-    names = [plan.name for plan in plans if plan.arithmetic == INT8]
-    return quantise(Captured.of(net, input_shape), names, calibration, progress, rough=rough) if names else net
+    halves, whole = ([plan.name for plan in plans if plan.arithmetic == arithmetic] for arithmetic in (BFLOAT16, INT8))
+    if halves:
+        net = in_bfloat16(Captured.of(net, input_shape), halves)
+    # Layers in 8 bits come last, because they are made for what all others give.
+    return quantise(Captured.of(net, input_shape), whole, calibration, progress, rough=rough) if whole else net
 
 
 def _check_plans(plans: Sequence[LayerPlan], captured: Captured) -> list[LayerPlan]:

@@ -145,7 +145,7 @@ class CompressSettings:
     threads: int = field(default=1, metadata={"help": "Threads while measuring", "metavar": "N", "min": 1})
     finetune: FinetuneSettings | None = None
     arithmetic: str = field(default=AUTO, metadata={
-        "help": "What layers compute in: float32, int8 (needs calib or data), or auto: a target chooses layer by layer",
+        "help": "What layers compute in: float32, bfloat16, int8 (needs calib or data), or auto: a target chooses",
         "metavar": "TYPE",
     })  # fmt: skip
 

@@ -14,9 +14,9 @@ from torch import fx, nn
 from lcnn_compress.export.fuse import fuse
 from lcnn_compress.export.nodes import attribute_values, drop_domain, drop_unread
 from lcnn_compress.export.pools import set_bodies
-from lcnn_compress.export.to_bytes import to_bytes
+from lcnn_compress.export.to_narrow import to_narrow
 from lcnn_compress.net.layers import calls
-from lcnn_compress.operators import int8_conv
+from lcnn_compress.operators import narrow
 from lcnn_compress.operators.common import CALL, DOMAIN
 from lcnn_compress.operators.geometry import check_extents
 from lcnn_compress.operators.lookup_conv import LAYER_OPS, OP_TYPE
@@ -38,7 +38,7 @@ def finish(model: onnx.ModelProto, net: fx.GraphModule) -> onnx.ModelProto:
     _keep_zero_pads(model.graph)
     _drop_empty_pools(model.graph)
     fuse(model)
-    to_bytes(model)
+    to_narrow(model)
     drop_unread(model.graph)
     if any(node.domain == DOMAIN for node in model.graph.node):
         set_bodies(model)
@@ -129,7 +129,7 @@ def layer_of(node: onnx.NodeProto, reads: Mapping[str, int]) -> str | None:
     if node.op_type not in LAYER_OPS:
         return None
     leaves = (".dictionary", ".gaps", ".coefficients") if node.op_type == OP_TYPE else (".weight",)
-    at = int8_conv.INPUTS[node.op_type].index("W") if node.op_type in int8_conv.INPUTS else 1
+    at = narrow.INPUTS[node.op_type].index("W") if node.op_type in narrow.INPUTS else 1
     names = [name for name, leaf in zip(node.input[at:], leaves, strict=False) if name.endswith(leaf)]
     return next((n.rpartition(".")[0] for n in sorted(names, key=lambda name: reads[name])), None)
 

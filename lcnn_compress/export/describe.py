@@ -17,10 +17,9 @@ from lcnn_compress.artefact.report import Json
 from lcnn_compress.errors import ArtefactError
 from lcnn_compress.export.metadata import StoredLayer, stored_layers
 from lcnn_compress.export.nodes import constants_of
-from lcnn_compress.forms.arithmetic import INT8
 from lcnn_compress.operators.common import FIRST_STAGE
-from lcnn_compress.operators.int8_conv import INPUTS
 from lcnn_compress.operators.lookup_conv import LAYER_OPS, OP_TYPE
+from lcnn_compress.operators.narrow import INPUTS, KIND_OF
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,11 @@ def _onnx_row(row: StoredLayer, nodes: dict[str, onnx.NodeProto], constants: dic
         ) from error
 
 
-def _byte_shapes(node: onnx.NodeProto, groups: int, constants: dict[str, onnx.TensorProto]) -> Json:
-    """Return the shape of a layer in 8 bits."""
+def _narrow_shapes(node: onnx.NodeProto, groups: int, constants: dict[str, onnx.TensorProto]) -> Json:
+    """Return the shape of a layer in 8 bits or bfloat16."""
     names = dict(zip(INPUTS[node.op_type], node.input, strict=True))
     filters, height, width, size = constants[names["W"]].dims
-    shape = {"out_channels": filters, "kernel": [height, width], "arithmetic": INT8}
+    shape = {"out_channels": filters, "kernel": [height, width], "arithmetic": KIND_OF[node.op_type].name}
     if "D" not in names:
         return {**shape, "in_channels": size * groups}
     nonzeros = int(np.count_nonzero(numpy_helper.to_array(constants[names["W"]])))
@@ -90,7 +89,7 @@ def _shapes(node: onnx.NodeProto, first: onnx.NodeProto | None, constants: dict[
     """Return the shape of the layer that a node computes, with the node before it where two do; any other node may fail."""
     groups = next((a.i for a in node.attribute if a.name == "group"), 1)
     if node.op_type in INPUTS:
-        return _byte_shapes(node, groups, constants)
+        return _narrow_shapes(node, groups, constants)
     dims = list(constants[node.input[1]].dims)
     if first is not None:
         channels, size = constants[first.input[1]].dims[1] * groups, dims[1]

@@ -9,7 +9,7 @@ import onnx
 from onnx import helper
 
 from lcnn_compress.export.nodes import attribute_values, constants_of
-from lcnn_compress.operators import int8_conv
+from lcnn_compress.operators import narrow
 from lcnn_compress.operators.common import DOMAIN
 from lcnn_compress.operators.lookup_conv import NO_POOL, OP_TYPE, function_body
 from lcnn_compress.operators.max_pool import POOL_TYPE, pool_body
@@ -62,7 +62,7 @@ def set_bodies(model: onnx.ModelProto) -> None:
         model.functions.append(function_body(hard_swish=swished, pooled=pooled))
     if any(node.op_type == POOL_TYPE and node.domain == DOMAIN for node in model.graph.node):
         model.functions.append(pool_body())
-    model.functions.extend(int8_conv.bodies(model))
+    model.functions.extend(narrow.bodies(model))
 
 
 def _can_pool(lookup: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:

@@ -15,24 +15,20 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lcnn_compress.export.nodes import attribute_values, constants_of, drop_domain, drop_unread
 from lcnn_compress.export.pools import choose_pools, does_pool
+from lcnn_compress.operators.bfloat16_conv import bfloat16_tensor
 from lcnn_compress.operators.common import DOMAIN, FIRST_STAGE, NO_BOUND, layer_name
 from lcnn_compress.operators.encoding import decode_positions
-from lcnn_compress.operators.int8_conv import (
-    BYTE_ADD,
-    BYTE_AVERAGE,
-    BYTE_MAX_POOL,
-    BYTES,
-    DEQUANTIZE,
-    INPUTS,
-    QUANTIZE,
-    WITHOUT_DICTIONARY,
-)
+from lcnn_compress.operators.int8_conv import BYTE_ADD, BYTE_AVERAGE
 from lcnn_compress.operators.lookup_conv import NO_POOL, OP_TYPE
 from lcnn_compress.operators.max_pool import POOL_TYPE
+from lcnn_compress.operators.narrow import BYTES, INPUTS, KIND_OF, KINDS, SUFFIXES
 
 
 def dense_form(model: onnx.ModelProto, names: set[str] | None = None) -> onnx.ModelProto:
-    """Return a copy in which layers (all, or those named) are one Conv or Gemm for each call, with the rebuilt weight."""
+    """Return a copy in which layers are one convolution or Gemm for each call, with the rebuilt weight.
+
+    All of them compute in float32 then; those named, if names are given, in what they do.
+    """
     model = onnx.ModelProto.FromString(model.SerializeToString())
     if names is None:
         _to_float(model)
@@ -49,6 +45,9 @@ def dense_form(model: onnx.ModelProto, names: set[str] | None = None) -> onnx.Mo
                 weights[weight] = numpy_helper.from_array(lookup_weight(node, constants), weight)
             nodes += _convolution(node, node.input[0], weight, constants, linear=node.output[0] in linears)
             continue
+        kind = KIND_OF.get(node.op_type)
+        if chosen and kind is not None and node.op_type in kind.without_dictionary:
+            _drop_dictionary(node, constants, model.graph)
         if chosen and first is not None:
             if weight not in weights:
                 weights[weight] = numpy_helper.from_array(_product(first, node, constants), weight)
@@ -66,46 +65,41 @@ def dense_form(model: onnx.ModelProto, names: set[str] | None = None) -> onnx.Mo
     return model
 
 
-def dense_in_bytes(model: onnx.ModelProto, names: set[str] | None = None) -> onnx.ModelProto:
-    """Return a copy in which layers in 8 bits (all, or those named) have no dictionary: one convolution with their weight."""
-    model = onnx.ModelProto.FromString(model.SerializeToString())
-    constants = constants_of(model.graph)
-    for node in model.graph.node:
-        if node.op_type not in WITHOUT_DICTIONARY or not (names is None or layer_name(node) in names):
-            continue
-        given = dict(zip(INPUTS[node.op_type], node.input, strict=True))
-        weight = _byte_weight(node, constants)
+def _drop_dictionary(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], graph: onnx.GraphProto) -> None:
+    """Let a layer in 8 bits or bfloat16 be one convolution in the same, with the rebuilt weight."""
+    given = dict(zip(INPUTS[node.op_type], node.input, strict=True))
+    weight = _narrow_weight(node, constants).transpose(0, 2, 3, 1)
+    made = {"W": f"{node.name}.dense_W"}
+    if KIND_OF[node.op_type] is BYTES:
         scale = np.maximum(np.abs(weight).reshape(len(weight), -1).max(1), np.float32(1e-30)) / 127
-        whole = np.rint(weight / scale[:, None, None, None]).astype(np.int8).transpose(0, 2, 3, 1)
-        for key, value in (("W", np.ascontiguousarray(whole)), ("w_scale", scale.astype(np.float32))):
-            given[key] = f"{node.name}.dense_{key}"
-            model.graph.initializer.append(numpy_helper.from_array(value, given[key]))
-        node.op_type = WITHOUT_DICTIONARY[node.op_type]
-        node.input[:] = [given[key] for key in INPUTS[node.op_type]]
-    _set_nodes(model, list(model.graph.node))
-    return model
+        whole = np.rint(weight / scale[:, None, None, None]).astype(np.int8)
+        made["w_scale"] = f"{node.name}.dense_w_scale"
+        graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), made["w_scale"]))
+        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(whole), made["W"]))
+    else:
+        graph.initializer.append(bfloat16_tensor(made["W"], weight))
+    node.op_type = KIND_OF[node.op_type].without_dictionary[node.op_type]
+    node.input[:] = [(given | made)[key] for key in INPUTS[node.op_type]]
 
 
 def _to_float(model: onnx.ModelProto) -> None:
-    """Write a net in 8 bits in float32 again: the same layers without rounding, each as one convolution."""
+    """Write a net in 8 bits or bfloat16 in float32 again: the same layers without rounding, each as one convolution."""
     graph, constants = model.graph, constants_of(model.graph)
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         if node.op_type in INPUTS:
             nodes += _in_float(node, constants, graph)
-        elif node.domain == DOMAIN and node.op_type in (QUANTIZE, DEQUANTIZE):
+        elif _changes_numbers(node):
             nodes.append(helper.make_node("Identity", node.input[:1], node.output))
         elif node.domain == DOMAIN and node.op_type == BYTE_AVERAGE:
             nodes.append(helper.make_node("GlobalAveragePool", node.input[:1], node.output))
         elif node.domain == DOMAIN and node.op_type == BYTE_ADD:
             nodes += _clipped(node, [helper.make_node("Add", [node.input[0], node.input[3]], node.output)], graph)
-        elif node.domain == DOMAIN and node.op_type == BYTE_MAX_POOL:
+        elif node.domain == DOMAIN and node.op_type in (kind.max_pool for kind in KINDS):
             nodes.append(helper.make_node("MaxPool", node.input, node.output, **attribute_values(node)))
-        elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            nodes.append(helper.make_node("Identity", node.input[:1], node.output))
-        elif node.op_type == "Concat" and node.output[0].endswith(BYTES):
+        elif node.op_type == "Concat" and node.output[0].endswith(SUFFIXES):
             nodes.append(helper.make_node("Concat", node.input, node.output, name=node.name, axis=1))
-        elif node.op_type == "Reshape" and node.output[0].endswith(BYTES):
+        elif node.op_type == "Reshape" and node.output[0].endswith(SUFFIXES):
             sizes = numpy_helper.to_array(constants[node.input[1]])
             order = sizes if len(sizes) == 2 else sizes[[0, 3, 1, 2]]
             graph.initializer.append(numpy_helper.from_array(order, f"{node.output[0]}/planar"))
@@ -116,12 +110,20 @@ def _to_float(model: onnx.ModelProto) -> None:
         _set_nodes(model, nodes)
 
 
+def _changes_numbers(node: onnx.NodeProto) -> bool:
+    """Tell whether a node does nothing but round to narrow numbers, or return to float32."""
+    if node.domain == DOMAIN:
+        return node.op_type in (name for kind in KINDS for name in (kind.from_float, kind.to_float))
+    rows = {name for kind in KINDS for name, _ in (kind.rows_from_float, kind.rows_to_float)}
+    return node.op_type in rows and (node.input[0].endswith(SUFFIXES) or node.output[0].endswith(SUFFIXES))
+
+
 def _in_float(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Return the nodes of an ordinary convolution for one in 8 bits."""
+    """Return the nodes of an ordinary convolution for one in 8 bits or bfloat16."""
     given = dict(zip(INPUTS[node.op_type], node.input, strict=True))
     weight = f"{layer_name(node)}.float_weight"
     if not any(tensor.name == weight for tensor in graph.initializer):
-        graph.initializer.append(numpy_helper.from_array(_byte_weight(node, constants), weight))
+        graph.initializer.append(numpy_helper.from_array(_narrow_weight(node, constants), weight))
     values = {key: value for key, value in attribute_values(node).items() if not key.startswith("clip")}
     nodes = [helper.make_node("Conv", [given["X"], weight, given["bias"]], node.output, name=node.name, **values)]
     if "residual" in given and given["residual"] not in constants:
@@ -144,14 +146,16 @@ def _clipped(node: onnx.NodeProto, nodes: list[onnx.NodeProto], graph: onnx.Grap
     return [*nodes, last]
 
 
-def _byte_weight(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> NDArray[np.float32]:
-    """Return the dense weight (C_out, C_in / groups, kH, kW) that a convolution in 8 bits stands for."""
+def _narrow_weight(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> NDArray[np.float32]:
+    """Return the dense weight (C_out, C_in / groups, kH, kW) that a convolution in 8 bits or bfloat16 stands for."""
     names = dict(zip(INPUTS[node.op_type], node.input, strict=True))
-    value = {key: numpy_helper.to_array(constants[names[key]]) for key in ("W", "w_scale", "D", "d_scale") if key in names}
-    kernel = (value["W"].astype(np.float32) * value["w_scale"][:, None, None, None]).transpose(0, 3, 1, 2)
+    keys = ("W", "w_scale", "D", "d_scale")
+    value = {key: numpy_helper.to_array(constants[names[key]]).astype(np.float32) for key in keys if key in names}
+    kernel = (value["W"] * value.get("w_scale", np.ones(1, np.float32))[:, None, None, None]).transpose(0, 3, 1, 2)
     if "D" not in value:
         return np.ascontiguousarray(kernel)
-    return _rebuilt(value["D"] * value["d_scale"][:, None], np.ascontiguousarray(kernel), attribute_values(node)["group"])
+    rows = value["D"] * value.get("d_scale", np.ones(1, np.float32))[:, None]
+    return _rebuilt(rows, np.ascontiguousarray(kernel), attribute_values(node)["group"])
 
 
 def split_full(model: onnx.ModelProto, names: Collection[str]) -> None:

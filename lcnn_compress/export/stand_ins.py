@@ -1,4 +1,4 @@
-"""What torch's exporter cannot write, computed with what it can: put into the graph while a net is exported."""
+"""What torch's exporter cannot write: put into the graph while a net is exported, computed with what it can or as nodes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lcnn_compress.net.layers import aten
+from lcnn_compress.forms.bfloat16 import Bfloat16Conv2d, RoundBfloat16
+from lcnn_compress.forms.int8 import Int8Conv2d, Round8
+from lcnn_compress.net.layers import aten, calls
+from lcnn_compress.operators import bfloat16_conv, int8_conv
+from lcnn_compress.operators.common import DOMAIN, OP_VERSION
+from lcnn_compress.operators.narrow import BYTES, HALVES, INPUTS
+from lcnn_compress.operators.nhwc import narrow_attributes
 
 
 def put_in(net: fx.GraphModule) -> None:
@@ -53,3 +59,55 @@ _STAND_INS: dict[Any, Callable[..., Any]] = {
     aten.scaled_dot_product_attention.default: _attention,
     aten.adaptive_max_pool2d.default: _adaptive_max,
 }
+
+
+class _RoundNode(nn.Module):
+    """Stands in for a rounding while the net is exported."""
+
+    def __init__(self, rounding: Round8 | RoundBfloat16) -> None:
+        super().__init__()
+        self.op_type = (BYTES if isinstance(rounding, Round8) else HALVES).rounding
+        self.names = tuple(rounding.state_dict())  # scale and zero point, or nothing
+        for name in self.names:
+            self.register_buffer(name, getattr(rounding, name).clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        inputs = (x, *(getattr(self, name) for name in self.names))
+        return torch.onnx.ops.symbolic(
+            f"{DOMAIN}::{self.op_type}", inputs, {}, dtype=x.dtype, shape=x.shape, version=OP_VERSION
+        )
+
+
+class _ConvNode(nn.Module):
+    """Stands in for a layer while the net is exported: an operator that takes narrow numbers, for now given float32."""
+
+    def __init__(self, layer: Int8Conv2d | Bfloat16Conv2d) -> None:
+        super().__init__()
+        self.geometry, self.out_channels = layer.geometry, layer.out_channels
+        held = {"D": layer.dictionary, "W": layer.weight.permute(0, 2, 3, 1).contiguous(), "bias": layer.bias}
+        if isinstance(layer, Int8Conv2d):
+            self.op_type = int8_conv.LOOKUP_TO_FLOAT if layer.has_dictionary else int8_conv.CONV_TO_FLOAT
+            held |= {"x_scale": layer.input_scale, "x_zero_point": layer.zero_point}
+            held |= {"w_scale": layer.weight_scale, "d_scale": layer.dictionary_scale}
+        else:
+            self.op_type = bfloat16_conv.LOOKUP_TO_FLOAT if layer.has_dictionary else bfloat16_conv.CONV_TO_FLOAT
+        self.names = INPUTS[self.op_type][1:]
+        for name in self.names:
+            # The name of its weight tells a layer.
+            self.register_buffer("weight" if name == "W" else name, held[name].detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = self.geometry.output_size(x.shape[2], x.shape[3])
+        inputs = (x, *(getattr(self, "weight" if name == "W" else name) for name in self.names))
+        shape, attributes = (x.shape[0], self.out_channels, height, width), narrow_attributes(self.geometry)
+        return torch.onnx.ops.symbolic(
+            f"{DOMAIN}::{self.op_type}", inputs, attributes, dtype=x.dtype, shape=shape, version=OP_VERSION
+        )
+
+
+def put_in_narrow(net: fx.GraphModule, stand_in: fx.GraphModule) -> None:
+    """Let ``stand_in``, which has the graph of ``net``, export the parts of the net that are in 8 bits or bfloat16."""
+    for node, layer in list(calls(net, (Int8Conv2d, Bfloat16Conv2d))):
+        stand_in.add_submodule(str(node.target), _ConvNode(layer))
+    for node, rounding in list(calls(net, (Round8, RoundBfloat16))):
+        stand_in.add_submodule(str(node.target), _RoundNode(rounding))

@@ -24,8 +24,7 @@ from lcnn_compress.errors import ModelError
 from lcnn_compress.export.clean import finish
 from lcnn_compress.export.export_settings import MAX_DIFFERENCE, ExportSettings
 from lcnn_compress.export.rewrite import dense_form, split_full
-from lcnn_compress.export.stand_ins import put_in
-from lcnn_compress.export.to_bytes import put_in_nodes
+from lcnn_compress.export.stand_ins import put_in, put_in_narrow
 from lcnn_compress.export.verify import ANOTHER_NET, allowed_difference, largest_difference, sizes_of, verify
 from lcnn_compress.files import write_atomically
 from lcnn_compress.forms.lookup import LookupConv2d
@@ -81,7 +80,7 @@ def to_onnx(
     stand_in = fx.GraphModule(net, copy.deepcopy(net.graph))
     for node, lookup in list(calls(net, LookupConv2d)):
         stand_in.add_submodule(str(node.target), _LookupConvNode(lookup, settings.storage))
-    put_in_nodes(net, stand_in)
+    put_in_narrow(net, stand_in)
     put_in(stand_in)
     model = _trace(net, stand_in, input_shape, settings.tolerance)
     if settings.dense:

@@ -11,7 +11,8 @@ from torch import fx
 
 from lcnn_compress import runtime
 from lcnn_compress.errors import ModelError
-from lcnn_compress.forms.int8 import rounds_to_bytes
+from lcnn_compress.forms.bfloat16 import Bfloat16Conv2d
+from lcnn_compress.forms.int8 import Int8Conv2d
 from lcnn_compress.net.agreement import as_arrays, difference, probes, worse
 from lcnn_compress.operators.common import DOMAIN
 
@@ -19,12 +20,17 @@ from lcnn_compress.operators.common import DOMAIN
 ANOTHER_NET = 0.05
 # Nets in 8 bits round to a neighbouring value here and there where sums differ in their last bit: a step is 4e-3 of a range.
 ROUNDED_DIFFERENCE = 0.02
+# A step of bfloat16 is at most 2**-7 of a value, and moves an output by that part of the term it is in. Sums of n terms in
+# another order differ by some sqrt(n) * 2**-24 of them, so that one value in 2**10 or fewer is rounded to the other neighbour:
+# together these move an output less than a step of a term as large as its spread would.
+BFLOAT16_DIFFERENCE = 2.0**-7
 _TRIED = 6
 
 
 def allowed_difference(net: fx.GraphModule, tolerance: float) -> float:
-    """Return the largest difference that a file of a net may have: more where the net rounds to 8 bits."""
-    return max(tolerance, ROUNDED_DIFFERENCE) if rounds_to_bytes(net) else tolerance
+    """Return the largest difference that a file of a net may have: more where the net rounds to 8 bits or bfloat16."""
+    steps = {Int8Conv2d: ROUNDED_DIFFERENCE, Bfloat16Conv2d: BFLOAT16_DIFFERENCE}
+    return max(tolerance, *(steps.get(type(module), 0.0) for module in net.modules()))
 
 
 def verify(net: fx.GraphModule, data: bytes, input_shape: tuple[int, ...], tolerance: float) -> float:

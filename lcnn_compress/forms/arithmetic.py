@@ -1,4 +1,4 @@
-"""What a layer computes in: float32, or whole numbers of 8 bits."""
+"""What a layer computes in: float32, whole numbers of 8 bits, or bfloat16, which is float32 with 8 bits of precision."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from lcnn_compress.errors import SettingsError
 
-FLOAT32, INT8 = "float32", "int8"
-ARITHMETICS = (FLOAT32, INT8)
+FLOAT32, INT8, BFLOAT16 = "float32", "int8", "bfloat16"
+ARITHMETICS = (FLOAT32, INT8, BFLOAT16)
 # A search chooses for each layer; without a target it means float32.
 AUTO = "auto"
 

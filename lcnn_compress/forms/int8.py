@@ -84,11 +84,6 @@ class Round8(nn.Module):
         return (x / self.scale).round().clamp(-zero, MAX_ACTIVATION - zero) * self.scale
 
 
-def rounds_to_bytes(net: nn.Module) -> bool:
-    """Tell whether a net is one in 8 bits, in any part."""
-    return any(isinstance(module, Round8) for module in net.modules())
-
-
 class Int8Conv2d(nn.Module):
     """A 2-d convolution of whole numbers, dense or a lookup convolution; its input must lie on its grid.
 

@@ -10,10 +10,9 @@ import torch
 from torch import fx, nn
 from torch.fx.node import map_aggregate
 
-from lcnn_compress.forms.int8 import Int8Conv2d
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.storage import round_factors
-from lcnn_compress.net.layers import FLATTENS, LAYER_TYPES, Captured, Layer, aten, calls, source_of
+from lcnn_compress.net.layers import FLATTENS, LAYER_TYPES, NARROW_TYPES, Captured, Layer, aten, calls, source_of
 
 
 def replace_layer(net: fx.GraphModule, layer: Layer, lookup: LookupConv2d) -> None:
@@ -77,7 +76,7 @@ def fold_batch_norms(net: fx.GraphModule) -> None:
         layer = net.get_submodule(str(producer.target))
         if (
             isinstance(layer, LAYER_TYPES)
-            and not isinstance(layer, Int8Conv2d)
+            and not isinstance(layer, NARROW_TYPES)
             and _keeps_channels(producer, source, isinstance(layer, nn.Linear))
         ):
             _fold(layer, norm)

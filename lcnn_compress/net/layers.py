@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from lcnn_compress.errors import ModelError
+from lcnn_compress.forms.bfloat16 import Bfloat16Conv2d
 from lcnn_compress.forms.int8 import Int8Conv2d
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.operators.geometry import ConvGeometry, dense_macs
@@ -33,7 +34,7 @@ class Layer:
     """
 
     name: str
-    module: nn.Conv2d | nn.Linear | LookupConv2d | Int8Conv2d
+    module: nn.Conv2d | nn.Linear | LookupConv2d | Int8Conv2d | Bfloat16Conv2d
     geometry: ConvGeometry
     sizes: tuple[tuple[int, int], ...]
     obstacle: str | None
@@ -227,5 +228,11 @@ _TYPES: dict[type[nn.Module], _ModuleType] = {
         lambda node, m: (m.geometry, node.all_input_nodes[0]), lambda m: (m.in_channels, m.out_channels),
         lambda m: m.dense_weight(), lambda _: "already in 8 bits",
     ),
+    Bfloat16Conv2d: _ModuleType(
+        lambda node, m: (m.geometry, node.all_input_nodes[0]), lambda m: (m.in_channels, m.out_channels),
+        lambda m: m.dense_weight(), lambda _: "already in bfloat16",
+    ),
 }  # fmt: skip
 LAYER_TYPES = tuple(_TYPES)
+# Layers that take narrow numbers.
+NARROW_TYPES = (Int8Conv2d, Bfloat16Conv2d)

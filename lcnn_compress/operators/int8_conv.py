@@ -6,11 +6,10 @@ float32 and quantises, so its results may differ from the native ones by one ste
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lcnn_compress.operators.common import DOMAIN, NO_BOUND, OPSET, attribute_reference
-from lcnn_compress.operators.geometry import ConvGeometry
+from lcnn_compress.operators.common import attribute_reference
+from lcnn_compress.operators.nhwc import GEOMETRY, POOL, TO_NCHW, TO_NHWC, bounds, function
 
 if TYPE_CHECKING:
     import onnx
@@ -34,16 +33,6 @@ TO_BYTES = {CONV_TO_FLOAT: QLINEAR_CONV, LOOKUP_TO_FLOAT: QLINEAR_LOOKUP}
 WITHOUT_DICTIONARY = {QLINEAR_LOOKUP: QLINEAR_CONV, LOOKUP_TO_FLOAT: CONV_TO_FLOAT}
 # Values in 8 bits have the names of those in float32, and this.
 BYTES = "/bytes"
-_GEOMETRY = ("kernel_shape", "strides", "pads", "dilations", "group")
-_TO_NHWC, _TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
-
-
-def int8_attributes(geometry: ConvGeometry) -> dict[str, Any]:
-    """Return the attributes of a node that convolves, without a clip."""
-    return {
-        "kernel_shape": list(geometry.kernel), "strides": list(geometry.stride), "pads": list(geometry.padding),
-        "dilations": list(geometry.dilation), "group": geometry.groups, "clip_min": -NO_BOUND, "clip_max": NO_BOUND,
-    }  # fmt: skip
 
 
 def conv_body(op_type: str) -> onnx.FunctionProto:
@@ -53,11 +42,11 @@ def conv_body(op_type: str) -> onnx.FunctionProto:
     node = helper.make_node
     gives_bytes, has_rows = op_type in (QLINEAR_CONV, QLINEAR_LOOKUP), op_type in (QLINEAR_LOOKUP, LOOKUP_TO_FLOAT)
     nodes = [
-        *_bounds(),
-        node("Transpose", ["X"], ["planes"], perm=_TO_NCHW),
+        *bounds(),
+        node("Transpose", ["X"], ["planes"], perm=TO_NCHW),
         node("DequantizeLinear", ["planes", "x_scale", "x_zero_point"], ["x"]),
         # ONNX Runtime 1.18 cannot move what comes between dequantising and convolving, so that nothing does.
-        node("Transpose", ["W"], ["kernel"], perm=_TO_NCHW),
+        node("Transpose", ["W"], ["kernel"], perm=TO_NCHW),
         node("DequantizeLinear", ["kernel", "w_scale"], ["w"], axis=0),
     ]
     read = "x"
@@ -77,51 +66,24 @@ def conv_body(op_type: str) -> onnx.FunctionProto:
         ]
         read = "s"
     conv = node("Conv", [read, "w", "bias"], ["convolved"])
-    conv.attribute.extend(attribute_reference(name, name) for name in _GEOMETRY)
+    conv.attribute.extend(attribute_reference(name, name) for name in GEOMETRY)
     nodes.append(conv)
     if not gives_bytes:
         nodes.append(node("Clip", ["convolved", "lowest", "highest"], ["Y"]))
     else:
         nodes += [
-            node("Transpose", ["convolved"], ["y"], perm=_TO_NHWC),
+            node("Transpose", ["convolved"], ["y"], perm=TO_NHWC),
             node("DequantizeLinear", ["residual", "r_scale", "r_zero_point"], ["r"]),
             node("Add", ["y", "r"], ["added"]),
             node("Clip", ["added", "lowest", "highest"], ["clipped"]),
             node("QuantizeLinear", ["clipped", "y_scale", "y_zero_point"], ["Y"]),
         ]
-    return _function(op_type, INPUTS[op_type], nodes, [*_GEOMETRY, "clip_min", "clip_max"])
-
-
-def _bounds() -> list[onnx.NodeProto]:
-    from onnx import helper
-
-    nodes = [helper.make_node("Constant", [], [name]) for name in ("lowest", "highest")]
-    for node, name in zip(nodes, ("clip_min", "clip_max"), strict=True):
-        node.attribute.append(attribute_reference("value_float", name))
-    return nodes
-
-
-def bodies(model: onnx.ModelProto) -> list[onnx.FunctionProto]:
-    """Return the bodies of the operators on bytes that a model has nodes of."""
-    used = sorted({node.op_type for node in model.graph.node if node.domain == DOMAIN})
-    others = (QUANTIZE, DEQUANTIZE, BYTE_MAX_POOL, BYTE_AVERAGE, BYTE_ADD)
-    return [
-        *(conv_body(op_type) for op_type in used if op_type in INPUTS),
-        *(edge_body(op_type) for op_type in used if op_type in others),
-    ]
-
-
-def _function(
-    name: str, inputs: Sequence[str], nodes: Sequence[onnx.NodeProto], attributes: Sequence[str] = ()
-) -> onnx.FunctionProto:
-    from onnx import helper
-
-    return helper.make_function(DOMAIN, name, list(inputs), ["Y"], list(nodes), [helper.make_opsetid("", OPSET)], attributes)
+    return function(op_type, INPUTS[op_type], nodes, [*GEOMETRY, "clip_min", "clip_max"])
 
 
 QUANTIZE, DEQUANTIZE = "QuantizeNhwc", "DequantizeNhwc"
 BYTE_MAX_POOL, BYTE_AVERAGE, BYTE_ADD = "NhwcMaxPool", "QLinearGlobalAveragePool", "QLinearAdd"
-_POOL = ("kernel_shape", "strides", "pads", "dilations")
+EDGES = (QUANTIZE, DEQUANTIZE, BYTE_MAX_POOL, BYTE_AVERAGE, BYTE_ADD)
 
 
 def edge_body(op_type: str) -> onnx.FunctionProto:
@@ -133,23 +95,23 @@ def edge_body(op_type: str) -> onnx.FunctionProto:
         case "QuantizeNhwc":
             nodes = [
                 node("QuantizeLinear", ["X", "y_scale", "y_zero_point"], ["q"]),
-                node("Transpose", ["q"], ["Y"], perm=_TO_NHWC),
+                node("Transpose", ["q"], ["Y"], perm=TO_NHWC),
             ]
-            return _function(op_type, ("X", "y_scale", "y_zero_point"), nodes)
+            return function(op_type, ("X", "y_scale", "y_zero_point"), nodes)
         case "DequantizeNhwc":
             nodes = [
-                node("Transpose", ["X"], ["q"], perm=_TO_NCHW),
+                node("Transpose", ["X"], ["q"], perm=TO_NCHW),
                 node("DequantizeLinear", ["q", "x_scale", "x_zero_point"], ["Y"]),
             ]
-            return _function(op_type, _INPUT, nodes)
+            return function(op_type, _INPUT, nodes)
         case "NhwcMaxPool":
             pool = node("MaxPool", ["planes"], ["pooled"])
-            pool.attribute.extend(attribute_reference(name, name) for name in _POOL)
+            pool.attribute.extend(attribute_reference(name, name) for name in POOL)
             nodes = [
-                node("Transpose", ["X"], ["planes"], perm=_TO_NCHW), pool,
-                node("Transpose", ["pooled"], ["Y"], perm=_TO_NHWC),
+                node("Transpose", ["X"], ["planes"], perm=TO_NCHW), pool,
+                node("Transpose", ["pooled"], ["Y"], perm=TO_NHWC),
             ]  # fmt: skip
-            return _function(op_type, ("X",), nodes, _POOL)
+            return function(op_type, ("X",), nodes, POOL)
         case "QLinearGlobalAveragePool":
             nodes = [
                 node("Constant", [], ["axes"], value_ints=[1, 2]),
@@ -157,10 +119,10 @@ def edge_body(op_type: str) -> onnx.FunctionProto:
                 node("ReduceMean", ["x", "axes"], ["mean"], keepdims=1),
                 node("QuantizeLinear", ["mean", "y_scale", "y_zero_point"], ["Y"]),
             ]
-            return _function(op_type, (*_INPUT, "y_scale", "y_zero_point"), nodes)
+            return function(op_type, (*_INPUT, "y_scale", "y_zero_point"), nodes)
         case "QLinearAdd":
             nodes = [
-                *_bounds(),
+                *bounds(),
                 node("DequantizeLinear", ["A", "a_scale", "a_zero_point"], ["a"]),
                 node("DequantizeLinear", ["B", "b_scale", "b_zero_point"], ["b"]),
                 node("Add", ["a", "b"], ["added"]),
@@ -168,5 +130,5 @@ def edge_body(op_type: str) -> onnx.FunctionProto:
                 node("QuantizeLinear", ["clipped", "y_scale", "y_zero_point"], ["Y"]),
             ]
             inputs = ("A", "a_scale", "a_zero_point", "B", "b_scale", "b_zero_point", "y_scale", "y_zero_point")
-            return _function(op_type, inputs, nodes, ("clip_min", "clip_max"))
+            return function(op_type, inputs, nodes, ("clip_min", "clip_max"))
     raise ValueError(f"no operator on bytes is called {op_type!r}")

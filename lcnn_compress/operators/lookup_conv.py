@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lcnn_compress.operators import int8_conv
+from lcnn_compress.operators import narrow
 from lcnn_compress.operators.common import DOMAIN, NO_BOUND, OPSET, attribute_reference
 from lcnn_compress.operators.geometry import ConvGeometry
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 OP_TYPE = "LookupConv"
 # Nodes of these types compute layers in a file.
-LAYER_OPS = frozenset({"Conv", "Gemm", "MatMul", OP_TYPE, *int8_conv.INPUTS})
+LAYER_OPS = frozenset({"Conv", "Gemm", "MatMul", OP_TYPE, *narrow.INPUTS})
 INPUTS = ("X", "D", "gaps", "coefficients", "bias", "residual")
 NO_POOL = {"pool_kernel_shape": [1, 1], "pool_strides": [1, 1], "pool_pads": [0] * 4}
 

@@ -1,16 +1,17 @@
-"""Where a net's activations are rounded to 8 bits, so that nothing returns to float32 between its layers.
+"""Where a net's activations are rounded to 8 bits or bfloat16, so that nothing returns to float32 between its layers.
 
 A point is a node of the graph whose result is rounded, for all who read it. Poolings by the maximum, concatenations and the
-like pass bytes on as they are; points that meet in a concatenation share a grid.
+like pass narrow numbers on as they are; points that meet in a concatenation share a grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+import copy
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
 from lcnn_compress.net.layers import FLATTENS, aten
 
@@ -39,7 +40,7 @@ class Points:
 
 
 def find_points(net: fx.GraphModule, layers: Collection[str]) -> Points:
-    """Return where a net is rounded for the layers named to be computed in 8 bits; each is called by its name."""
+    """Return where a net is rounded for the layers named to take narrow numbers; each is called by its name."""
     order = {node: place for place, node in enumerate(net.graph.nodes)}
     calls = [node for node in order if node.op == "call_module" and node.target in layers]
     found: dict[fx.Node, set[fx.Node]] = {}
@@ -120,3 +121,28 @@ def _also(source: fx.Node, found: dict[fx.Node, Any], layers: Collection[str], o
 
 def _is_layer(node: fx.Node, layers: Collection[str]) -> bool:
     return node.op == "call_module" and node.target in layers
+
+
+def with_rounding(
+    net: fx.GraphModule, rounds: Mapping[fx.Node, nn.Module], prefix: str
+) -> tuple[fx.GraphModule, dict[fx.Node, fx.Node]]:
+    """Return a copy of a net in which all users of some nodes read rounded results, and for each of these the node that rounds.
+
+    Args:
+        net: stays as it is.
+        rounds: what rounds the result of each node.
+        prefix: with the names of the nodes it gives those of these modules.
+    """
+    result: fx.GraphModule = copy.deepcopy(net)
+    twins = dict(zip(net.graph.nodes, result.graph.nodes, strict=True))
+    added = {}
+    for node, module in rounds.items():
+        twin, name = twins[node], f"{prefix}_{node.name}"
+        while hasattr(result, name):  # a part of the net may be called so
+            name += "_"
+        result.add_submodule(name, module)
+        with result.graph.inserting_after(twin):
+            added[node] = result.graph.call_module(name, (twin,))
+        twin.replace_all_uses_with(added[node], delete_user_cb=lambda user, own=added[node]: user is not own)
+    result.recompile()
+    return result, added

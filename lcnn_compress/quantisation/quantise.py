@@ -6,7 +6,6 @@ inputs, and a bias takes up what the mean of an output is off (Nagel et al. 2019
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -26,7 +25,7 @@ from lcnn_compress.net.output_error import Outputs, first_images
 from lcnn_compress.net.patches import patches, seeded_positions
 from lcnn_compress.operators.geometry import ConvGeometry
 from lcnn_compress.progress import Progress, silent
-from lcnn_compress.quantisation.points import find_points
+from lcnn_compress.quantisation.points import find_points, with_rounding
 from lcnn_compress.quantisation.ranges import METHODS, Histogram, grids, histograms
 from lcnn_compress.quantisation.round_weights import MAX_FEATURES, round_weights
 
@@ -43,7 +42,7 @@ TRIED_IMAGES = 16
 
 
 def reason_against(captured: Captured, layer: Layer) -> str | None:
-    """Return why a layer is not computed in 8 bits, or None."""
+    """Return why a layer is not computed in 8 bits or bfloat16, or None."""
     if layer.obstacle == OTHER_PADDING:
         return layer.obstacle
     sources = [node.all_input_nodes[0] for node, module in calls(captured.net, nn.Linear) if module is layer.module]
@@ -200,18 +199,8 @@ class _Making:
 
 def _with_rounding(net: fx.GraphModule, chosen: dict[fx.Node, Grid]) -> tuple[fx.GraphModule, dict[fx.Node, Grid]]:
     """Return a copy of a net in which all users of some nodes read rounded results, and the nodes that round."""
-    result: fx.GraphModule = copy.deepcopy(net)
-    twins = dict(zip(net.graph.nodes, result.graph.nodes, strict=True))
-    rounds = {}
-    for node, grid in chosen.items():
-        twin, name = twins[node], f"round8_{node.name}"
-        result.add_submodule(name, Round8(grid))
-        with result.graph.inserting_after(twin):
-            rounding = result.graph.call_module(name, (twin,))
-        twin.replace_all_uses_with(rounding, delete_user_cb=lambda user, rounding=rounding: user is not rounding)
-        rounds[rounding] = grid
-    result.recompile()
-    return result, rounds
+    result, added = with_rounding(net, {node: Round8(grid) for node, grid in chosen.items()}, "round8")
+    return result, {added[node]: grid for node, grid in chosen.items()}
 
 
 def layer_in_bytes(lookup: LookupConv2d, grid: Grid, inputs: Sequence[Tensor], rough: bool) -> Int8Conv2d:

@@ -2,8 +2,8 @@
 
 A layer can stay dense or be one of three forms of the same module: lookups in a learned dictionary, sparse (the dictionary is
 the identity) or low rank (every row is used; two ordinary convolutions in a file). Times are measured at a few densities and
-interpolated between. Dense and low-rank layers may compute in 8 bits: products are so fast there that lists of lookups rarely
-pay.
+interpolated between. Dense and low-rank layers may compute in 8 bits or bfloat16: products are so fast there that lists of
+lookups rarely pay.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcnn_compress.benchmark.layer_cost import time_forms
-from lcnn_compress.benchmark.layer_forms import ORDINARY, ROUNDING, ByteForm, Form, LookupForm, Shape
+from lcnn_compress.benchmark.layer_forms import ORDINARY, Form, LookupForm, NarrowForm, Rounding, Shape
 from lcnn_compress.compression.settings import LayerPlan
-from lcnn_compress.forms.arithmetic import INT8
+from lcnn_compress.forms.arithmetic import BFLOAT16, FLOAT32, INT8
 from lcnn_compress.forms.dictionary import draft_errors
 from lcnn_compress.forms.kinds import DENSE, LOOKUP, LOW_RANK, SPARSE
 from lcnn_compress.forms.storage import coefficient_type, dictionary_bytes
@@ -49,8 +49,8 @@ STRIP_MACS = 1e9
 MAX_PACE = 3.0
 # Names and attributes of one node take about this many bytes of a file.
 NODE_BYTES = 400
-# Scale and bias of a filter in 8 bits take so many bytes.
-BYTE_FILTER_BYTES = 8
+# Bytes of a coefficient, and of the scale of a row or filter, of layers in narrow numbers.
+NARROW_BYTES = {INT8: (1, 4), BFLOAT16: (2, 0)}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Candidate:
     """One thing a layer can become.
 
     ``weight_error`` is |W - PD|^2 / |W|^2, without what rounding adds; ``ms`` is the time of all its calls for one image.
-    ``rounding_ms`` is the time to make bytes of its inputs in float32, where it computes in 8 bits.
+    ``rounding_ms`` is the time to make narrow numbers of its inputs, where it computes in 8 bits or bfloat16.
     """
 
     plan: LayerPlan
@@ -70,9 +70,14 @@ class Candidate:
     rounding_ms: float = 0.0
 
     @property
-    def is_in_bytes(self) -> bool:
-        """Whether the layer computes in 8 bits."""
-        return self.plan.arithmetic == INT8
+    def arithmetic(self) -> str:
+        """What the layer computes in."""
+        return self.plan.arithmetic
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the layer computes in 8 bits or bfloat16."""
+        return self.plan.arithmetic != FLOAT32
 
 
 def dense_candidate(layer: Layer, reason: str, ms: float) -> Candidate:
@@ -119,22 +124,24 @@ def candidates(layer: Layer, storage: str, seed: int) -> list[Candidate]:
     return [c for c in made if c.nonzeros > 0 and c.macs < layer.dense_macs]
 
 
-def byte_candidates(layer: Layer, listed: Sequence[Candidate], reason: str) -> list[Candidate]:
-    """Return the forms of a layer in 8 bits, whose times are not known yet.
+def narrow_candidates(layer: Layer, listed: Sequence[Candidate], reason: str, arithmetic: str) -> list[Candidate]:
+    """Return the forms of a layer in 8 bits or bfloat16, whose times are not known yet.
 
     Args:
         layer: a layer that nothing stands against (``quantisation.quantise.reason_against``).
-        listed: its forms in float32, of which the low-rank ones have a twin in 8 bits.
+        listed: its forms in float32, of which the low-rank ones have a twin.
         reason: why it stays dense where it does.
+        arithmetic: what the layer computes in.
     """
-    rows = [(c, c.plan.dictionary_size) for c in listed if c.plan.form.is_full]
+    item, scale = NARROW_BYTES[arithmetic]
     dense = dense_candidate(layer, reason, math.nan)
-    filters = layer.out_channels * BYTE_FILTER_BYTES + NODE_BYTES
-    found = [replace(dense, weight_bytes=layer.weight().numel() + filters)]
-    found += [
-        replace(c, weight_bytes=k * (layer.in_channels + 4 * layer.geometry.groups) + c.nonzeros + filters) for c, k in rows
-    ]
-    return [replace(c, plan=replace(c.plan, arithmetic=INT8)) for c in found]
+    filters = layer.out_channels * (4 + scale) + NODE_BYTES
+    found = [replace(dense, weight_bytes=item * layer.weight().numel() + filters)]
+    for c in listed:
+        if c.plan.form.is_full:
+            rows = c.plan.dictionary_size * (item * layer.in_channels + scale * layer.geometry.groups)
+            found.append(replace(c, weight_bytes=rows + item * c.nonzeros + filters))
+    return [replace(c, plan=replace(c.plan, arithmetic=arithmetic)) for c in found]
 
 
 def _lookup_errors(layer: Layer, weight: NDArray[np.float32], size: int, seed: int) -> dict[tuple[int, int], float]:
@@ -223,8 +230,7 @@ def timed(
             points.setdefault(shape, set()).update(f for c in listed for f in _measured_forms(layer, c.plan))
             if listed:
                 points[shape].add(ORDINARY)
-            if any(c.is_in_bytes for c in listed):
-                points[shape].add(ROUNDING)
+            points[shape].update(Rounding(c.arithmetic) for c in listed if c.is_narrow)
     times = time_forms(
         {shape: forms for shape, forms in points.items() if forms}, threads=threads, cache=cache, progress=progress
     )
@@ -250,16 +256,20 @@ def _paces(layers: Sequence[Layer], dense_ms: Mapping[str, float], times: Mappin
 
 
 def edge_times(
-    layers: Sequence[Layer], options: Mapping[str, Sequence[Candidate]], behind_float: Container[str]
+    layers: Sequence[Layer], options: Mapping[str, Sequence[Candidate]], arithmetic: str, behind_float: Container[str]
 ) -> dict[str, float]:
-    """Return for each layer the ms from bytes to float32 and back that it costs to keep it in float32 among layers in 8 bits.
+    """Return for each layer the ms that it costs to keep it in float32 among layers in 8 bits or bfloat16: there and back.
 
     Args:
         layers: those that may change.
         options: their candidates with times, by name.
+        arithmetic: of the layers around it.
         behind_float: layers whose inputs come in float32 anyway.
     """
-    rounded = {layer.name: max((c.rounding_ms for c in options[layer.name]), default=0.0) for layer in layers}
+    rounded = {
+        layer.name: max((c.rounding_ms for c in options[layer.name] if c.arithmetic == arithmetic), default=0.0)
+        for layer in layers
+    }
     given = {layer.name: layer.in_channels * sum(map(math.prod, layer.sizes)) for layer in layers}
     # Results take as long to round as the inputs of all layers do on the average.
     each = sum(rounded.values()) / max(1, sum(given[name] for name, ms in rounded.items() if ms))
@@ -295,9 +305,9 @@ def _strip(layer: Layer, size: tuple[int, int]) -> tuple[int, int]:
     return max(min(least, size[0]), min(size[0], math.ceil(size[0] * STRIP_MACS / macs))), size[1]
 
 
-def _measured_forms(layer: Layer, plan: LayerPlan) -> list[LookupForm] | list[ByteForm]:
-    if plan.arithmetic == INT8:
-        return [ByteForm(plan.form.projected_rows(plan.dictionary_size))]
+def _measured_forms(layer: Layer, plan: LayerPlan) -> list[LookupForm] | list[NarrowForm]:
+    if plan.arithmetic != FLOAT32:
+        return [NarrowForm(plan.arithmetic, plan.form.projected_rows(plan.dictionary_size))]
     slots = layer.out_channels * layer.geometry.taps * plan.dictionary_size
     if plan.form.is_full:
         return [LookupForm(plan.dictionary_size, slots)]
@@ -323,6 +333,6 @@ def _time(layer: Layer, candidate: Candidate, times: Mapping[Shape, Mapping[Form
 
 
 def _rounding_time(layer: Layer, candidate: Candidate, times: Mapping[Shape, Mapping[Form, float]]) -> float:
-    if not candidate.is_in_bytes:
+    if not candidate.is_narrow:
         return 0.0
-    return sum(count * times[shape][ROUNDING] for shape, count in layer_shapes(layer).items())
+    return sum(count * times[shape][Rounding(candidate.arithmetic)] for shape, count in layer_shapes(layer).items())

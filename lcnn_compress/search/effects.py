@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from lcnn_compress.forms.arithmetic import FLOAT32
+from lcnn_compress.forms.arithmetic import FLOAT32, INT8
 from lcnn_compress.forms.kinds import LOOKUP, LOW_RANK, SPARSE, Kind
 from lcnn_compress.net.layers import Captured, Layer
 from lcnn_compress.net.output_error import Outputs, first_images, outputs
@@ -45,6 +45,9 @@ MAX_PROBE_MACS = 2e13
 MIN_EFFECT = 1e-12
 # What 8 bits do is measured on at least and at most this many images, and on as many as take about this many MACs.
 ROUNDED_IMAGES, MAX_ROUNDING_MACS = (2, 32), 5e11
+# What bfloat16 does is not measured, as it hardly shows: a rounding is off by at most 2^-9 of a value and uniformly so, a
+# third of whose square is the mean; weights and inputs are rounded.
+BFLOAT16_EFFECT = 2 * 2.0**-18 / 3
 # Beyond the forms tried, an effect grows with a power of the outputs' error, which is kept within these bounds.
 SLOPES = (1.0, 4.0)
 
@@ -57,7 +60,7 @@ def effects_of_options(
     calibration: Sequence[Tensor],
     progress: Progress,
 ) -> dict[str, list[float]]:
-    """Return the effect of each option of each layer; low-rank layers in 8 bits add to that of their twins in float32.
+    """Return the effect of each option of each layer; narrow low-rank layers add to that of their twins in float32.
 
     Args:
         captured: the dense net.
@@ -75,28 +78,26 @@ def effects_of_options(
     else:
         harms = [[candidate.weight_error for candidate in wanted[layer.name]] for layer in free]
     coded = {layer.name: list(zip(wanted[layer.name], harm, strict=True)) for layer, harm in zip(free, harms, strict=True)}
-    rounded = {name for name, listed in options.items() if any(c.is_in_bytes for c in listed)}
-    ranks = {
-        name: sorted(c.plan.dictionary_size for c in options[name] if c.is_in_bytes and c.plan.form.is_full) for name in rounded
-    }
+    in_bytes = {name: [c for c in listed if c.arithmetic == INT8] for name, listed in options.items()}
+    ranks = {name: sorted(c.plan.dictionary_size for c in listed) for name, listed in in_bytes.items() if listed}
     added = {}
-    if rounded:
-        macs = macs_of_image(captured.net, captured.layers, calibration) * len(rounded) / 2
+    if ranks:
+        macs = macs_of_image(captured.net, captured.layers, calibration) * len(ranks) / 2
         images = first_images(calibration, int(np.clip(MAX_ROUNDING_MACS / max(1.0, macs), *ROUNDED_IMAGES)))
-        added = rounding_effects(captured, {n: r[len(r) // 2] if r else 0 for n, r in ranks.items()}, images, progress)
+        added = rounding_effects(captured, {name: sizes[len(sizes) // 2] for name, sizes in ranks.items()}, images, progress)
 
     def effect(candidate: Candidate) -> float:
-        name = candidate.plan.name
-        if not candidate.plan.form.is_coded:
-            return added[name].dense
-        own = next(harm for twin, harm in coded[name] if _is_twin(twin, candidate))
-        return own + added[name].coded if candidate.is_in_bytes else own
+        name, is_coded = candidate.plan.name, candidate.plan.form.is_coded
+        own = next(harm for twin, harm in coded[name] if _is_twin(twin, candidate)) if is_coded else 0.0
+        if candidate.arithmetic == INT8:
+            return own + (added[name].coded if is_coded else added[name].dense)
+        return own + (BFLOAT16_EFFECT if candidate.is_narrow else 0.0)
 
     return {name: [effect(candidate) for candidate in listed] for name, listed in options.items()}
 
 
 def _is_twin(in_float: Candidate, other: Candidate) -> bool:
-    """Tell whether a candidate is another, perhaps in 8 bits."""
+    """Tell whether a candidate is another, perhaps in other arithmetic."""
     return replace(other.plan, arithmetic=FLOAT32) == in_float.plan
 
 

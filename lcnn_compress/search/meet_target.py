@@ -135,7 +135,7 @@ def correct_times(problem: Problem, choice: Choice, gain: Gain, taken: float) ->
         gain: its measured times.
         taken: ms of the whole built net, as a quiet machine would measure it.
     """
-    corrections, known, in_bytes = problem.corrections, 0.0, choice.is_in_bytes
+    corrections, known = problem.corrections, 0.0
     # A profile shares the time of the net out among its layers; how long the net takes is known from runs in turn.
     pace = taken / max(sum(ms for _, ms in gain.layers.values()), 1e-9) if OTHER in gain.layers else 1.0
     in_net, correction = dict(corrections.dense_ms_in_net), dict(corrections.time_correction)
@@ -144,15 +144,16 @@ def correct_times(problem: Problem, choice: Choice, gain: Gain, taken: float) ->
         before = problem.ms(candidate)
         measured = pace * gain.layers[name][1] if name in gain.layers else before
         believed = math.sqrt(max(before, 1e-9) * max(measured, 1e-9))
-        known += believed + problem.ms(candidate, in_bytes=in_bytes) - before
-        if candidate.plan.form.is_coded or candidate.is_in_bytes:
+        known += believed + problem.ms(candidate, choice.arithmetic) - before
+        if candidate.plan.form.is_coded or candidate.is_narrow:
             corrected_by = float(np.clip(believed / max(candidate.ms, 1e-9), *TIME_CORRECTIONS))
-            correction[name, candidate.plan.arithmetic] = corrected_by
+            correction[name, candidate.arithmetic] = corrected_by
         else:
             in_net[name] = believed
     other_ms = math.sqrt((choice.ms or 0.0) * taken) - known
-    rest = {"other_ms_in_bytes" if in_bytes else "other_ms": other_ms}
-    return replace(problem, corrections=replace(corrections, time_correction=correction, dense_ms_in_net=in_net, **rest))
+    rest = {**corrections.other_ms, choice.arithmetic: other_ms}
+    corrected = replace(corrections, time_correction=correction, dense_ms_in_net=in_net, other_ms=rest)
+    return replace(problem, corrections=corrected)
 
 
 def speed_over_target(problem: Problem, target: Target, speedup: float | None) -> float:

@@ -1,9 +1,9 @@
 """What a net can become within a budget: every layer's options with their measured times and effects, and the best choice.
 
 The net's time is the sum of its layers' times and of everything else, which does not change; its error is the sum of the
-layers' effects. Both are predictions, which ``meet_target`` holds against the built net. A net with layers in 8 bits keeps
-bytes between them, so that a layer in float32 among them costs the steps from bytes and back, too: both ways to choose, with
-layers in 8 bits and without, are tried.
+layers' effects. Both are predictions, which ``meet_target`` holds against the built net. A net with layers in 8 bits or
+bfloat16 keeps such numbers between them, so that a layer in float32 among them costs the steps there and back, too. A choice is
+made for each arithmetic that the layers around may have, and the best of these counts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lcnn_compress.errors import SettingsError
 from lcnn_compress.export.template import with_factors
 from lcnn_compress.export.to_onnx import only_timed, to_onnx
 from lcnn_compress.files import temporary_folder, write_atomically
-from lcnn_compress.forms.arithmetic import AUTO, FLOAT32, INT8
+from lcnn_compress.forms.arithmetic import AUTO, BFLOAT16, FLOAT32, INT8
 from lcnn_compress.forms.kinds import LOOKUP
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.edit import finished, fold_batch_norms, with_lookups
@@ -37,7 +37,7 @@ from lcnn_compress.progress import Progress, silent
 from lcnn_compress.quantisation.points import reads_float
 from lcnn_compress.quantisation.quantise import reason_against
 from lcnn_compress.search.budget_report import PlannedLayer
-from lcnn_compress.search.candidates import Candidate, byte_candidates, candidates, dense_candidate, edge_times, timed
+from lcnn_compress.search.candidates import Candidate, candidates, dense_candidate, edge_times, narrow_candidates, timed
 from lcnn_compress.search.effects import effects_of_options
 from lcnn_compress.search.knapsack import choose_options
 
@@ -66,9 +66,9 @@ class Choice:
         return sum(candidate.macs for candidate in self.picked)
 
     @property
-    def is_in_bytes(self) -> bool:
-        """Whether some layers compute in 8 bits."""
-        return any(candidate.is_in_bytes for candidate in self.picked)
+    def arithmetic(self) -> str:
+        """What layers compute in, apart from those in float32."""
+        return next((candidate.arithmetic for candidate in self.picked if candidate.is_narrow), FLOAT32)
 
 
 @dataclass(frozen=True)
@@ -76,18 +76,16 @@ class Corrections:
     """What measured nets have told about the times that were foreseen; every correction is a new value.
 
     Attributes:
-        time_correction: by layer and arithmetic, the time of its lookups, or of the layer in 8 bits, in a built net over the
-            time foreseen; 1 where it is missing.
+        time_correction: by layer and arithmetic, the time of its lookups, or of the layer in 8 bits or bfloat16, in a built net
+            over the time foreseen; 1 where it is missing.
         dense_ms_in_net: by layer, the ms of a layer that stayed dense in float32, where a built net had one.
-        other_ms: ms of one image that no option changes, of nets in float32.
-        other_ms_in_bytes: the same of nets with layers in 8 bits.
+        other_ms: by the arithmetic of nets, ms of one image that no option changes; 0 where it is missing.
         quiet_over_busy: ms of the dense net on a quiet machine over its ms on one as busy as this machine is.
     """
 
     time_correction: Mapping[tuple[str, str], float] = field(default_factory=dict)
     dense_ms_in_net: Mapping[str, float] = field(default_factory=dict)
-    other_ms: float = 0.0
-    other_ms_in_bytes: float = 0.0
+    other_ms: Mapping[str, float] = field(default_factory=dict)
     quiet_over_busy: float = 1.0
 
 
@@ -104,8 +102,8 @@ class Problem:
         effects: squared error that each option adds to the outputs, relative to their variance.
         measured_effects: whether effects are of outputs; else they are the errors of the filters.
         dense_ms: time of the whole dense net; None where nothing was timed.
-        edge_ms: by layer, the time that it takes to leave bytes for it and to come back, where it stays in float32 among
-            layers in 8 bits.
+        edge_ms: by the arithmetic of a net and by layer, the time to leave that and to come back, where the layer stays in
+            float32.
         calibration: a few inputs for nets in 8 bits that are only timed.
         corrections: what measured nets have told about times; ``meet_target`` returns problems with others.
         recovery_exponent: when choices are compared, an effect is divided by (fraction of parameters kept) to this power: 0
@@ -121,41 +119,41 @@ class Problem:
     effects: Sequence[Sequence[float]]
     measured_effects: bool
     dense_ms: float | None = None
-    edge_ms: Mapping[str, float] = field(default_factory=dict)
+    edge_ms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     calibration: Sequence[Tensor] = ()
     corrections: Corrections = field(default_factory=Corrections)
     recovery_exponent: float = 0.0
     reusable: Reusable = field(default_factory=Reusable)
     timers: Timers = field(default_factory=Timers)
 
-    def ms(self, candidate: Candidate, *, in_bytes: bool = False) -> float:
-        """Return the expected time of an option, ``in_bytes`` in a net with layers in 8 bits."""
+    def ms(self, candidate: Candidate, arithmetic: str = FLOAT32) -> float:
+        """Return the expected time of an option in a net of some arithmetic."""
         plan = candidate.plan
-        edge = self.edge_ms.get(plan.name, 0.0) if in_bytes and not candidate.is_in_bytes else 0.0
-        if not plan.form.is_coded and not candidate.is_in_bytes:
+        edge = 0.0 if candidate.is_narrow else self.edge_ms.get(arithmetic, {}).get(plan.name, 0.0)
+        if not plan.form.is_coded and not candidate.is_narrow:
             return edge + self.corrections.dense_ms_in_net.get(plan.name, candidate.ms)
         return edge + candidate.ms * self.corrections.time_correction.get((plan.name, plan.arithmetic), 1.0)
 
-    def other_ms(self, *, in_bytes: bool) -> float:
-        """Return the ms that no option changes, ``in_bytes`` in a net with layers in 8 bits."""
-        return self.corrections.other_ms_in_bytes if in_bytes else self.corrections.other_ms
+    def other_ms(self, arithmetic: str) -> float:
+        """Return the ms that no option changes, in a net of some arithmetic."""
+        return self.corrections.other_ms.get(arithmetic, 0.0)
 
     def within_ms(self, budget: float) -> Choice | None:
         """Return the choice of least error that takes at most ``budget``; None where there is none."""
-        return self._best(self.ms, lambda *, in_bytes: budget - self.other_ms(in_bytes=in_bytes))
+        return self._best(self.ms, lambda arithmetic: budget - self.other_ms(arithmetic))
 
     def within_bytes(self, budget: float) -> Choice | None:
         """Return the choice of least error whose layers take at most ``budget`` in a file; None where there is none."""
-        return self._best(lambda candidate, **_: float(candidate.weight_bytes), lambda **_: budget)
+        return self._best(lambda candidate, _: float(candidate.weight_bytes), lambda _: budget)
 
     def within_macs(self, budget: float) -> Choice | None:
         """Return the choice of least error with at most ``budget`` MACs; None where there is none."""
-        return self._best(lambda candidate, **_: float(candidate.macs), lambda **_: budget)
+        return self._best(lambda candidate, _: float(candidate.macs), lambda _: budget)
 
     def fastest(self) -> Choice:
         """Return the choice of least time."""
         found = [
-            self._chosen([min(allowed, key=lambda i: self.ms(listed[i], in_bytes=way)) for listed, allowed in rows])
+            self._chosen([min(allowed, key=lambda i: self.ms(listed[i], way)) for listed, allowed in rows])
             for way, rows in self._ways()
         ]
         return min(found, key=lambda choice: choice.ms or 0.0)
@@ -166,29 +164,34 @@ class Problem:
 
     def smallest(self) -> Choice:
         """Return the choice of least bytes."""
-        _, rows = self._ways()[-1]
-        return self._chosen([min(allowed, key=lambda i: listed[i].weight_bytes) for listed, allowed in rows])
+        found = [
+            self._chosen([min(allowed, key=lambda i: listed[i].weight_bytes) for listed, allowed in rows])
+            for _, rows in self._ways()
+        ]
+        return min(found, key=lambda choice: choice.weight_bytes)
 
-    def _ways(self) -> list[tuple[bool, list[tuple[Sequence[Candidate], list[int]]]]]:
-        """Return the ways to choose: whether layers may compute in 8 bits, and of each layer's options those allowed then."""
-        any_bytes = any(c.is_in_bytes for listed in self.options for c in listed)
-        only_bytes = any_bytes and self.settings.arithmetic == INT8
+    def _ways(self) -> list[tuple[str, list[tuple[Sequence[Candidate], list[int]]]]]:
+        """Return the ways to choose: what layers may compute in beside float32, and of each layer's options those allowed."""
+        asked = self.settings.arithmetic
+        ways = dict.fromkeys([FLOAT32, *(c.arithmetic for listed in self.options for c in listed)])
 
-        def allowed(listed: Sequence[Candidate], way: bool) -> list[int]:
-            in_bytes = [i for i, c in enumerate(listed) if c.is_in_bytes]
-            rest = [i for i in range(len(listed)) if i not in in_bytes]
-            return in_bytes if only_bytes and in_bytes else rest + in_bytes if way else rest
+        def allowed(listed: Sequence[Candidate], way: str) -> list[int]:
+            narrow = [i for i, c in enumerate(listed) if c.is_narrow and c.arithmetic == way]
+            return narrow if narrow and asked == way else [i for i, c in enumerate(listed) if not c.is_narrow] + narrow
 
-        ways = [True] if only_bytes else [False, True] if any_bytes else [False]
-        return [(way, [(listed, allowed(listed, way)) for listed in self.options]) for way in ways]
+        return [
+            (way, [(listed, allowed(listed, way)) for listed in self.options])
+            for way in ways
+            if asked not in ways or way == asked
+        ]
 
-    def _best(self, cost: Callable[..., float], budget: Callable[..., float]) -> Choice | None:
+    def _best(self, cost: Callable[[Candidate, str], float], budget: Callable[[str], float]) -> Choice | None:
         weighed = self._weighed()
         found = []
         for way, rows in self._ways():
-            costs = [[cost(listed[i], in_bytes=way) for i in allowed] for listed, allowed in rows]
+            costs = [[cost(listed[i], way) for i in allowed] for listed, allowed in rows]
             errors = [[harm[i] for i in allowed] for harm, (_, allowed) in zip(weighed, rows, strict=True)]
-            answer = choose_options(costs, errors, budget(in_bytes=way))
+            answer = choose_options(costs, errors, budget(way))
             if answer is not None:
                 picked = [allowed[place] for place, (_, allowed) in zip(answer, rows, strict=True)]
                 found.append((sum(harm[i] for harm, i in zip(weighed, picked, strict=True)), picked))
@@ -210,8 +213,8 @@ class Problem:
         choice = Choice(picked, None, sum(c.weight_bytes for c in picked), error**0.5)
         if self.dense_ms is None:
             return choice
-        way = choice.is_in_bytes
-        return replace(choice, ms=self.other_ms(in_bytes=way) + sum(self.ms(c, in_bytes=way) for c in picked))
+        way = choice.arithmetic
+        return replace(choice, ms=self.other_ms(way) + sum(self.ms(c, way) for c in picked))
 
     def model(self, choice: Choice, progress: Progress = silent) -> onnx.ModelProto:
         """Return the net of a choice as ONNX; only layers that were never built before are factorised.
@@ -221,7 +224,7 @@ class Problem:
         storage = self.settings.storage
         lookups = make_lookups(self.captured.layers, choice.plans, self.settings, self.reusable.built, progress)
         net = finished(with_lookups(self.captured, lookups), storage)
-        if choice.is_in_bytes:
+        if choice.arithmetic != FLOAT32:
             shape = self.captured.input_shape
             return to_onnx(
                 in_arithmetic(net, shape, choice.plans, self.calibration, rough=True), shape, only_timed(storage), {}
@@ -235,7 +238,7 @@ class Problem:
         rows = [self._row(*part) for part in parts]
         if self.dense_ms is None:
             return tuple(rows)
-        times = [self.ms(candidate, in_bytes=choice.is_in_bytes) for candidate in choice.picked]
+        times = [self.ms(candidate, choice.arithmetic) for candidate in choice.picked]
         return tuple(replace(row, predicted_ms=ms) for row, ms in zip(rows, times, strict=True))
 
     def _row(self, layer: Layer, candidate: Candidate, effects: Sequence[float], listed: Sequence[Candidate]) -> PlannedLayer:
@@ -294,13 +297,14 @@ def prepare(
     options = in_parallel(lambda layer: candidates(layer, settings.storage, settings.seed), free, "listing options", progress)
     in_float = {layer.name: listed for layer, listed in zip(free, options, strict=True)}
     said = {layer.name: reason or CHOSEN_DENSE for layer, reason in zip(found, reasons, strict=True)}
-    in_bytes = {
-        layer.name: byte_candidates(layer, in_float.get(layer.name, []), said[layer.name])
-        for layer in _byte_layers(captured, settings, calibration)
-        if not with_times or layer.name in times
+    ways, can = _narrow_ways(settings, calibration), {layer.name for layer in found if reason_against(captured, layer) is None}
+    in_narrow = {
+        layer.name: [c for way in ways for c in narrow_candidates(layer, in_float.get(layer.name, []), said[layer.name], way)]
+        for layer in found
+        if layer.name in can and (not with_times or layer.name in times)
     }
-    known = {name: [*in_float.get(name, []), *in_bytes.get(name, [])] for name in said}
-    edges: dict[str, float] = {}
+    known = {name: [*in_float.get(name, []), *in_narrow.get(name, [])] for name in said}
+    edges: dict[str, dict[str, float]] = {}
     if with_times:
         changing = [layer for layer in found if known[layer.name]]
         given = [known[layer.name] for layer in changing]
@@ -308,13 +312,13 @@ def prepare(
             changing, given, times, threads=settings.threads, cache=cache, progress=progress, time_forms=timers.time_forms
         )
         known |= {layer.name: listed for layer, listed in zip(changing, done, strict=True)}
-        behind_float = reads_float(finished(captured.net, "float32"), in_bytes)
-        edges = edge_times(changing, known, behind_float)
-        for name in in_bytes:
-            known[name] = [replace(c, ms=c.ms + c.rounding_ms) if name in behind_float else c for c in known[name]]
-        # A form that takes longer than dense is never worth an error; among layers in 8 bits float32 takes longer.
+        behind_float = reads_float(finished(captured.net, "float32"), in_narrow)
+        edges = {way: edge_times(changing, known, way, behind_float) for way in ways}
+        for name in behind_float:
+            known[name] = [replace(c, ms=c.ms + c.rounding_ms) for c in known[name]]
+        # A form that takes longer than dense is never worth an error; among narrow layers float32 takes longer.
         known = {
-            name: [c for c in listed if c.ms < times[name] + (edges[name] if c.is_in_bytes else 0.0)]
+            name: [c for c in listed if c.ms < times[name] + (edges[c.arithmetic][name] if c.is_narrow else 0.0)]
             for name, listed in known.items()
         }
     effects = effects_of_options(captured, free, in_float, known, calibration, progress)
@@ -328,24 +332,24 @@ def prepare(
     return problem if measured is None else _with_times(problem, measured, times)
 
 
-def _byte_layers(captured: Captured, settings: CompressSettings, calibration: Sequence[Tensor]) -> list[Layer]:
-    """Return the layers that may compute in 8 bits; those that stay dense are among them.
+def _narrow_ways(settings: CompressSettings, calibration: Sequence[Tensor]) -> list[str]:
+    """Return what layers may compute in beside float32.
 
     Raises:
         SettingsError: layers shall compute in 8 bits, and there is no calibration data.
     """
-    if settings.arithmetic == INT8 and not calibration:
+    asked = settings.arithmetic
+    if asked == INT8 and not calibration:
         raise SettingsError(f"`arithmetic` {INT8} needs the ranges of activations, and there is no data; add `calib` or `data`")
-    if settings.arithmetic not in (AUTO, INT8) or not calibration:
-        return []
-    return [layer for layer in captured.layers if reason_against(captured, layer) is None]
+    return [way for way in (BFLOAT16, INT8) if asked == way or (asked == AUTO and (calibration or way != INT8))]
 
 
 def _with_times(problem: Problem, measured: NetTimes, times: Mapping[str, float]) -> Problem:
     """Return a problem with the times of its dense net, of which ``times`` are those of layers."""
     dense_ms = sum(measured.layers.values())
     other_ms = dense_ms - sum(times.values())
-    known = Corrections(other_ms=other_ms, other_ms_in_bytes=other_ms, quiet_over_busy=dense_ms / measured.whole_ms)
+    ways = [FLOAT32, *problem.edge_ms]
+    known = Corrections(other_ms=dict.fromkeys(ways, other_ms), quiet_over_busy=dense_ms / measured.whole_ms)
     return replace(problem, dense_ms=dense_ms, corrections=known)
 
 

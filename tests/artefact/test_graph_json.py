@@ -25,6 +25,7 @@ from lcnn_compress.errors import ArtefactError
 from lcnn_compress.net.capture import capture
 from lcnn_compress.net.edit import finished, replace_layer
 from lcnn_compress.net.layers import Captured, layers
+from lcnn_compress.quantisation.in_bfloat16 import in_bfloat16
 from lcnn_compress.quantisation.quantise import quantise
 
 
@@ -295,6 +296,63 @@ def test_damaged_layers_in_8_bits_are_refused(in_bytes, name: str, change, messa
     with pytest.raises(ArtefactError, match=message):
         from_json(graph, changed, "here")
     for values in ({"geometry": {"kernel": [3, 3]}}, {"type": "Int4Conv2d"}):
+        broken = {**graph, "modules": {**graph["modules"], "conv1": {**graph["modules"]["conv1"], **values}}}
+        with pytest.raises(ArtefactError):
+            from_json(broken, tensors, "here")
+
+
+@pytest.fixture(scope="module")
+def halves() -> tuple[dict, dict]:
+    """Return a net in bfloat16, one layer of which is a lookup convolution, as JSON, with its tensors."""
+    shape = (1, 3, 16, 16)
+    net = finished(capture(small_net(), torch.zeros(shape)), "float32")
+    layer = next(layer for layer in Captured.of(net, shape).layers if layer.name == "conv1")
+    lookup = exact_lookup(layer)
+    with torch.no_grad():
+        lookup.dictionary.mul_(2)
+    lookup.is_identity = False
+    replace_layer(net, layer, lookup)
+    captured = Captured.of(net, shape)
+    return to_json(in_bfloat16(captured, [layer.name for layer in captured.layers]))
+
+
+def test_nets_in_bfloat16_keep_every_bit(halves) -> None:
+    graph, tensors = halves
+    net = from_json(json.loads(json.dumps(graph)), tensors, "here")
+    again, held = to_json(net)
+    assert again == graph
+    assert all(torch.equal(held[name], tensors[name]) for name in tensors)
+    assert {value["type"] for value in graph["modules"].values()} == {"Bfloat16Conv2d", "RoundBfloat16"}
+    assert tensors["conv1.weight"].dtype == tensors["conv1.dictionary"].dtype == torch.bfloat16
+    assert problem_of(net, (1, 3, 16, 16)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("conv1.weight", lambda t: t.float(), "conv1: weight is torch.float32; it must be torch.bfloat16"),
+        ("conv1.weight", lambda t: t.view(torch.int16), "it must be torch.bfloat16"),
+        ("conv1.weight", lambda t: t[:-1], "are not those of one layer"),
+        ("conv1.weight", lambda t: t[..., :2], "are not those of one layer"),
+        ("conv1.weight", lambda t: t[0], "are not those of one layer"),
+        ("conv1.weight", lambda t: t * float("inf"), "and finite"),
+        ("conv1.dictionary", lambda t: t[:-1], "are not those of one layer"),
+        ("conv1.dictionary", lambda t: t.half(), "it must be torch.bfloat16"),
+        ("conv1.dictionary", lambda t: t.flatten(), "are not those of one layer"),
+        ("conv1.bias", lambda t: t * float("nan"), "and finite"),
+        ("conv1.bias", lambda t: t.bfloat16(), "it must be torch.float32"),
+        ("conv1.bias", lambda t: t[:3], "are not those of one layer"),
+        ("conv1.bias", None, "tensor 'conv1.bias' is missing"),
+    ],
+)
+def test_damaged_layers_in_bfloat16_are_refused(halves, name: str, change, message: str) -> None:
+    graph, tensors = halves
+    changed = {key: value for key, value in tensors.items() if key != name}
+    if change is not None:
+        changed[name] = change(tensors[name])
+    with pytest.raises(ArtefactError, match=message):
+        from_json(graph, changed, "here")
+    for values in ({"geometry": {"kernel": [3, 3]}}, {"geometry": None}, {"type": "Bfloat8Conv2d"}, {"type": "Int8Conv2d"}):
         broken = {**graph, "modules": {**graph["modules"], "conv1": {**graph["modules"]["conv1"], **values}}}
         with pytest.raises(ArtefactError):
             from_json(broken, tensors, "here")

@@ -13,7 +13,7 @@ import pytest
 from command_line import needs_library
 
 from lcnn_compress.benchmark.layer_cost import MAX_FILE_BYTES, default_cache, measure_forms, time_forms
-from lcnn_compress.benchmark.layer_forms import ORDINARY, ROUNDING, ByteForm, Form, LookupForm, Shape
+from lcnn_compress.benchmark.layer_forms import ORDINARY, Form, LookupForm, NarrowForm, Rounding, Shape
 from lcnn_compress.operators.geometry import ConvGeometry
 
 SHAPE = Shape(8, 6, ConvGeometry((3, 3), padding=(1, 1, 1, 1)), (7, 5))
@@ -54,8 +54,9 @@ def test_what_is_known_is_not_measured_again(tmp_path: Path) -> None:
 
 
 @needs_library
-def test_forms_in_8_bits_are_timed_and_kept_like_others(tmp_path: Path) -> None:
-    forms: list[Form] = [ByteForm(0), ByteForm(2), ROUNDING, ORDINARY]
+def test_narrow_forms_are_timed_and_kept_like_others(tmp_path: Path) -> None:
+    kinds = ("int8", "bfloat16")
+    forms: list[Form] = [*(NarrowForm(kind, rows) for kind in kinds for rows in (0, 2)), *map(Rounding, kinds), ORDINARY]
     first = time_forms({SHAPE: forms}, cache=tmp_path)[SHAPE]
     assert set(first) == set(forms)
     assert time_forms({SHAPE: forms}, cache=tmp_path, measure=three_halves)[SHAPE] == first

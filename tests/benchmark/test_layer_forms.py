@@ -8,7 +8,7 @@ import pytest
 from command_line import needs_library
 
 from lcnn_compress import runtime
-from lcnn_compress.benchmark.layer_forms import ORDINARY, ROUNDING, ByteForm, Form, LookupForm, Shape, forms_model
+from lcnn_compress.benchmark.layer_forms import ORDINARY, Form, LookupForm, NarrowForm, Rounding, Shape, forms_model
 from lcnn_compress.operators.geometry import ConvGeometry
 
 SHAPE = Shape(8, 6, ConvGeometry((3, 3), padding=(1, 1, 1, 1)), (7, 5))
@@ -54,18 +54,28 @@ def test_linear_layers_are_matrix_products_where_they_are_not_lookups(kernel: tu
 
 
 @needs_library
-@pytest.mark.parametrize("rounding", [[], [ROUNDING]])
+@pytest.mark.parametrize(("arithmetic", "step"), [("int8", "QuantizeNhwc"), ("bfloat16", "ToBfloat16Nhwc")])
+@pytest.mark.parametrize("is_timed", [False, True])
 @pytest.mark.parametrize("shape", [SHAPE, PIXELS, Shape(8, 6, ConvGeometry((3, 2)), (3, 2), linear=True)])
-def test_forms_in_8_bits_read_bytes_made_once(shape: Shape, rounding: list[Form]) -> None:
-    forms = [ORDINARY, LookupForm(2, 9), *rounding, ByteForm(0), ByteForm(3)]
+def test_narrow_forms_read_numbers_made_once(shape: Shape, is_timed: bool, arithmetic: str, step: str) -> None:
+    dense, lookup, rounding = NarrowForm(arithmetic, 0), NarrowForm(arithmetic, 3), Rounding(arithmetic)
+    forms = [ORDINARY, LookupForm(2, 9), *([rounding] if is_timed else []), dense, lookup]
     model = forms_model(shape, forms)
     onnx.checker.check_model(model)
-    found = [node.op_type for node in model.graph.node]
-    assert found.count("QuantizeNhwc") == 1
-    assert [kind for kind in found if kind.startswith("QLinear")] == ["QLinearConv", "QLinearLookupConv"]
+    found = {node.op_type: node.name for node in model.graph.node}
+    assert [node.op_type for node in model.graph.node].count(step) == 1
+    # Each form is a node of the name that its time is looked for under.
+    prefix = "QLinear" if arithmetic == "int8" else "Bfloat16"
+    assert found[f"{prefix}Conv"] == str(forms.index(dense))
+    assert found[f"{prefix}LookupConv"] == str(forms.index(lookup))
+    assert found[step] == (str(forms.index(rounding)) if is_timed else f"rounding to {arithmetic}")
     session = runtime.session(model.SerializeToString())
     outputs = session.run(None, {"X": np.ones((shape.batch, 8, *shape.size), np.float32)})
-    assert [y.dtype for y in outputs] == [np.float32] * 2 + [np.uint8] * (len(forms) - 2)
-    # Each form in 8 bits is a node of the name that its time is looked for under.
-    names = [node.name for node in model.graph.node if node.op_type.startswith("Q")]
-    assert names == [str(forms.index(form)) if form in forms else "rounding" for form in (ROUNDING, ByteForm(0), ByteForm(3))]
+    assert [y.size for y in outputs] == [1] * len(forms)
+
+
+@needs_library
+def test_both_kinds_of_narrow_numbers_are_in_one_model() -> None:
+    forms: list[Form] = [ORDINARY, *(NarrowForm(kind, rows) for kind in ("bfloat16", "int8") for rows in (0, 2))]
+    session = runtime.session(forms_model(SHAPE, forms).SerializeToString())
+    assert len(session.run(None, {"X": np.ones((1, 8, 7, 5), np.float32)})) == len(forms)

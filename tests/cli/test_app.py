@@ -293,3 +293,20 @@ def test_a_configuration_is_repeated_on_other_weights_with_a_note(here: Path) ->
     result = lcnn("compress", "retrained.pt", "-c", "model.lcnn/config.json", "--no-measure")
     assert "note: this is not the net of the configuration" in result.stderr
     assert api.load("retrained.lcnn").config["layers"] == api.load("model.lcnn").config["layers"]
+
+
+def test_bfloat16_needs_no_data_from_compression_to_the_file(here: Path) -> None:
+    made = lcnn(
+        "compress", "model.pt", *SHAPE, "--no-measure", "--dict", 8, "--keep-slow", "--arithmetic", "bfloat16", "-o", "b.lcnn"
+    )
+    assert "computed in bfloat16" in made.stdout
+    lcnn("export", "b.lcnn", "--onnx", "-o", "b.onnx")
+    rows = lcnn_json("inspect", "b.onnx")["layers"]
+    assert [row["arithmetic"] for row in rows] == ["bfloat16"] * 3
+    lcnn("export", "b.lcnn", "--onnx", "--dense", "-o", "dense.onnx")
+    assert "bfloat16" not in lcnn("inspect", "dense.onnx").stdout.replace("b.lcnn", "")
+    x = {"input": np.random.default_rng(0).random((2, 3, 32, 32), np.float32)}
+    halves, floats = (runtime.session(Path(name), native=False).run(None, x)[0] for name in ("b.onnx", "dense.onnx"))
+    assert 0 < np.abs(halves - floats).max() < 0.02 * (floats.max() - floats.min())
+    said = lcnn("compress", "model.pt", *SHAPE, "--arithmetic", "bfloat8", code=2).stderr
+    assert "is 'bfloat8'; it must be one of float32, int8, bfloat16" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -70,7 +71,7 @@ def test_measured_times_go_into_a_new_report(report) -> None:
     assert {row.lookup_ms for row in report.layers} == {report.totals.lookup_ms} == {None}
 
 
-def test_layers_in_8_bits_count_their_bytes() -> None:
+def test_layers_in_8_bits_and_bfloat16_count_their_bytes() -> None:
     source = api.open_model(small_net(), (1, 3, 16, 16))
     settings = CompressSettings(PlanSettings("0.25", 1.0), measure=False, arithmetic="int8")
     made = api.compress_source(source, settings, TrainingData(calibration=[torch.rand(4, 3, 16, 16)]))
@@ -79,5 +80,11 @@ def test_layers_in_8_bits_count_their_bytes() -> None:
         constants = ("weight", "weight_scale", "bias", "dictionary", "dictionary_scale")
         assert row.arithmetic == "int8"
         assert row.weight_bytes == sum(getattr(layer, name).nbytes for name in constants)
+    made = api.compress_source(source, replace(settings, arithmetic="bfloat16"))
+    assert {row.kind for row in made.report.layers} == {"dense", "lookup"}
+    for row in made.report.layers:
+        layer = made.net.get_submodule(row.name)
+        assert row.arithmetic == "bfloat16"
+        assert row.weight_bytes == sum(getattr(layer, name).nbytes for name in ("weight", "bias", "dictionary"))
     plain = api.compress_source(source, CompressSettings(PlanSettings("0.25", 1.0), measure=False))
     assert "arithmetic" not in plain.report.layers[0].to_json()

@@ -17,6 +17,7 @@ from lcnn_compress.compression.pipeline import Reusable, compress_net
 from lcnn_compress.compression.plan import LayerPlan, PlanSettings
 from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.errors import SettingsError
+from lcnn_compress.forms.bfloat16 import Bfloat16Conv2d
 from lcnn_compress.forms.int8 import Int8Conv2d
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.layers import Captured
@@ -63,6 +64,7 @@ def test_what_an_earlier_call_built_is_not_built_again() -> None:
 
 
 INT8 = CompressSettings(PlanSettings("0.5", 1.0, keep_slow=True), measure=False, arithmetic="int8")
+BFLOAT16 = replace(INT8, arithmetic="bfloat16")
 CALIBRATED = TrainingData(calibration=[torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(0))])
 
 
@@ -92,6 +94,75 @@ def test_layers_compute_in_the_arithmetic_that_is_asked_for(tmp_path: Path) -> N
         api.compress_source(source, CompressSettings(measure=False), plans=plans)
 
 
+def test_layers_in_bfloat16_need_no_data(tmp_path: Path) -> None:
+    source = api.open_model(small_net(), (1, 3, 16, 16))
+    made = api.compress_source(source, BFLOAT16)
+    layers = {row.name: made.net.get_submodule(row.name) for row in made.report.layers}
+    assert {type(layer) for layer in layers.values()} == {Bfloat16Conv2d}
+    assert [plan["arithmetic"] for plan in made.config["layers"]] == ["bfloat16"] * len(layers)
+    plain = api.compress_source(source, replace(BFLOAT16, arithmetic="float32"))
+    x = torch.rand(4, 3, 16, 16)
+    with torch.no_grad():
+        want = plain.net(x)
+        assert 0 < float((made.net(x) - want).square().mean() / want.var()) < 1e-4
+    # Saved, read, exported and repeated it is the same net.
+    api.save(made, tmp_path / "net.lcnn")
+    read = api.load(tmp_path / "net.lcnn")
+    with torch.no_grad():
+        assert torch.equal(read.net(x), made.net(x))
+    api.export_onnx(read, tmp_path / "net.onnx")
+    told = api.describe_onnx(tmp_path / "net.onnx")
+    assert {row["arithmetic"] for row in told.layers} == {"bfloat16"}
+    assert [row.get("dictionary_size") for row in told.layers] == [layer.dictionary_size or None for layer in layers.values()]
+    again = api.compress_source(source, BFLOAT16, plans=[LayerPlan.from_json(plan) for plan in made.config["layers"]])
+    with torch.no_grad():
+        assert torch.equal(again.net(x), made.net(x))
+
+
+def test_every_kind_of_layer_computes_in_bfloat16(tmp_path: Path) -> None:
+    source = api.open_model(small_net(), (1, 3, 16, 16))
+    (one, two, *rest) = api.compress_source(source, replace(BFLOAT16, plan=PlanSettings(skip=("*",)))).config["layers"]
+    rest = [LayerPlan.from_json(plan) for plan in (one, *rest)]
+    channels = next(layer for layer in source.captured.layers if layer.name == two["name"]).in_channels
+    x = torch.rand(2, 3, 16, 16)
+    for kind, size, lookups in (
+        ("sparse", channels, 0.5),
+        ("lowrank", channels // 2, channels // 2),
+        ("lookup", channels, 0.75),
+    ):
+        plans = [rest[0], LayerPlan(two["name"], kind, "", size, lookups, arithmetic="bfloat16"), *rest[1:]]
+        made = api.compress_source(source, BFLOAT16, plans=plans)
+        layer = made.net.get_submodule(two["name"])
+        assert isinstance(layer, Bfloat16Conv2d)
+        assert layer.dictionary_size == (0 if kind == "sparse" else size)
+        api.save(made, tmp_path / f"{kind}.lcnn")
+        api.export_onnx(api.load(tmp_path / f"{kind}.lcnn"), tmp_path / f"{kind}.onnx")
+        plain = api.compress_source(source, BFLOAT16, plans=[replace(plan, arithmetic="float32") for plan in plans])
+        with torch.no_grad():
+            want = plain.net(x)
+            assert 0 < float((made.net(x) - want).square().mean() / want.var()) < 1e-4
+
+
+@needs_library
+def test_each_layer_has_the_arithmetic_of_its_plan(tmp_path: Path) -> None:
+    source = api.open_model(small_net(), (1, 3, 16, 16))
+    planned = [LayerPlan.from_json(plan) for plan in api.compress_source(source, BFLOAT16).config["layers"]]
+    chosen = dict(zip([plan.name for plan in planned], ("bfloat16", "int8", "float32"), strict=False))
+    plans = [replace(plan, arithmetic=chosen.get(plan.name, "bfloat16")) for plan in planned]
+    made = api.compress_source(source, CompressSettings(measure=False), CALIBRATED, plans=plans)
+    kinds = {"bfloat16": Bfloat16Conv2d, "int8": Int8Conv2d}
+    for plan in plans:
+        layer = made.net.get_submodule(plan.name)
+        assert isinstance(layer, kinds.get(plan.arithmetic, (torch.nn.Module,)))
+        assert isinstance(layer, tuple(kinds.values())) == (plan.arithmetic != "float32")
+    assert {"bfloat16", "int8", None} == {row.arithmetic for row in made.report.layers}
+    # What is checked before a file is written holds here too; the ranges of the layers in 8 bits ask for data.
+    api.save(made, tmp_path / "net.lcnn")
+    api.export_onnx(api.load(tmp_path / "net.lcnn"), tmp_path / "net.onnx")
+    with pytest.raises(SettingsError, match="there is no data; add `calib`"):
+        api.compress_source(source, CompressSettings(measure=False), plans=plans)
+
+
 def test_8_bits_need_data() -> None:
     source = api.open_model(small_net(), (1, 3, 16, 16))
     for make in (
@@ -103,15 +174,16 @@ def test_8_bits_need_data() -> None:
 
 
 @needs_library
-def test_layers_that_are_not_faster_stay_dense_in_8_bits() -> None:
+@pytest.mark.parametrize("arithmetic", ["int8", "bfloat16"])
+def test_layers_that_are_not_faster_stay_dense_in_their_arithmetic(arithmetic: str) -> None:
     source = api.open_model(small_net(), (1, 3, 16, 16))
     gain = Gain({"conv1": (1.0, 2.0), "conv2": (1.0, 0.1)}, 2.0, 1.0)
     timers = Timers(measure_gain=lambda *_, **__: gain, time_ratio=lambda *_, **__: 1.1)
-    settings = replace(INT8, measure=True, plan=PlanSettings("0.5", 1.0))
+    settings = replace(INT8, measure=True, plan=PlanSettings("0.5", 1.0), arithmetic=arithmetic)
     made = compress_net(source.captured, settings, CALIBRATED, timers=timers)
     kinds = {plan["name"]: (plan["kind"], plan.get("arithmetic")) for plan in made.config["layers"]}
-    assert kinds["conv1"] == ("dense", "int8")
-    assert kinds["conv2"] == ("lookup", "int8")
+    assert kinds["conv1"] == ("dense", arithmetic)
+    assert kinds["conv2"] == ("lookup", arithmetic)
 
 
 def test_a_layer_that_cannot_compute_in_8_bits_is_not_asked_to() -> None:

@@ -19,7 +19,7 @@ def test_known_ones_are_taken_and_others_named() -> None:
         lambda name: CompressSettings(arithmetic=name),
         lambda n: LayerPlan("a", "dense", "", arithmetic=n),
     ):
-        with pytest.raises(SettingsError, match=r"`arithmetic` is 'int4'; it must be one of (auto, )?float32, int8"):
+        with pytest.raises(SettingsError, match=r"`arithmetic` is 'int4'; it must be one of (auto, )?float32, int8, bfloat16"):
             make("int4")
 
 
@@ -30,7 +30,7 @@ def test_the_choice_of_a_search_is_asked_for_and_never_planned() -> None:
 
 
 def test_configurations_of_float32_stay_as_they_were() -> None:
-    plain, narrow = LayerPlan("a", "dense", ""), LayerPlan("a", "dense", "", arithmetic="int8")
+    plain = LayerPlan("a", "dense", "")
     assert "arithmetic" not in plain.to_json()
-    for plan in (plain, narrow):
+    for plan in (plain, *(LayerPlan("a", "dense", "", arithmetic=name) for name in ("int8", "bfloat16"))):
         assert LayerPlan.from_json(plan.to_json()) == plan

@@ -10,7 +10,7 @@ from lcnn_compress import zoo
 from lcnn_compress.net.capture import capture
 from lcnn_compress.net.edit import finished
 from lcnn_compress.net.layers import Captured
-from lcnn_compress.quantisation.points import find_points, grid_node, reads_float
+from lcnn_compress.quantisation.points import find_points, grid_node, reads_float, with_rounding
 
 
 class Branches(nn.Module):
@@ -78,3 +78,22 @@ def test_the_grid_of_an_input_is_that_of_its_source() -> None:
     net = finished(capture(Branches().eval(), torch.zeros(1, 3, 8, 8)), "float32")
     calls = {str(node.target): grid_node(node).name for node in net.graph.nodes if node.op == "call_module"}
     assert calls == {"a": "x", "b": "x", "c": "relu_1", "last": "add"}
+
+
+def test_rounding_takes_no_name_that_the_net_has() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.half_x = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.half_x(x)
+
+    net = finished(capture(Named().eval(), torch.zeros(1, 3, 8, 8)), "float32")
+    point = next(node for node in net.graph.nodes if node.op == "placeholder")
+    made, added = with_rounding(net, {point: nn.Hardtanh()}, "half")
+    assert [node.target for node in made.graph.nodes if node.op == "call_module"] == ["half_x_", "half_x"]
+    assert [str(node.target) for node in added.values()] == ["half_x_"]
+    assert type(made.get_submodule("half_x")) is nn.Conv2d
+    x = 3 * torch.randn(1, 3, 8, 8)
+    assert torch.equal(made(x), net(x.clamp(-1, 1)))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lcnn_compress.benchmark.layer_forms import ORDINARY, ROUNDING, ByteForm, LookupForm, Shape
+from lcnn_compress.benchmark.layer_forms import ORDINARY, LookupForm, NarrowForm, Rounding, Shape
 from lcnn_compress.compression.plan import check_plan, planned_macs
 from lcnn_compress.compression.settings import LayerPlan
 from lcnn_compress.forms.dictionary import draft, draft_errors, factorise
@@ -20,12 +20,12 @@ from lcnn_compress.operators.geometry import dense_macs
 from lcnn_compress.search.candidates import (
     STRIP_MACS,
     Candidate,
-    byte_candidates,
     candidates,
     dense_candidate,
     edge_times,
     layer_shapes,
     list_bytes,
+    narrow_candidates,
     timed,
 )
 
@@ -156,63 +156,66 @@ def test_staying_dense_costs_what_it_did(found):
     assert dense.macs == found["conv2"].dense_macs
 
 
-def test_dense_and_low_rank_layers_have_twins_in_8_bits(found):
+@pytest.mark.parametrize(("arithmetic", "item", "scale"), [("int8", 1, 4), ("bfloat16", 2, 0)])
+def test_dense_and_low_rank_layers_have_narrow_twins(found, arithmetic, item, scale):
     layer = found["conv2"]
     listed = candidates(layer, "float16", 0)
-    made = byte_candidates(layer, listed, "why")
+    made = narrow_candidates(layer, listed, "why", arithmetic)
     assert [(c.plan.kind, c.plan.reason) for c in made[:1]] == [("dense", "why")]
     ranks = [c for c in listed if c.plan.kind == "lowrank"]
     assert [replace(c.plan, arithmetic="float32") for c in made[1:]] == [c.plan for c in ranks]
-    assert all(c.is_in_bytes for c in made)
-    assert not any(c.is_in_bytes for c in listed)
+    assert {c.arithmetic for c in made} == {arithmetic}
+    assert all(c.is_narrow for c in made)
+    assert not any(c.is_narrow for c in listed)
     assert [c.macs for c in made] == [layer.dense_macs, *(c.macs for c in ranks)]
     for c in made[1:]:
         check_plan(c.plan, layer)
-    # 32 > 32, 3x3: a byte for each weight, scale and bias for each filter, and what a node takes.
-    assert made[0].weight_bytes == 32 * 32 * 9 + 32 * 8 + 400
+    # 32 > 32, 3x3: what a weight, the scale and bias of a filter and a node take.
+    assert made[0].weight_bytes == item * 32 * 32 * 9 + 32 * (4 + scale) + 400
     k = ranks[0].plan.dictionary_size
-    assert made[1].weight_bytes == k * (32 + 4) + k * 32 * 9 + 32 * 8 + 400
+    assert made[1].weight_bytes == k * (item * 32 + scale) + item * k * 32 * 9 + 32 * (4 + scale) + 400
 
 
-def test_times_in_8_bits_are_of_their_forms_and_tell_what_rounding_takes(found):
+def test_narrow_times_are_of_their_forms_and_tell_what_rounding_takes(found):
     layer = found["conv2"]
     listed = candidates(layer, "float16", 0)
-    given = [*listed, *byte_candidates(layer, listed, "")]
+    given = [*listed, *(c for kind in ("int8", "bfloat16") for c in narrow_candidates(layer, listed, "", kind))]
     asked = {}
+    start = {"int8": 0.5, "bfloat16": 0.7}
 
     def fake(wanted, **_):
         asked.update(wanted)
-        times = {ORDINARY: 2.0, ROUNDING: 0.25}
+        times = {ORDINARY: 2.0, Rounding("int8"): 0.25, Rounding("bfloat16"): 0.125}
         return {
-            shape: {f: times.get(f, 0.5 + f.rows / 100 if isinstance(f, ByteForm) else 1.0) for f in forms}
+            shape: {f: times.get(f, start[f.arithmetic] + f.rows / 100 if isinstance(f, NarrowForm) else 1.0) for f in forms}
             for shape, forms in wanted.items()
         }
 
     (done,) = timed([layer], [given], {"conv2": 4.0}, threads=1, time_forms=fake)
     (forms,) = asked.values()
-    assert {ORDINARY, ROUNDING, ByteForm(0), ByteForm(8)} <= set(forms)
+    assert {ORDINARY, Rounding("int8"), NarrowForm("int8", 0), NarrowForm("bfloat16", 8)} <= set(forms)
+    narrow = [c for c in done if c.is_narrow]
     # The net is twice as slow as the layer alone.
-    assert [c.ms for c in done if c.is_in_bytes] == [2 * (0.5 + c.plan.dictionary_size / 100) for c in done if c.is_in_bytes]
-    assert {c.rounding_ms for c in done if c.is_in_bytes} == {0.5}
-    assert {c.rounding_ms for c in done if not c.is_in_bytes} == {0.0}
+    assert [c.ms for c in narrow] == [2 * (start[c.arithmetic] + c.plan.dictionary_size / 100) for c in narrow]
+    assert {(c.arithmetic, c.rounding_ms) for c in narrow} == {("int8", 0.5), ("bfloat16", 0.25)}
+    assert {c.rounding_ms for c in done if not c.is_narrow} == {0.0}
     asked.clear()
     timed([layer], [listed], {"conv2": 4.0}, threads=1, time_forms=fake)
-    assert not any(form is ROUNDING for forms in asked.values() for form in forms)
+    assert not any(isinstance(form, Rounding) for forms in asked.values() for form in forms)
 
 
-def test_a_layer_in_float32_among_bytes_costs_the_way_there_and_back(found):
+def test_a_layer_in_float32_among_narrow_ones_costs_the_way_there_and_back(found):
     names = ("stem", "conv1", "conv2")
     # 3 channels of 16 x 16 for the stem, 16 for conv1; conv2 has 32 of 8 x 8.
     given = {"stem": 768, "conv1": 4096, "conv2": 2048}
-    options = {
-        name: [
-            replace(dense_candidate(found[name], "", 1.0), rounding_ms=1e-3 * given[name]),
-            dense_candidate(found[name], "", 1.0),
-        ]
-        for name in names
-    }
+    plain = {name: dense_candidate(found[name], "", 1.0) for name in names}
+
+    def narrow(name, kind, ms):
+        return replace(plain[name], plan=replace(plain[name].plan, arithmetic=kind), rounding_ms=ms * given[name])
+
+    options = {name: [plain[name], narrow(name, "int8", 1e-3), narrow(name, "bfloat16", 1.0)] for name in names}
     made = {name: found[name].out_channels * found[name].geometry.output_size(*found[name].sizes[0])[0] ** 2 for name in names}
-    edges = edge_times([found[name] for name in names], options, {"stem"})
+    edges = edge_times([found[name] for name in names], options, "int8", {"stem"})
     wanted = {name: 1e-3 * (made[name] + (0 if name == "stem" else given[name])) for name in names}
     assert edges == pytest.approx(wanted)
-    assert edge_times([found["stem"]], {"stem": []}, ()) == {"stem": 0.0}
+    assert edge_times([found["stem"]], {"stem": []}, "int8", ()) == {"stem": 0.0}

@@ -86,7 +86,7 @@ def test_what_is_learnt_does_not_depend_on_how_fast_the_machine_is_by_then(slowe
     # Half of each difference is believed.
     found = {name: taught.ms(c) / c.ms for name, c in zip(names, choice.picked, strict=True)}
     assert found == pytest.approx(dict.fromkeys(names, 1.2**0.5))
-    assert taught.corrections.other_ms == pytest.approx(1.2**0.5 * DENSE_MS[OTHER])
+    assert taught.other_ms("float32") == pytest.approx(1.2**0.5 * DENSE_MS[OTHER])
     assert {name: made.ms(c) / c.ms for name, c in zip(names, choice.picked, strict=True)} == dict.fromkeys(names, 1.0)
 
 
