@@ -18,6 +18,7 @@ from lcnn_compress.compression.make import make_lookups
 from lcnn_compress.compression.make_report import layer_reports, make_report, timed
 from lcnn_compress.compression.plan import check_plan, plan_layers
 from lcnn_compress.compression.settings import CompressSettings, LayerPlan, TrainingData
+from lcnn_compress.compression.train_in_bytes import Parts, train_in_bytes
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.forms.arithmetic import FLOAT32, INT8
 from lcnn_compress.forms.lookup import LookupConv2d
@@ -86,13 +87,17 @@ def compress_net(
     if data.on_plan is not None:
         data.on_plan(decided)
     targets = {name: lookup.n_nonzeros for name, lookup in lookups.items()}
-    if prunes(settings.finetune, data.examples):
+    parts = Parts.of(settings, data, narrow=narrow)
+    if prunes(parts.first.finetune, data.examples):
         lookups = make_lookups(found, twice_the_lookups(decided), settings, reusable.built, progress)
     improved = with_lookups(captured, lookups)
-    training = improve(improved, captured, targets, settings, data, progress)
+    known = data if parts.last is None else data.calibrated()
+    training = improve(improved, captured, targets, parts.first, known, parts.first_of(progress))
     rows = layer_reports(improved, found, decided, settings.storage)
-    net = finished(improved, settings.storage)
-    net = in_arithmetic(net, captured.input_shape, decided, calibration, progress)
+    plain = finished(improved, settings.storage)
+    net = in_arithmetic(plain, captured.input_shape, decided, calibration, progress)
+    if parts.last is not None:
+        net, training = train_in_bytes(net, plain, captured.net, parts, data, training, progress)
     if timing is not None and (training is not None or plans is not None):
         # Training chose other lookups than those measured before, or nothing has been measured yet.
         timing.export(net, progress)

@@ -9,6 +9,7 @@ dictionary. Sums are exact while they stay below 2**24, which float32 holds.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,34 @@ class Grid:
         return cls(scale, min(MAX_ACTIVATION, max(0, round(-low / scale))))
 
 
+class _StraightThrough(torch.autograd.Function):
+    """Rounds to whole numbers, to even between two, and passes gradients back as if it did not (Bengio et al. 2013)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004  # torch gives it
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        return gradient
+
+
+def rounded(x: Tensor) -> Tensor:
+    """Return x rounded to whole numbers, to even between two; gradients pass as they are."""
+    result: Tensor = _StraightThrough.apply(x) if x.requires_grad else x.round()  # type: ignore[no-untyped-call]
+    return result
+
+
+def on_grid(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """Round x of any shape to the values of a grid.
+
+    Where x is in range its gradient passes, and that of the scale is (q - x / scale); elsewhere x has none and the scale's is
+    the end of the range (Esser et al. 2020, "Learned step size quantization", section 2.1).
+    """
+    zero = zero_point.to(x.dtype)
+    return rounded(x / scale).clamp(-zero, MAX_ACTIVATION - zero) * scale
+
+
 class Round8(nn.Module):
     """Rounds to the values of a grid, to even between two.
 
@@ -80,8 +109,7 @@ class Round8(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Round x of any shape."""
-        zero = self.zero_point.to(x.dtype)
-        return (x / self.scale).round().clamp(-zero, MAX_ACTIVATION - zero) * self.scale
+        return on_grid(x, self.scale, self.zero_point)
 
 
 def rounds_to_bytes(net: nn.Module) -> bool:
@@ -137,30 +165,23 @@ class Int8Conv2d(nn.Module):
         """Return the dense weight this layer stands for, (C_out, C_in / groups, kH, kW) float32."""
         return self.plain().weight().detach()
 
+    @property
+    def factors(self) -> Int8Factors:
+        """The constants of the layer."""
+        return Int8Factors(self.weight, self.weight_scale, self.bias, self.dictionary, self.dictionary_scale)
+
     def responses(self, x: Tensor) -> Tensor:
         """Return S - ``RESPONSE_ZERO``, whole numbers as float32 (N, groups * k, H, W), of x (N, C_in, H, W)."""
-        whole = (x / self.input_scale).round()
-        if not self.has_dictionary:
-            return whole
-        sums = functional.conv2d(whole, self.dictionary.to(x.dtype)[:, :, None, None], groups=self.geometry.groups)
-        factor = (self.input_scale.double() * self.dictionary_scale.double()).to(x.dtype)
-        return (sums * factor[:, None, None]).round().clamp(-RESPONSE_ZERO, MAX_ACTIVATION - RESPONSE_ZERO)
+        return self.factors.responses(x, self.geometry, self.input_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve x (N, C_in, H, W) on the grid of the input to (N, C_out, H', W'), which is not rounded."""
-        top, left, bottom, right = self.geometry.padding
-        read = functional.pad(self.responses(x), (left, right, top, bottom))
-        stride, dilation, groups = self.geometry.stride, self.geometry.dilation, self.geometry.groups
-        sums = functional.conv2d(read, self.weight.to(x.dtype), None, stride, 0, dilation, groups)
-        factor = self.weight_scale if self.has_dictionary else self.weight_scale.double() * self.input_scale.double()
-        # In double precision product and sum are exact, so that there is one rounding, as in a fused multiply-add.
-        scaled = sums.double() * factor.float().double()[:, None, None] + self.bias.double()[:, None, None]
-        return scaled.to(x.dtype)
+        return self.factors.convolve(x, self.geometry, self.input_scale)
 
 
 @dataclass(frozen=True)
 class Int8Factors:
-    """The constants of an ``Int8Conv2d``, with shapes and types as there."""
+    """The constants of an ``Int8Conv2d``, with shapes and types as there; in training whole numbers are float32."""
 
     weight: Tensor
     weight_scale: Tensor
@@ -183,6 +204,25 @@ class Int8Factors:
             raise ValueError(f"{shapes} are not those of one layer with {geometry}")
         if not bool((self.weight_scale > 0).all()) or not bool((self.dictionary_scale > 0).all()):
             raise ValueError("scales must be above 0")
+
+    def responses(self, x: Tensor, geometry: ConvGeometry, input_scale: Tensor) -> Tensor:
+        """See ``Int8Conv2d.responses``."""
+        whole = rounded(x / input_scale)
+        if not len(self.dictionary):
+            return whole
+        sums = functional.conv2d(whole, self.dictionary.to(x.dtype)[:, :, None, None], groups=geometry.groups)
+        factor = (input_scale.double() * self.dictionary_scale.double()).to(x.dtype)
+        return rounded(sums * factor[:, None, None]).clamp(-RESPONSE_ZERO, MAX_ACTIVATION - RESPONSE_ZERO)
+
+    def convolve(self, x: Tensor, geometry: ConvGeometry, input_scale: Tensor) -> Tensor:
+        """See ``Int8Conv2d.forward``."""
+        top, left, bottom, right = geometry.padding
+        read = functional.pad(self.responses(x, geometry, input_scale), (left, right, top, bottom))
+        sums = functional.conv2d(read, self.weight.to(x.dtype), None, geometry.stride, 0, geometry.dilation, geometry.groups)
+        factor = self.weight_scale if len(self.dictionary) else self.weight_scale.double() * input_scale.double()
+        # In double precision product and sum are exact, so that there is one rounding, as in a fused multiply-add.
+        scaled = sums.double() * factor.float().double()[:, None, None] + self.bias.double()[:, None, None]
+        return scaled.to(x.dtype)
 
 
 _TYPES = {

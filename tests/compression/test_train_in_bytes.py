@@ -1,0 +1,117 @@
+"""The last part of a training, in 8 bits: one training with the first, resumed bit for bit, never worse than without it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cases import Noise, small_net
+from torch import Tensor, nn
+
+from lcnn_compress import api
+from lcnn_compress.artefact.artefact import Artefact
+from lcnn_compress.compression.checkpoint_folder import last_part_of
+from lcnn_compress.compression.settings import CompressSettings, PlanSettings, TrainingData
+from lcnn_compress.compression.train_in_bytes import RATE, Parts
+from lcnn_compress.forms.int8 import Int8Conv2d
+from lcnn_compress.train.recipe import FinetuneSettings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SHAPE = (1, 3, 16, 16)
+RECIPE = FinetuneSettings(epochs=3, batch_size=8)  # of 4 steps; the last epoch is in 8 bits
+SETTINGS = CompressSettings(PlanSettings("0.5", 0.5, keep_slow=True), measure=False, arithmetic="int8", finetune=RECIPE)
+
+
+class Counted(Noise):
+    """Examples that count the batches of training, which are shuffled, and interrupt instead of giving more than ``most``."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.taken, self.most = 0, most
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        if not torch.equal(indices, indices.sort().values):
+            if self.taken == self.most:
+                raise KeyboardInterrupt
+            self.taken += 1
+        return super().batch(indices)
+
+
+def compressed(recipe: FinetuneSettings = RECIPE, model: nn.Module | None = None, **data: Any) -> Artefact:
+    source = api.open_model(small_net() if model is None else model, SHAPE)
+    return api.compress_source(source, replace(SETTINGS, finetune=recipe), TrainingData(**{"examples": Noise(), **data}))
+
+
+def assert_same(a: Artefact, b: Artefact) -> None:
+    first, second = a.net.state_dict(), b.net.state_dict()
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def test_both_parts_are_one_training() -> None:
+    source, seen = api.open_model(small_net(), SHAPE), []
+    made = api.compress_source(source, SETTINGS, TrainingData(examples=Noise()), progress=lambda *step: seen.append(step))
+    steps = [step for step in seen if step[0] == "fine-tuning"]
+    assert steps == [("fine-tuning", done, 12) for done in (*range(9), *range(8, 13))]
+    training = made.report.training
+    assert training is not None
+    assert (training.steps, len(training.losses)) == (12, 3)
+    assert training.nonzeros == {row.name: row.n_nonzeros for row in made.report.layers if row.form.is_coded} != {}
+    assert made.config["finetune"]["epochs"] == 3
+    # Patterns are those of the first part.
+    for name, count in training.nonzeros.items():
+        assert 0 < int(made.net.get_submodule(name).weight.count_nonzero()) <= count
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 10])
+def test_the_last_epochs_are_in_8_bits(epochs: int) -> None:
+    settings = replace(SETTINGS, finetune=replace(RECIPE, epochs=epochs, sparsity="threshold"))
+    parts = Parts.of(settings, TrainingData(), narrow=True)
+    before = 0 if parts.first.finetune is None else parts.first.finetune.epochs
+    assert parts.last is not None
+    assert before + parts.last.epochs == epochs
+    assert parts.last.epochs == {1: 1, 2: 1, 3: 1, 10: 3}[epochs]
+    assert (parts.last.lr, parts.last.sparsity) == (RATE * RECIPE.lr, "gradual")
+
+
+def test_trainings_in_float32_have_one_part() -> None:
+    assert Parts.of(SETTINGS, TrainingData(), narrow=False) == Parts(SETTINGS)
+    untrained = replace(SETTINGS, finetune=None)
+    assert Parts.of(untrained, TrainingData(), narrow=True) == Parts(untrained)
+
+
+@pytest.mark.parametrize("after", [3, 8, 10], ids=["in the first part", "between", "in the last part"])
+def test_interrupted_in_any_part_and_resumed_it_is_the_same(after: int, tmp_path: Path) -> None:
+    recipe, path = replace(RECIPE, average=0.9, feature_weight=0.2, precision="bfloat16"), tmp_path / "training.ckpt"
+    expected = compressed(recipe)
+    with pytest.raises(KeyboardInterrupt):
+        compressed(recipe, examples=Counted(after), checkpoint=path)
+    assert last_part_of(path).is_file() == (after >= 8)
+    rest = Counted(12)
+    resumed = compressed(recipe, examples=rest, checkpoint=path, resume=True)
+    assert_same(resumed, expected)
+    assert resumed.report.training == expected.report.training
+    assert rest.taken == 12 - after
+
+
+def test_what_an_earlier_training_left_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    path = tmp_path / "training.ckpt"
+    with pytest.raises(KeyboardInterrupt):
+        compressed(examples=Counted(10), checkpoint=path)
+    assert last_part_of(path).is_file()
+    with pytest.raises(KeyboardInterrupt):
+        compressed(replace(RECIPE, seed=1), examples=Counted(3), checkpoint=path)
+    assert not last_part_of(path).is_file()
+
+
+def test_a_training_that_makes_it_worse_is_not_kept() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lcnn_compress.compression.train_in_bytes.RATE", 300.0)
+        wild = compressed()
+    short = compressed(replace(RECIPE, epochs=2, schedule=RECIPE.schedule), model=small_net(), examples=Noise())
+    assert {type(wild.net.get_submodule(name)) for name in ("stem", "conv1", "fc")} == {Int8Conv2d}
+    assert short.report.training is not None
