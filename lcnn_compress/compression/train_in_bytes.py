@@ -1,7 +1,7 @@
 """The last part of a training of layers in 8 bits: the net computes as files will hold it, and learns to.
 
-The first part is in float32: batch norms follow their batches there, and patterns are found. Then batch norms are folded, the net
-is brought to 8 bits from calibration data, and what that cost is trained away. Both parts are one training for whoever asked.
+The first part is in float32: there batch norms follow their batches, and patterns are found. Then batch norms are folded, the
+net is brought to 8 bits from calibration data, and what that cost is trained away. Both are one training for whoever asked.
 """
 
 from __future__ import annotations

@@ -73,14 +73,37 @@ def rounded(x: Tensor) -> Tensor:
     return result
 
 
-def on_grid(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """Round x of any shape to the values of a grid.
+class _OnGrid(torch.autograd.Function):
+    """Rounds x to ``scale`` times whole numbers from ``low`` to ``high``.
 
-    Where x is in range its gradient passes, and that of the scale is (q - x / scale); elsewhere x has none and the scale's is
-    the end of the range (Esser et al. 2020, "Learned step size quantization", section 2.1).
+    Within the range x has the gradient g that is given and the scale g (q - x / scale); outside x has none and the scale g times
+    the end of the range (Esser et al. 2020, "Learned step size quantization", equations 2 and 3).
     """
-    zero = zero_point.to(x.dtype)
-    return rounded(x / scale).clamp(-zero, MAX_ACTIVATION - zero) * scale
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
+        nearest = (x / scale).round_()
+        whole = nearest.clamp(low, high)
+        ctx.save_for_backward(x, scale, nearest == whole, whole)
+        return whole * scale  # not in place, and not kept: a sum may be added to it in place
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        x, scale, inside, whole = ctx.saved_tensors
+        of_x = gradient * inside
+        if not ctx.needs_input_grad[1]:
+            return of_x, None, None, None
+        # These two products make no tensor as large as x: it is most of the memory that training in 8 bits moves.
+        of_scale = torch.dot(gradient.reshape(-1), whole.reshape(-1)) - torch.dot(of_x.reshape(-1), x.reshape(-1)) / scale
+        return of_x, of_scale, None, None
+
+
+def on_grid(x: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
+    """Round x of any shape to ``scale``, (), times whole numbers from ``low`` to ``high``; both may be learnt."""
+    if not (x.requires_grad or scale.requires_grad):
+        return (x / scale).round().clamp(low, high) * scale
+    result: Tensor = _OnGrid.apply(x, scale, low, high)  # type: ignore[no-untyped-call]
+    return result
 
 
 class Round8(nn.Module):
@@ -109,7 +132,8 @@ class Round8(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Round x of any shape."""
-        return on_grid(x, self.scale, self.zero_point)
+        zero = int(self.zero_point)
+        return on_grid(x, self.scale, -zero, MAX_ACTIVATION - zero)
 
 
 def rounds_to_bytes(net: nn.Module) -> bool:
@@ -212,17 +236,24 @@ class Int8Factors:
             return whole
         sums = functional.conv2d(whole, self.dictionary.to(x.dtype)[:, :, None, None], groups=geometry.groups)
         factor = (input_scale.double() * self.dictionary_scale.double()).to(x.dtype)
-        return rounded(sums * factor[:, None, None]).clamp(-RESPONSE_ZERO, MAX_ACTIVATION - RESPONSE_ZERO)
+        return on_grid(
+            sums * factor[:, None, None], torch.ones_like(input_scale), -RESPONSE_ZERO, MAX_ACTIVATION - RESPONSE_ZERO
+        )
 
     def convolve(self, x: Tensor, geometry: ConvGeometry, input_scale: Tensor) -> Tensor:
         """See ``Int8Conv2d.forward``."""
         top, left, bottom, right = geometry.padding
-        read = functional.pad(self.responses(x, geometry, input_scale), (left, right, top, bottom))
-        sums = functional.conv2d(read, self.weight.to(x.dtype), None, geometry.stride, 0, geometry.dilation, geometry.groups)
+        read, padding = self.responses(x, geometry, input_scale), (top, left)
+        if padding != (bottom, right):
+            read, padding = functional.pad(read, (left, right, top, bottom)), (0, 0)
+        weight = self.weight.to(x.dtype)
+        sums = functional.conv2d(read, weight, None, geometry.stride, padding, geometry.dilation, geometry.groups)
         factor = self.weight_scale if len(self.dictionary) else self.weight_scale.double() * input_scale.double()
+        factor, bias = factor.float()[:, None, None], self.bias[:, None, None]
+        if factor.requires_grad:  # training can do with two roundings, which take half the time
+            return torch.addcmul(bias, sums, factor)
         # In double precision product and sum are exact, so that there is one rounding, as in a fused multiply-add.
-        scaled = sums.double() * factor.float().double()[:, None, None] + self.bias.double()[:, None, None]
-        return scaled.to(x.dtype)
+        return (sums.double() * factor.double() + bias.double()).to(x.dtype)
 
 
 _TYPES = {

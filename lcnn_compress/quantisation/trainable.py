@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lcnn_compress.forms.int8 import MAX_WEIGHT, Grid, Int8Conv2d, Int8Factors, Round8, on_grid, rounded
+from lcnn_compress.forms.int8 import MAX_ACTIVATION, MAX_WEIGHT, Grid, Int8Conv2d, Int8Factors, Round8, on_grid, rounded
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.layers import calls
 
@@ -66,7 +66,8 @@ class TrainableRound8(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Round x of any shape; in mixed precision x has fewer bits than the grid."""
-        return on_grid(x.float(), self.grid(), self.grid.zero_point)
+        zero = int(self.grid.zero_point)
+        return on_grid(x.float(), self.grid(), -zero, MAX_ACTIVATION - zero)
 
     def stored(self) -> Round8:
         """Return the rounding as files hold it."""
@@ -74,7 +75,7 @@ class TrainableRound8(nn.Module):
 
 
 class TrainableInt8Conv2d(nn.Module):
-    """An ``Int8Conv2d`` in training: it computes what ``stored`` does, bit by bit.
+    """An ``Int8Conv2d`` in training: it computes what ``stored`` does; without gradients bit by bit, else all but a rounding.
 
     Attributes:
         weight: (C_out, K, kH, kW), in units of the largest whole number.

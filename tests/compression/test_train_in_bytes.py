@@ -15,8 +15,13 @@ from lcnn_compress import api
 from lcnn_compress.artefact.artefact import Artefact
 from lcnn_compress.compression.checkpoint_folder import last_part_of
 from lcnn_compress.compression.settings import CompressSettings, PlanSettings, TrainingData
-from lcnn_compress.compression.train_in_bytes import RATE, Parts
+from lcnn_compress.compression.train_in_bytes import RATE, Parts, train_in_bytes
 from lcnn_compress.forms.int8 import Int8Conv2d
+from lcnn_compress.forms.lookup import LookupConv2d
+from lcnn_compress.net.edit import finished
+from lcnn_compress.net.layers import Captured
+from lcnn_compress.progress import silent
+from lcnn_compress.quantisation.quantise import quantise
 from lcnn_compress.train.recipe import FinetuneSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -108,10 +113,56 @@ def test_what_an_earlier_training_left_is_not_taken_for_this_one(tmp_path: Path)
     assert not last_part_of(path).is_file()
 
 
-def test_a_training_that_makes_it_worse_is_not_kept() -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lcnn_compress.compression.train_in_bytes.RATE", 300.0)
-        wild = compressed()
-    short = compressed(replace(RECIPE, epochs=2, schedule=RECIPE.schedule), model=small_net(), examples=Noise())
-    assert {type(wild.net.get_submodule(name)) for name in ("stem", "conv1", "fc")} == {Int8Conv2d}
-    assert short.report.training is not None
+class Unlabelled(Noise):
+    """Images of which there is nothing to learn but what the teacher says."""
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return super().batch(indices)[0], None
+
+
+@pytest.mark.parametrize(("teacher", "lr", "kept"), [(1, 3e-3, True), (0, 1.0, False)])
+def test_the_better_net_is_kept(teacher: int, lr: float, kept: bool) -> None:
+    """It has much to learn from another net, and all but rounding from itself."""
+    dense = api.open_model(small_net(teacher), SHAPE).net
+    plain = finished(api.open_model(small_net(0), SHAPE).net, "float16")
+    captured = Captured.of(plain, SHAPE)
+    net = quantise(captured, [layer.name for layer in captured.layers], [Noise().batch(torch.arange(32))[0]])
+    recipe, data = replace(RECIPE, epochs=5, lr=lr), TrainingData(examples=Unlabelled())
+    made, report = train_in_bytes(net, plain, dense, Parts(replace(SETTINGS, finetune=None), recipe), data, None, silent)
+    assert (made is net) != kept
+    assert (report.steps, len(report.losses), report.nonzeros) == (20, 5, {})
+    assert {type(made.get_submodule(name)) for name in ("stem", "conv1", "conv2", "fc")} == {Int8Conv2d}
+
+
+class Tokens(nn.Module):
+    """Its linear layer stays in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.mix = nn.Conv2d(3, 16, 4, 4), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(self.conv(x).flatten(2).transpose(1, 2)).mean(1)
+
+
+def test_layers_that_stay_in_float32_are_trained_too() -> None:
+    recipe = replace(RECIPE, lr=1e-2)
+    made, first = (compressed(replace(recipe, epochs=epochs), Tokens()) for epochs in (3, 2))
+    kinds = {row.name: row.arithmetic for row in made.report.layers}
+    assert kinds == {"conv": "int8", "mix": None}
+    assert isinstance(made.net.get_submodule("conv"), Int8Conv2d)
+    mixes = [artefact.net.get_submodule("mix") for artefact in (made, first)]
+    assert not torch.equal(*(mix.weight() if isinstance(mix, LookupConv2d) else mix.weight for mix in mixes))
+    for mix in mixes:
+        if isinstance(mix, LookupConv2d):  # as it is stored
+            assert torch.equal(mix.sparse_kernel, mix.sparse_kernel.half().float())
+
+
+@pytest.mark.parametrize("sparsity", ["gradual", "threshold"])
+def test_a_single_epoch_is_in_8_bits(sparsity: str) -> None:
+    made = compressed(replace(RECIPE, epochs=1, sparsity=sparsity))
+    training = made.report.training
+    assert training is not None
+    assert (training.steps, len(training.losses)) == (4, 1)
+    assert {row.name: row.n_nonzeros for row in made.report.layers if row.form.is_coded} == training.nonzeros

@@ -104,7 +104,7 @@ def test_scales_of_rows_leave_the_least_error() -> None:
 def test_rounding_passes_gradients_and_gives_scales_those_of_learned_steps() -> None:
     """Esser et al. 2020, equations 2 and 3: (q - x / s) within the range, and its ends outside, which give x none."""
     x, scale = torch.tensor([0.3, 1.0, -0.6, 300.0, -5.0], requires_grad=True), torch.tensor(0.5, requires_grad=True)
-    y = on_grid(x, scale, torch.tensor(2, dtype=torch.uint8))
+    y = on_grid(x, scale, -2, 253)
     assert y.tolist() == [0.5, 1.0, -0.5, 253 * 0.5, -1.0]
     y.sum().backward()
     assert x.grad is not None

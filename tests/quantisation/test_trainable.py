@@ -23,7 +23,7 @@ SHAPE = (1, 8, 12, 10)
 
 
 class AllKinds(nn.Module):
-    """Layers of every kind, a concatenation, a layer that is called twice, batch norms, a sum, linear layers."""
+    """Layers of every kind, a concatenation, a layer that is called twice, a sum in place, linear layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,12 +31,16 @@ class AllKinds(nn.Module):
         self.dense, self.norm = nn.Conv2d(8, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8)
         self.lookup, self.sparse = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
         self.lowrank, self.grouped = nn.Conv2d(16, 8, (3, 1), 2), nn.Conv2d(8, 12, 3, padding=1, groups=2)
+        self.skip = nn.Conv2d(8, 12, 1)
         self.wise, self.planes, self.rows = nn.Conv2d(12, 12, 3, groups=12), nn.Linear(12 * 2 * 2, 10), nn.Linear(10, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.dense(x)).relu()
         x = torch.cat([self.lookup(self.lookup(x).relu()), self.sparse(x).clamp(0, 6)], 1)
-        x = self.grouped(self.lowrank(x)).relu()
+        x = self.lowrank(x)
+        y = self.grouped(x)
+        y += self.skip(x)
+        x = y.relu()
         x = functional.max_pool2d(self.wise(x) + 0.5, 1)
         return self.rows(self.planes(functional.adaptive_avg_pool2d(x, 2).flatten(1)).relu())
 
