@@ -73,15 +73,15 @@ def compress_net(
         decided = with_arithmetic(captured, plan_layers(found, settings.plan), settings.arithmetic)
     else:
         decided = _check_plans(plans, captured)
-    calibration, narrow = data.calibrated().calibration, any(plan.arithmetic == INT8 for plan in decided)
-    if narrow and not calibration:
+    calibrated, narrow = data.calibrated(), any(plan.arithmetic == INT8 for plan in decided)
+    if narrow and not calibrated.calibration:
         raise SettingsError(f"`arithmetic` {INT8} needs the ranges of activations, and there is no data; add `calib` or `data`")
     lookups = make_lookups(found, decided, settings, reusable.built, progress)
     measures = settings.measure and runtime.library_path() is not None and (lookups or narrow)
     timing = Timing(captured.input_shape, settings, reusable.template, timers) if measures else None
     if timing is not None and plans is None:
         rough = finished(with_lookups(captured, lookups), settings.storage)
-        timing.export(in_arithmetic(rough, captured.input_shape, decided, calibration[:1], rough=True), progress)
+        timing.export(in_arithmetic(rough, captured.input_shape, decided, calibrated.calibration[:1], rough=True), progress)
         decided = timing.revert_slow_layers(decided, settings.plan.keep_slow, progress)
         lookups = {plan.name: lookups[plan.name] for plan in decided if plan.form.is_coded}
     if data.on_plan is not None:
@@ -91,11 +91,11 @@ def compress_net(
     if prunes(parts.first.finetune, data.examples):
         lookups = make_lookups(found, twice_the_lookups(decided), settings, reusable.built, progress)
     improved = with_lookups(captured, lookups)
-    known = data if parts.last is None else data.calibrated()
+    known = data if parts.last is None else calibrated
     training = improve(improved, captured, targets, parts.first, known, parts.first_of(progress))
     rows = layer_reports(improved, found, decided, settings.storage)
     plain = finished(improved, settings.storage)
-    net = in_arithmetic(plain, captured.input_shape, decided, calibration, progress)
+    net = in_arithmetic(plain, captured.input_shape, decided, calibrated.calibration, progress)
     if parts.last is not None:
         net, training = train_in_bytes(net, plain, captured.net, parts, data, training, progress)
     if timing is not None and (training is not None or plans is not None):

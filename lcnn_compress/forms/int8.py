@@ -76,8 +76,8 @@ def rounded(x: Tensor) -> Tensor:
 class _OnGrid(torch.autograd.Function):
     """Rounds x to ``scale`` times whole numbers from ``low`` to ``high``.
 
-    Within the range x has the gradient g that is given and the scale g (q - x / scale); outside x has none and the scale g times
-    the end of the range (Esser et al. 2020, "Learned step size quantization", equations 2 and 3).
+    Within the range x has the gradient g that is given, and the scale g (q - x / scale); outside x has none, and the scale g
+    times the end of the range (Esser et al. 2020, "Learned step size quantization", equations 2 and 3).
     """
 
     @staticmethod
@@ -132,8 +132,8 @@ class Round8(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Round x of any shape."""
-        zero = int(self.zero_point)
-        return on_grid(x, self.scale, -zero, MAX_ACTIVATION - zero)
+        zero = self.zero_point.to(x.dtype)  # a tensor, because it is run without values too
+        return (x / self.scale).round().clamp(-zero, MAX_ACTIVATION - zero) * self.scale
 
 
 def rounds_to_bytes(net: nn.Module) -> bool:

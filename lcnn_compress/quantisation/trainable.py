@@ -46,15 +46,13 @@ class LearntScale(nn.Module):
 class LearntGrid(LearntScale):
     """A grid with a scale that is learnt; all that round to it, and the layers that read from it, have the same one."""
 
-    zero_point: Tensor
-
     def __init__(self, rounding: Round8) -> None:
         super().__init__(rounding.scale)
-        self.register_buffer("zero_point", rounding.zero_point.clone())
+        self.zero_point = rounding.grid.zero_point
 
     def stored(self) -> Grid:
         """Return the grid as numbers."""
-        return Grid(float(self().detach()), int(self.zero_point))
+        return Grid(float(self().detach()), self.zero_point)
 
 
 class TrainableRound8(nn.Module):
@@ -66,7 +64,7 @@ class TrainableRound8(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Round x of any shape; in mixed precision x has fewer bits than the grid."""
-        zero = int(self.grid.zero_point)
+        zero = self.grid.zero_point
         return on_grid(x.float(), self.grid(), -zero, MAX_ACTIVATION - zero)
 
     def stored(self) -> Round8:
