@@ -29,10 +29,8 @@ from lcnn_compress.train.losses import Objective
 from lcnn_compress.train.recipe import FinetuneSettings
 
 log = logging.getLogger(__name__)
-# This part of the epochs, at least one, trains in 8 bits.
-SHARE = 0.3
-# The highest learning rate in 8 bits, of that in float32.
-RATE = 0.1
+# This part of the epochs, at least one, trains in 8 bits, with the same learning rate.
+SHARE = 0.2
 # Nets are held against each other by the loss of this many training examples.
 JUDGED_EXAMPLES = 1024
 FINE_TUNING = "fine-tuning"
@@ -64,7 +62,7 @@ class Parts:
         epochs = max(1, round(SHARE * whole.epochs))
         before = whole.epochs - epochs
         # What is pruned is pruned before, by a rule that needs float32: here each layer keeps as many entries as it has.
-        last = replace(whole, epochs=epochs, lr=RATE * whole.lr, sparsity="gradual")
+        last = replace(whole, epochs=epochs, sparsity="gradual")
         return cls(replace(settings, finetune=replace(whole, epochs=before) if before else None), last)
 
     @property
