@@ -29,7 +29,7 @@ from lcnn_compress.train.losses import Objective
 from lcnn_compress.train.recipe import FinetuneSettings
 
 log = logging.getLogger(__name__)
-# This part of the epochs, at least one, trains in 8 bits, with the same learning rate.
+# This part of the epochs, at least one, trains in 8 bits.
 SHARE = 0.2
 # Nets are held against each other by the loss of this many training examples.
 JUDGED_EXAMPLES = 1024
@@ -61,9 +61,11 @@ class Parts:
             last_part_of(data.checkpoint).unlink(missing_ok=True)
         epochs = max(1, round(SHARE * whole.epochs))
         before = whole.epochs - epochs
+        divided = before / whole.epochs
         # What is pruned is pruned before, by a rule that needs float32: here each layer keeps as many entries as it has.
-        last = replace(whole, epochs=epochs, sparsity="gradual")
-        return cls(replace(settings, finetune=replace(whole, epochs=before) if before else None), last)
+        last = replace(whole, epochs=epochs, sparsity="gradual", schedule=whole.schedule.part(divided, 1.0))
+        first = replace(whole, epochs=before, schedule=whole.schedule.part(0.0, divided)) if before else None
+        return cls(replace(settings, finetune=first), last)
 
     @property
     def _epochs(self) -> tuple[int, int]:

@@ -83,6 +83,10 @@ def test_the_last_epochs_are_in_8_bits(epochs: int) -> None:
     assert before + parts.last.epochs == epochs
     assert parts.last.epochs == {1: 1, 2: 1, 3: 1, 10: 2}[epochs]
     assert (parts.last.lr, parts.last.sparsity) == (RECIPE.lr, "gradual")
+    # Learning rates are those of one training.
+    starts = [part.schedule.start for part in (parts.first.finetune, parts.last) if part is not None]
+    assert starts == ([0.0, before / epochs] if before else [0.0])
+    assert parts.last.schedule.end == 1
 
 
 def test_trainings_in_float32_have_one_part() -> None:
