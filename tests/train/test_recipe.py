@@ -101,7 +101,7 @@ def test_parts_of_a_training_have_parts_of_its_cosine() -> None:
     assert first.part(1 / 3, 1.0) == Schedule(0, 0.25, 0.75)
     # Each part warms up: it starts with an optimiser that knows no gradients.
     assert Schedule(30, 0.5, 1.0).rate(2.0, 0, 40) == pytest.approx(0.25)
-    with pytest.raises(SettingsError, match="start and end are 0.5 and 0.5; they must be in order, from 0 to 1"):
+    with pytest.raises(SettingsError, match=r"start and end are 0\.5 and 0\.5; they must be in order, from 0 to 1"):
         Schedule(0, 0.5, 0.5)
 
 
