@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from lcnn_compress import runtime
 from lcnn_compress.artefact.artefact import Artefact
 from lcnn_compress.benchmark.timers import Timers
-from lcnn_compress.compression.improve import improve, prunes, twice_the_lookups
+from lcnn_compress.compression.improve import improve, prunes, reestimate_where_no_worse, twice_the_lookups
 from lcnn_compress.compression.keep_faster import Timing
 from lcnn_compress.compression.make import make_lookups
 from lcnn_compress.compression.make_report import layer_reports, make_report, timed
@@ -93,6 +93,9 @@ def compress_net(
     improved = with_lookups(captured, lookups)
     known = data if parts.last is None else calibrated
     training = improve(improved, captured, targets, parts.first, known, parts.first_of(progress))
+    if training is not None and parts.last is not None:
+        # Learning rates are not at their end, so that statistics lag behind weights; in 8 bits none follow.
+        reestimate_where_no_worse(improved, captured.net, calibrated.calibration)
     rows = layer_reports(improved, found, decided, settings.storage)
     plain = finished(improved, settings.storage)
     net = in_arithmetic(plain, captured.input_shape, decided, calibrated.calibration, progress)
