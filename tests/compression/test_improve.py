@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lcnn_compress import api
 from lcnn_compress.compression.batch_norms import reestimate_batch_norms
-from lcnn_compress.compression.improve import reestimate_where_no_worse, _refit_layers, improve, twice_the_lookups
+from lcnn_compress.compression.improve import _refit_layers, improve, reestimate_where_no_worse, twice_the_lookups
 from lcnn_compress.compression.make import make_lookup, make_lookups
 from lcnn_compress.compression.plan import LayerPlan, PlanSettings, plan_layers
 from lcnn_compress.compression.settings import CompressSettings, TrainingData
