@@ -10,6 +10,7 @@ import pytest
 import torch
 from cases import Noise, small_net
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lcnn_compress import api
 from lcnn_compress.artefact.artefact import Artefact
@@ -107,6 +108,23 @@ def test_interrupted_in_any_part_and_resumed_it_is_the_same(after: int, tmp_path
     assert_same(resumed, expected)
     assert resumed.report.training == expected.report.training
     assert rest.taken == 12 - after
+
+
+def test_batch_norms_are_those_of_the_weights_when_they_are_folded() -> None:
+    """With a momentum of nearly nothing their statistics stay those of before the training, which changes what they norm."""
+    model = small_net()
+    for norm in (model.bn, model.bn1, model.bn2):
+        norm.momentum = 1e-6
+    recipe = replace(RECIPE, epochs=9, lr=0.1, distill=False)
+    source = api.open_model(model, SHAPE)
+    made, plain = (
+        api.compress_source(source, replace(SETTINGS, arithmetic=kind, finetune=recipe), TrainingData(examples=Noise()))
+        for kind in ("int8", "float32")
+    )
+    x, y = Noise().batch(torch.arange(32))
+    with torch.no_grad():
+        losses = [float(functional.cross_entropy(artefact.net(x), y)) for artefact in (made, plain)]
+    assert losses[0] < 0.5 * losses[1]
 
 
 def test_what_an_earlier_training_left_is_not_taken_for_this_one(tmp_path: Path) -> None:
