@@ -29,8 +29,8 @@ from lcnn_compress.train.losses import Objective
 from lcnn_compress.train.recipe import FinetuneSettings
 
 log = logging.getLogger(__name__)
-# This part of the epochs, at least one, trains in 8 bits. Small classifiers learn more in float32, with batch norms: of 6 epochs
-# one in 8 bits was enough; with two of them outputs were up to 4 % further from the dense net's.
+# This part of the epochs, at least one, trains in 8 bits. Small classifiers learn more in float32, with batch norms: one of 6
+# epochs in 8 bits was enough; with two of them outputs were up to 4 % further from the dense net's.
 SHARE = 0.2
 # Nets are held against each other by the loss of this many training examples.
 JUDGED_EXAMPLES = 1024
