@@ -14,17 +14,26 @@ from lcnn_compress.errors import ArtefactError, SettingsError
 from lcnn_compress.files import write_atomically
 
 
+def last_part_of(training: Path) -> Path:
+    """Return the file that keeps the part in 8 bits of a training whose first part is kept in ``training``."""
+    return training.with_name(f"{training.stem}_int8{training.suffix}")
+
+
 class CheckpointFolder:
-    """The folder beside the artefact ``path``: ``plan.json``, the decisions, and ``training.ckpt``, the state of training."""
+    """The folder beside the artefact ``path``: ``plan.json``, the decisions, and ``training.ckpt``, the state of training.
+
+    A training whose last part is in 8 bits keeps the state of that in a file of its own.
+    """
 
     def __init__(self, path: Path) -> None:
         self.folder = path.with_name(path.name + ".checkpoint")
         self.plan, self.training = self.folder / "plan.json", self.folder / "training.ckpt"
+        self.last_part = last_part_of(self.training)
 
     @property
     def exists(self) -> bool:
         """Whether there is something to resume."""
-        return self.plan.is_file() and self.training.is_file()
+        return self.plan.is_file() and (self.training.is_file() or self.last_part.is_file())
 
     def earlier_plans(self, trains: bool, resume: bool) -> list[LayerPlan] | None:
         """Return the layer decisions of the interrupted run, so that nothing is measured anew; None without ``resume``.
@@ -61,6 +70,7 @@ class CheckpointFolder:
         else:
             self.plan.unlink()
             self.training.unlink(missing_ok=True)
+            self.last_part.unlink(missing_ok=True)
         finally:
             if not self.exists:
                 self.plan.unlink(missing_ok=True)

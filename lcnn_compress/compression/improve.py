@@ -70,7 +70,7 @@ def improve(
     calibration = (data if settings.finetune is None else data.calibrated()).calibration
     if calibration:
         _refit_layers(net, captured, calibration, progress)
-        _reestimate_where_no_worse(net, dense, calibration)
+        reestimate_where_no_worse(net, dense, calibration)
     if settings.finetune is None or data.examples is None:
         return None
     if settings.finetune.sparsity == "threshold":
@@ -84,11 +84,11 @@ def improve(
     return TrainingReport(report.steps, report.losses, report.nonzeros)
 
 
-def _reestimate_where_no_worse(net: fx.GraphModule, dense: fx.GraphModule, calibration: Sequence[Tensor]) -> None:
+def reestimate_where_no_worse(net: fx.GraphModule, dense: fx.GraphModule, calibration: Sequence[Tensor]) -> None:
     """Re-estimate batch norms unless that takes the outputs clearly further from the dense net's.
 
     It does so where the dense net's own statistics are not those of the images: these are few or of another kind than those it
-    was trained on, or its batch norms were never trained.
+    was trained on, or its batch norms were never trained. In the middle of a training they lag behind weights that still move.
     """
     norms = batch_norms(net)
     if not norms:

@@ -12,12 +12,13 @@ from torch import Tensor, fx
 from lcnn_compress import runtime
 from lcnn_compress.artefact.artefact import Artefact
 from lcnn_compress.benchmark.timers import Timers
-from lcnn_compress.compression.improve import improve, prunes, twice_the_lookups
+from lcnn_compress.compression.improve import improve, prunes, reestimate_where_no_worse, twice_the_lookups
 from lcnn_compress.compression.keep_faster import Timing
 from lcnn_compress.compression.make import make_lookups
 from lcnn_compress.compression.make_report import layer_reports, make_report, timed
 from lcnn_compress.compression.plan import check_plan, plan_layers
 from lcnn_compress.compression.settings import CompressSettings, LayerPlan, TrainingData
+from lcnn_compress.compression.train_in_bytes import Parts, train_in_bytes
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.forms.arithmetic import AUTO, BFLOAT16, FLOAT32, INT8
 from lcnn_compress.forms.lookup import LookupConv2d
@@ -73,27 +74,35 @@ def compress_net(
         decided = with_arithmetic(captured, plan_layers(found, settings.plan), settings.arithmetic)
     else:
         decided = _check_plans(plans, captured)
-    calibration, narrow = data.calibrated().calibration, any(plan.arithmetic != FLOAT32 for plan in decided)
-    if any(plan.arithmetic == INT8 for plan in decided) and not calibration:
+    calibrated, narrow = data.calibrated(), any(plan.arithmetic != FLOAT32 for plan in decided)
+    in_bytes = any(plan.arithmetic == INT8 for plan in decided)
+    if in_bytes and not calibrated.calibration:
         raise SettingsError(f"`arithmetic` {INT8} needs the ranges of activations, and there is no data; add `calib` or `data`")
     lookups = make_lookups(found, decided, settings, reusable.built, progress)
     measures = settings.measure and runtime.library_path() is not None and (lookups or narrow)
     timing = Timing(captured.input_shape, settings, reusable.template, timers) if measures else None
     if timing is not None and plans is None:
         rough = finished(with_lookups(captured, lookups), settings.storage)
-        timing.export(in_arithmetic(rough, captured.input_shape, decided, calibration[:1], rough=True), progress)
+        timing.export(in_arithmetic(rough, captured.input_shape, decided, calibrated.calibration[:1], rough=True), progress)
         decided = timing.revert_slow_layers(decided, settings.plan.keep_slow, progress)
         lookups = {plan.name: lookups[plan.name] for plan in decided if plan.form.is_coded}
     if data.on_plan is not None:
         data.on_plan(decided)
     targets = {name: lookup.n_nonzeros for name, lookup in lookups.items()}
-    if prunes(settings.finetune, data.examples):
+    parts = Parts.of(settings, data, in_bytes=in_bytes)
+    if prunes(parts.first.finetune, data.examples):
         lookups = make_lookups(found, twice_the_lookups(decided), settings, reusable.built, progress)
     improved = with_lookups(captured, lookups)
-    training = improve(improved, captured, targets, settings, data, progress)
+    known = data if parts.last is None else calibrated
+    training = improve(improved, captured, targets, parts.first, known, parts.first_of(progress))
+    if training is not None and parts.last is not None:
+        # Learning rates are not at their end, so that statistics lag behind weights; in 8 bits none follow.
+        reestimate_where_no_worse(improved, captured.net, calibrated.calibration)
     rows = layer_reports(improved, found, decided, settings.storage)
-    net = finished(improved, settings.storage)
-    net = in_arithmetic(net, captured.input_shape, decided, calibration, progress)
+    plain = finished(improved, settings.storage)
+    net = in_arithmetic(plain, captured.input_shape, decided, calibrated.calibration, progress)
+    if parts.last is not None:
+        net, training = train_in_bytes(net, plain, captured.net, parts, data, training, progress)
     if timing is not None and (training is not None or plans is not None):
         # Training chose other lookups than those measured before, or nothing has been measured yet.
         timing.export(net, progress)

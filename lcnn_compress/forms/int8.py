@@ -9,6 +9,7 @@ dictionary. Sums are exact while they stay below 2**24, which float32 holds.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,57 @@ class Grid:
         return cls(scale, min(MAX_ACTIVATION, max(0, round(-low / scale))))
 
 
+class _StraightThrough(torch.autograd.Function):
+    """Rounds to whole numbers, to even between two, and passes gradients back as if it did not (Bengio et al. 2013)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004  # torch gives it
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        return gradient
+
+
+def rounded(x: Tensor) -> Tensor:
+    """Return x rounded to whole numbers, to even between two; gradients pass as they are."""
+    result: Tensor = _StraightThrough.apply(x) if x.requires_grad else x.round()  # type: ignore[no-untyped-call]
+    return result
+
+
+class _OnGrid(torch.autograd.Function):
+    """Rounds x to ``scale`` times whole numbers from ``low`` to ``high``.
+
+    Within the range x has the gradient g that is given, and the scale g (q - x / scale); outside x has none, and the scale g
+    times the end of the range (Esser et al. 2020, "Learned step size quantization", equations 2 and 3).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
+        nearest = (x / scale).round_()
+        whole = nearest.clamp(low, high)
+        ctx.save_for_backward(x, scale, nearest == whole, whole)
+        return whole * scale  # not in place, and not kept: a sum may be added to it in place
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        x, scale, inside, whole = ctx.saved_tensors
+        of_x = gradient * inside
+        if not ctx.needs_input_grad[1]:
+            return of_x, None, None, None
+        # These two products make no tensor as large as x: it is most of the memory that training in 8 bits moves.
+        of_scale = torch.dot(gradient.reshape(-1), whole.reshape(-1)) - torch.dot(of_x.reshape(-1), x.reshape(-1)) / scale
+        return of_x, of_scale, None, None
+
+
+def on_grid(x: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
+    """Round x of any shape to ``scale``, (), times whole numbers from ``low`` to ``high``; both may be learnt."""
+    if not (x.requires_grad or scale.requires_grad):
+        return (x / scale).round().clamp(low, high) * scale
+    result: Tensor = _OnGrid.apply(x, scale, low, high)  # type: ignore[no-untyped-call]
+    return result
+
+
 class Round8(nn.Module):
     """Rounds to the values of a grid, to even between two.
 
@@ -80,7 +132,7 @@ class Round8(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Round x of any shape."""
-        zero = self.zero_point.to(x.dtype)
+        zero = self.zero_point.to(x.dtype)  # a tensor, because it is run without values too
         return (x / self.scale).round().clamp(-zero, MAX_ACTIVATION - zero) * self.scale
 
 
@@ -132,30 +184,23 @@ class Int8Conv2d(nn.Module):
         """Return the dense weight this layer stands for, (C_out, C_in / groups, kH, kW) float32."""
         return self.plain().weight().detach()
 
+    @property
+    def factors(self) -> Int8Factors:
+        """The constants of the layer."""
+        return Int8Factors(self.weight, self.weight_scale, self.bias, self.dictionary, self.dictionary_scale)
+
     def responses(self, x: Tensor) -> Tensor:
         """Return S - ``RESPONSE_ZERO``, whole numbers as float32 (N, groups * k, H, W), of x (N, C_in, H, W)."""
-        whole = (x / self.input_scale).round()
-        if not self.has_dictionary:
-            return whole
-        sums = functional.conv2d(whole, self.dictionary.to(x.dtype)[:, :, None, None], groups=self.geometry.groups)
-        factor = (self.input_scale.double() * self.dictionary_scale.double()).to(x.dtype)
-        return (sums * factor[:, None, None]).round().clamp(-RESPONSE_ZERO, MAX_ACTIVATION - RESPONSE_ZERO)
+        return self.factors.responses(x, self.geometry, self.input_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve x (N, C_in, H, W) on the grid of the input to (N, C_out, H', W'), which is not rounded."""
-        top, left, bottom, right = self.geometry.padding
-        read = functional.pad(self.responses(x), (left, right, top, bottom))
-        stride, dilation, groups = self.geometry.stride, self.geometry.dilation, self.geometry.groups
-        sums = functional.conv2d(read, self.weight.to(x.dtype), None, stride, 0, dilation, groups)
-        factor = self.weight_scale if self.has_dictionary else self.weight_scale.double() * self.input_scale.double()
-        # In double precision product and sum are exact, so that there is one rounding, as in a fused multiply-add.
-        scaled = sums.double() * factor.float().double()[:, None, None] + self.bias.double()[:, None, None]
-        return scaled.to(x.dtype)
+        return self.factors.convolve(x, self.geometry, self.input_scale)
 
 
 @dataclass(frozen=True)
 class Int8Factors:
-    """The constants of an ``Int8Conv2d``, with shapes and types as there."""
+    """The constants of an ``Int8Conv2d``, with shapes and types as there; in training whole numbers are float32."""
 
     weight: Tensor
     weight_scale: Tensor
@@ -178,6 +223,32 @@ class Int8Factors:
             raise ValueError(f"{shapes} are not those of one layer with {geometry}")
         if not bool((self.weight_scale > 0).all()) or not bool((self.dictionary_scale > 0).all()):
             raise ValueError("scales must be above 0")
+
+    def responses(self, x: Tensor, geometry: ConvGeometry, input_scale: Tensor) -> Tensor:
+        """See ``Int8Conv2d.responses``."""
+        whole = rounded(x / input_scale)
+        if not len(self.dictionary):
+            return whole
+        sums = functional.conv2d(whole, self.dictionary.to(x.dtype)[:, :, None, None], groups=geometry.groups)
+        factor = (input_scale.double() * self.dictionary_scale.double()).to(x.dtype)
+        return on_grid(
+            sums * factor[:, None, None], torch.ones_like(input_scale), -RESPONSE_ZERO, MAX_ACTIVATION - RESPONSE_ZERO
+        )
+
+    def convolve(self, x: Tensor, geometry: ConvGeometry, input_scale: Tensor) -> Tensor:
+        """See ``Int8Conv2d.forward``."""
+        top, left, bottom, right = geometry.padding
+        read, padding = self.responses(x, geometry, input_scale), (top, left)
+        if padding != (bottom, right):
+            read, padding = functional.pad(read, (left, right, top, bottom)), (0, 0)
+        weight = self.weight.to(x.dtype)
+        sums = functional.conv2d(read, weight, None, geometry.stride, padding, geometry.dilation, geometry.groups)
+        factor = self.weight_scale if len(self.dictionary) else self.weight_scale.double() * input_scale.double()
+        factor, bias = factor.float()[:, None, None], self.bias[:, None, None]
+        if factor.requires_grad:  # training can do with two roundings, which take half the time
+            return torch.addcmul(bias, sums, factor)
+        # In double precision product and sum are exact, so that there is one rounding, as in a fused multiply-add.
+        return (sums.double() * factor.double() + bias.double()).to(x.dtype)
 
 
 _TYPES = {

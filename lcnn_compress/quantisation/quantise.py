@@ -83,11 +83,11 @@ def quantise(
     for done, (ranges, method) in enumerate(methods.items(), 1):
         progress("calibrating", done, total)
         chosen = grids(seen, points.shared, method)
-        tried.append((judge.error(_with_rounding(net, chosen)[0]), ranges, chosen))
+        tried.append((judge.error(_with_rounding(net, chosen, points.shared)[0]), ranges, chosen))
     error, ranges, chosen = min(tried, key=lambda trial: trial[0])
     log.info("ranges of activations: %s; rounded to them, outputs are off by %.2g of their spread", ranges, error**0.5)
     progress("calibrating", total - 1, total)
-    made = _Making(net, names, chosen, rough).run(few)
+    made = _Making(names, _with_rounding(net, chosen, points.shared), rough).run(few)
     progress("calibrating", total, total)
     return made
 
@@ -123,9 +123,9 @@ def _check_finite(seen: dict[fx.Node, Histogram]) -> None:
 class _Making:
     """Makes the layers of a net in order, running the net in float32 and in 8 bits side by side."""
 
-    def __init__(self, net: fx.GraphModule, names: Collection[str], chosen: dict[fx.Node, Grid], rough: bool) -> None:
+    def __init__(self, names: Collection[str], rounding: tuple[fx.GraphModule, dict[fx.Node, Grid]], rough: bool) -> None:
         self.names, self.rough = names, rough
-        self.result, self.rounds = _with_rounding(net, chosen)
+        self.result, self.rounds = rounding
         self.made: dict[str, Int8Conv2d] = {}
 
     def run(self, batches: Sequence[Tensor]) -> fx.GraphModule:
@@ -197,9 +197,16 @@ class _Making:
         return made
 
 
-def _with_rounding(net: fx.GraphModule, chosen: dict[fx.Node, Grid]) -> tuple[fx.GraphModule, dict[fx.Node, Grid]]:
-    """Return a copy of a net in which all users of some nodes read rounded results, and the nodes that round."""
+def _with_rounding(
+    net: fx.GraphModule, chosen: dict[fx.Node, Grid], shared: dict[fx.Node, fx.Node]
+) -> tuple[fx.GraphModule, dict[fx.Node, Grid]]:
+    """Return a copy of a net in which all users of some nodes read rounded results, and the nodes that round.
+
+    The ``grid_of`` of such a node names the first that has the same grid: where grids are learnt they stay the same.
+    """
     result, added = with_rounding(net, {node: Round8(grid) for node, grid in chosen.items()}, "round8")
+    for node, rounding in added.items():
+        rounding.meta["grid_of"] = shared[node].name
     return result, {added[node]: grid for node, grid in chosen.items()}
 
 

@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from lcnn_compress.artefact.field_rules import fits
 from lcnn_compress.data.examples import Examples
 from lcnn_compress.errors import DataError, ModelError
+from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.edit import move
 from lcnn_compress.net.ordinary import in_eval_mode, seeded
 from lcnn_compress.progress import Progress, silent
+from lcnn_compress.quantisation.trainable import TrainableInt8Conv2d
 from lcnn_compress.train.checkpoint import CheckpointFile, State, check_same, complete, deferred_interrupts, read_checkpoint
 from lcnn_compress.train.losses import Objective
 from lcnn_compress.train.recipe import Recipe
@@ -199,7 +201,8 @@ class Training:
         self.losses: list[float] = []
         self.stopped = False
         self.lookups = LookupLayers(net, recipe, nonzeros, self.total)
-        self.objective = Objective(net, teacher, list(self.lookups.layers), recipe)
+        compared = [name for name, m in net.named_modules() if isinstance(m, (LookupConv2d, TrainableInt8Conv2d))]
+        self.objective = Objective(net, teacher, compared, recipe)
         self.optimiser = recipe.optimiser.over(net.parameters(), recipe.lr)
         self.averages = {name: t.clone() for name, t in net.state_dict().items()} if recipe.average else {}
         self.lookups.prune(0, self.optimiser)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from lcnn_compress.artefact.field_rules import MAX_SEED, check_fields, fits
@@ -60,18 +60,29 @@ class Schedule:
 
     Attributes:
         warmup_steps: steps until the peak, or a tenth of training where that is less.
+        start, end: the part of the cosine that this training takes, of a longer one in several parts; each part warms up.
     """
 
     warmup_steps: int = 30
+    start: float = 0.0
+    end: float = 1.0
 
     def __post_init__(self) -> None:
         if not fits(self.warmup_steps, int) or self.warmup_steps < 0:
             raise SettingsError(f"warmup_steps is {self.warmup_steps}; it must be 0 or more")
+        if not 0 <= self.start < self.end <= 1:
+            raise SettingsError(f"start and end are {self.start} and {self.end}; they must be in order, from 0 to 1")
+
+    def part(self, start: float, end: float) -> Schedule:
+        """Return the schedule of a part of what this one takes, from ``start`` to ``end`` of it."""
+        width = self.end - self.start
+        return replace(self, start=self.start + start * width, end=self.start + end * width)
 
     def rate(self, peak: float, step: int, total: int) -> float:
         """Return the learning rate of a step, 0 <= step < total, of a training whose highest rate is ``peak``."""
         warm_up = max(1, min(self.warmup_steps, total // 10))
-        cosine = 0.5 * (1 + math.cos(math.pi * step / total))
+        done = self.start * total + (self.end - self.start) * step
+        cosine = 0.5 * (1 + math.cos(math.pi * done / total))
         return peak * min(1.0, (step + 1) / warm_up) * cosine
 
 

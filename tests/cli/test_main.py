@@ -156,6 +156,23 @@ def stop(training: tuple[Path, tuple[object, ...]], name: str, ignores_interrupt
     assert sorted(p.name for p in (path / f"{target}.checkpoint").iterdir()) == ["plan.json", "training.ckpt"]
 
 
+def test_a_training_in_8_bits_is_resumed_in_its_last_part_too(
+    training: tuple[Path, tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, args = training
+    monkeypatch.chdir(path)
+    args = (*args, "--arithmetic", "int8")
+    lcnn(*args, "-o", "bytes.lcnn")
+    # After those that calibrate and two epochs of 64 images, in the third epoch.
+    child(*args, "-o", "stopped.lcnn", cwd=path, code=errors.INTERRUPTED, INTERRUPT_AT=str(3 * 64 + 20), SIGNAL="SIGINT")
+    kept = sorted(p.name for p in (path / "stopped.lcnn.checkpoint").iterdir())
+    assert kept == ["plan.json", "training.ckpt", "training_int8.ckpt"]
+    lcnn(*args, "-o", "stopped.lcnn", "--resume")
+    same_bytes(path / "stopped.lcnn", path / "bytes.lcnn")
+    assert not list(path.glob("*.checkpoint"))
+    lcnn("export", "stopped.lcnn", "--onnx")
+
+
 def test_a_background_job_ignores_ctrl_c(training: tuple[Path, tuple[object, ...]]) -> None:
     path, args = training
     child(*args, "-o", "ignored.lcnn", cwd=path, ignores_interrupts=True, INTERRUPT_AT="90", SIGNAL="SIGINT")

@@ -31,6 +31,9 @@ def test_it_is_gone_when_all_went_well(tmp_path: Path) -> None:
         data.on_plan(PLANS)
         checkpoint.training.write_bytes(b"state")
         assert checkpoint.exists
+        checkpoint.last_part.write_bytes(b"state")
+        checkpoint.training.unlink()  # where all is in 8 bits, there is no other part
+        assert checkpoint.exists
     assert list(tmp_path.iterdir()) == []
 
 

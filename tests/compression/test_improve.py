@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lcnn_compress import api
 from lcnn_compress.compression.batch_norms import reestimate_batch_norms
-from lcnn_compress.compression.improve import _reestimate_where_no_worse, _refit_layers, improve, twice_the_lookups
+from lcnn_compress.compression.improve import _refit_layers, improve, reestimate_where_no_worse, twice_the_lookups
 from lcnn_compress.compression.make import make_lookup, make_lookups
 from lcnn_compress.compression.plan import LayerPlan, PlanSettings, plan_layers
 from lcnn_compress.compression.settings import CompressSettings, TrainingData
@@ -75,7 +75,7 @@ def test_batch_norms_are_reestimated_where_that_brings_outputs_nearer(fits: bool
         net.get_submodule("conv1").weight *= 1.5
     before, judge = copy.deepcopy(net.state_dict()), Outputs(dense, [images])
     wrong = judge.error(net)
-    _reestimate_where_no_worse(net, dense, list(images.split(32)))
+    reestimate_where_no_worse(net, dense, list(images.split(32)))
     same = all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     assert same != fits
     assert judge.error(net) < 0.05 * wrong if fits else judge.error(net) == wrong

@@ -9,7 +9,7 @@ import pytest
 import torch
 from byte_models import CASES, ByteCase
 
-from lcnn_compress.forms.int8 import Grid, Int8Conv2d, Int8Factors, Round8, row_scales, whole
+from lcnn_compress.forms.int8 import Grid, Int8Conv2d, Int8Factors, Round8, on_grid, row_scales, whole
 
 
 def layer_of(case: ByteCase) -> Int8Conv2d:
@@ -99,3 +99,14 @@ def test_scales_of_rows_leave_the_least_error() -> None:
     assert float(scales[5]) == 1.0
     assert not bool(whole(rows, scales)[5].any())
     assert float(whole(rows, scales).abs().max()) <= 127
+
+
+def test_rounding_passes_gradients_and_gives_scales_those_of_learned_steps() -> None:
+    """Esser et al. 2020, equations 2 and 3: (q - x / s) within the range, and its ends outside, which give x none."""
+    x, scale = torch.tensor([0.3, 1.0, -0.6, 300.0, -5.0], requires_grad=True), torch.tensor(0.5, requires_grad=True)
+    y = on_grid(x, scale, -2, 253)
+    assert y.tolist() == [0.5, 1.0, -0.5, 253 * 0.5, -1.0]
+    y.sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [1, 1, 1, 0, 0]
+    assert float(scale.grad) == pytest.approx((1 - 0.6) + (2 - 2) + (-1 + 1.2) + 253 - 2, abs=1e-4)

@@ -68,7 +68,7 @@ def test_what_is_new_is_recorded_where_it_differs() -> None:
     chosen = replace(Recipe(), task=Task.LABELS, optimiser=Optimiser((0.8, 0.9)), schedule=Schedule(5))
     found = json.loads(json.dumps(chosen.recorded()))
     assert {name: found[name] for name in found if name not in json.loads(RECORDED)} == {
-        "task": "labels", "optimiser": {"betas": [0.8, 0.9]}, "schedule": {"warmup_steps": 5},
+        "task": "labels", "optimiser": {"betas": [0.8, 0.9]}, "schedule": {"warmup_steps": 5, "start": 0.0, "end": 1.0},
     }  # fmt: skip
     again = Recipe.from_recorded(found)
     assert again == chosen
@@ -91,6 +91,18 @@ def test_the_learning_rate_warms_up_and_falls_along_a_cosine() -> None:
     assert rates(Schedule(0), 1) == [2.0]
     with pytest.raises(SettingsError, match="warmup_steps is -1; it must be 0 or more"):
         Schedule(-1)
+
+
+def test_parts_of_a_training_have_parts_of_its_cosine() -> None:
+    whole = [Schedule(0).rate(2.0, step, 40) for step in range(40)]
+    first, last = Schedule(0).part(0.0, 0.75), Schedule(0).part(0.75, 1.0)
+    found = [first.rate(2.0, step, 30) for step in range(30)] + [last.rate(2.0, step, 10) for step in range(10)]
+    assert found == pytest.approx(whole)
+    assert first.part(1 / 3, 1.0) == Schedule(0, 0.25, 0.75)
+    # Each part warms up: it starts with an optimiser that knows no gradients.
+    assert Schedule(30, 0.5, 1.0).rate(2.0, 0, 40) == pytest.approx(0.25)
+    with pytest.raises(SettingsError, match=r"start and end are 0\.5 and 0\.5; they must be in order, from 0 to 1"):
+        Schedule(0, 0.5, 0.5)
 
 
 def test_the_first_step_of_the_optimiser_is_as_long_as_the_learning_rate() -> None:
