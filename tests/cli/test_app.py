@@ -309,4 +309,4 @@ def test_bfloat16_needs_no_data_from_compression_to_the_file(here: Path) -> None
     halves, floats = (runtime.session(Path(name), native=False).run(None, x)[0] for name in ("b.onnx", "dense.onnx"))
     assert 0 < np.abs(halves - floats).max() < 0.02 * (floats.max() - floats.min())
     said = lcnn("compress", "model.pt", *SHAPE, "--arithmetic", "bfloat8", code=2).stderr
-    assert "is 'bfloat8'; it must be one of float32, int8, bfloat16" in said
+    assert "is 'bfloat8'; it must be one of auto, float32, int8, bfloat16" in said
