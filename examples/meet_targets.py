@@ -1,12 +1,14 @@
-"""How near ``--target-speedup`` lands, and what ``--max-drop`` keeps: the embedded net, and ResNet-18 with random weights.
+"""How near ``--target-speedup`` lands, and what ``--max-drop`` keeps: a classifier, a restoration net, ResNet-18.
 
 The search chooses the arithmetic of each layer, too. The embedded net is planned and calibrated on 512 training images without
-labels, or, for a largest drop, judged on 5,000 labelled training images; accuracy is on all 10,000 test images. Every finished
-net is exported and measured anew beside the dense net and what else runs that (int8, and OpenVINO where it is installed), in a
-process of their own, at batch 1 with one thread. Nothing is trained. Writes results/targets.json.
+labels, or, for a largest drop, judged on 5,000 labelled training images; accuracy is on all 10,000 test images. demosaicnet is
+calibrated and scored on photos as in ``compress_demosaicnet.py``. ResNet-18 has random weights: only its times say something.
+Every finished net is exported and measured anew beside the dense net and what else runs that (int8, and OpenVINO where it is
+installed), in a process of their own, at batch 1 with one thread. Nothing is trained. Writes results/targets.json.
 
     apt-get install dataset-fashion-mnist
     pip install openvino nncf
+    pip install --no-deps demosaicnet==0.0.14 scikit-image==0.26.0 foolbox==3.3.4
     python examples/meet_targets.py
 """
 
@@ -20,8 +22,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import compress_demosaicnet
 import torch
 from compare_fashion import Images, calibration, load, measure, open_net
+from datasets import bayer, patches
+from torch import nn
 
 from lcnn_compress import api, zoo
 from lcnn_compress.benchmark.bench_settings import BenchSettings
@@ -30,7 +35,7 @@ from lcnn_compress.machine import machine
 from lcnn_compress.search.target import Target
 
 RESULTS = Path(__file__).resolve().parent / "results"
-SPEEDUPS = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+SPEEDUPS = {"fashion_resnet": (2.0, 3.0, 4.0, 5.0, 6.0, 8.0), "demosaicnet": (2.0, 3.0), "resnet18": (4.0, 8.0)}
 LARGEST_DROPS = (0.5, 1.0)
 HELD_OUT = 5000
 RANDOM_IMAGES = 64  # for the net with random weights, where only time says something
@@ -65,6 +70,24 @@ def embedded(train: Images, test: Images, speedups: Sequence[float], drops: Sequ
     return rows
 
 
+def demosaicnet(speedups: Sequence[float]) -> list[dict[str, Any]]:
+    train, test, _ = compress_demosaicnet.split()
+    given = bayer(patches(train, compress_demosaicnet.CALIBRATION_SIZE, 4, 0))
+    few = list(torch.from_numpy(given).split(8))
+
+    def score(net: nn.Module) -> float:
+        return sum(compress_demosaicnet.psnr(compress_demosaicnet.restore(net, crop), crop) for crop in test) / len(test)
+
+    rows = []
+    for value in speedups:
+        source = compress_demosaicnet.open_net()
+        artefact, facts = made(source, Target("speedup", value), TrainingData(few))
+        facts |= measure(source, artefact, BenchSettings(iterations=30, per_layer=False), torch.cat(few))
+        rows.append({"net": "demosaicnet"} | facts | {"psnr_db": score(artefact.net), "psnr_db_dense": score(source.net)})
+        print(line(rows[-1]), flush=True)
+    return rows
+
+
 def resnet18(speedups: Sequence[float]) -> list[dict[str, Any]]:
     rows = []
     for value in speedups:
@@ -83,6 +106,7 @@ def line(row: dict[str, Any]) -> str:
     asked = ", ".join(f"{key} {value:g}" for key, value in row["asked"].items())
     low, high = row["speedup_ci95"]
     accuracy = f"{row['accuracy_percent']:.2f}" if "accuracy_percent" in row else ""
+    accuracy = f"{row['psnr_db']:.2f} dB of {row['psnr_db_dense']:.2f}" if "psnr_db" in row else accuracy
     drop = "held out: {value:.2f} ({low:.2f} to {high:.2f})".format(**row["drop"]) if "drop" in row else ""
     best = row["best_other"]
     speed = f"{row['speedup_p50']:.2f}x ({low:.2f} to {high:.2f}), over {best['name']} {best['speedup_p50']:.2f}x"
@@ -91,18 +115,18 @@ def line(row: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nets", nargs="+", choices=("fashion_resnet", "resnet18"), default=["fashion_resnet", "resnet18"])
-    parser.add_argument(
-        "--speedups", nargs="+", type=float, default=list(SPEEDUPS), help="targets of resnet18 and fashion_resnet"
-    )
+    parser.add_argument("--nets", nargs="+", choices=SPEEDUPS, default=list(SPEEDUPS))
+    parser.add_argument("--speedups", nargs="+", type=float, help="targets of all nets, in place of those of each")
     parser.add_argument("--drops", nargs="*", type=float, default=list(LARGEST_DROPS), help="largest drops of fashion_resnet")
     parser.add_argument("--output", type=Path, default=RESULTS / "targets.json")
     options = parser.parse_args()
     train, test = load(False, None)
     dense = api.evaluate(open_net().net, test)
     print(f"dense {dense.value:.2f} % on {dense.n} images")
-    rows = embedded(train, test, options.speedups, options.drops) if "fashion_resnet" in options.nets else []
-    rows += resnet18(options.speedups) if "resnet18" in options.nets else []
+    wanted = {net: options.speedups or SPEEDUPS[net] for net in options.nets}
+    rows = embedded(train, test, wanted["fashion_resnet"], options.drops) if "fashion_resnet" in wanted else []
+    rows += demosaicnet(wanted["demosaicnet"]) if "demosaicnet" in wanted else []
+    rows += resnet18(wanted["resnet18"]) if "resnet18" in wanted else []
     result = {
         "dense_percent": dense.value,
         "n": dense.n,

@@ -247,12 +247,17 @@ def fashion(files: dict[str, dict[str, Any]]) -> list[str]:
 def targets(files: dict[str, dict[str, Any]]) -> list[str]:
     """How near a target the nets land."""
     content = files["targets.json"]
+    psnr = {row["psnr_db_dense"] for row in content["rows"] if "psnr_db_dense" in row}
+    dense_psnr = "".join(f", dense {value:.2f} dB" for value in psnr)
     text = f"""
         [meet_targets.py](meet_targets.py): nothing is trained. Accuracy is on {content["n"]:,} test images, dense
-        {content["dense_percent"]:.2f} %; a held-out drop is on labelled training images, in points. Every net is exported and
-        timed anew beside the dense net, batch 1, 1 thread. Brackets hold 95 % intervals.
+        {content["dense_percent"]:.2f} %; a held-out drop is on labelled training images, in points; PSNR is on photos that
+        nothing was calibrated on{dense_psnr}. Every net is exported and timed anew beside the dense net, batch 1, 1 thread.
+        Brackets hold 95 % intervals.
     """
-    header = ["net", "asked", "predicted", "measured afterwards", "fewer MACs", "top-1, %", "drop held out", "seconds to make"]
+    header = [
+        "net", "asked", "predicted", "measured afterwards", "fewer MACs", "top-1 or PSNR", "drop held out", "seconds to make",
+    ]  # fmt: skip
     header += ["over the best other form"] if "best_other" in content["rows"][0] else []
     return [
         "## Asked for, and what came out", "", *paragraph(text), *origin("targets.json", content),
@@ -265,7 +270,8 @@ def target_cells(row: dict[str, Any]) -> list[str]:
     asked = [f"{'--' if kind == 'max_drop' else '--target-'}{kind}".replace("_", "-") for kind in row["asked"]]
     options = ", ".join(f"`{option} {value:g}`" for option, value in zip(asked, row["asked"].values(), strict=True))
     drop = "{value:.2f} ({low:.2f} to {high:.2f}), {n:,} images".format(**row["drop"]) if "drop" in row else ""
-    accuracy = f"{row['accuracy_percent']:.2f}" if "accuracy_percent" in row else ""
+    accuracy = f"{row['accuracy_percent']:.2f} %" if "accuracy_percent" in row else ""
+    accuracy = f"{row['psnr_db']:.2f} dB" if "psnr_db" in row else accuracy
     speeds = [factor(row["predicted_speedup"]), speed(row), factor(row["macs_ratio"])]
     best = [f"{speed(row['best_other'])}, {row['best_other']['name']}"] if "best_other" in row else []
     return [net_title(row["net"]), options, *speeds, accuracy, drop, f"{row['seconds']:.0f}", *best]

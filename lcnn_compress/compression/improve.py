@@ -21,7 +21,7 @@ from lcnn_compress.data.examples import Examples
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.edit import as_lookup, with_lookups
 from lcnn_compress.net.layers import Captured, Layer
-from lcnn_compress.net.output_error import Outputs, first_images
+from lcnn_compress.net.output_error import Outputs, some_images
 from lcnn_compress.progress import Progress
 from lcnn_compress.train.checkpoint import CheckpointFile
 from lcnn_compress.train.loop import Goal, finetune
@@ -93,7 +93,7 @@ def reestimate_where_no_worse(net: fx.GraphModule, dense: fx.GraphModule, calibr
     norms = batch_norms(net)
     if not norms:
         return
-    judge = Outputs(dense, first_images(calibration, JUDGED_IMAGES))
+    judge = Outputs(dense, some_images(calibration, JUDGED_IMAGES))
     before = {name: copy.deepcopy(norm.state_dict()) for name, norm in norms.items()}
     limit = judge.error(net) * MAX_WORSE**2
     reestimate_batch_norms(net, calibration)

@@ -42,11 +42,17 @@ class Outputs:
         return total / sum(y.numel() for y in self.expected) / self.variance
 
 
-def first_images(batches: Sequence[Tensor], count: int) -> list[Tensor]:
-    """Return the first ``count`` images in small batches; those given may differ in the size of their images."""
-    small = [part for x in batches for part in x.split(32)]
-    counts = itertools.accumulate(map(len, small), initial=0)
-    return [x[: count - before] for x, before in zip(small, counts, strict=False) if before < count]
+def some_images(batches: Sequence[Tensor], count: int, at_once: int = 32) -> list[Tensor]:
+    """Return ``count`` of the images at even distances, or all of them, in batches of at most ``at_once``.
+
+    Images of one folder or photo follow each other, so that the first ones would be of one kind. They may differ in size.
+    """
+    total = sum(map(len, batches))
+    count = min(count, total)
+    chosen = torch.arange(count) * total // max(1, count)
+    starts = itertools.accumulate(map(len, batches), initial=0)
+    parts = [x[chosen[(chosen >= at) & (chosen < at + len(x))] - at] for x, at in zip(batches, starts, strict=False)]
+    return [small for part in parts if len(part) for small in part.split(at_once)]
 
 
 @torch.inference_mode()

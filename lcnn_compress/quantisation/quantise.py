@@ -21,7 +21,7 @@ from lcnn_compress.forms.int8 import MAX_WEIGHT, RESPONSE_ZERO, Grid, Int8Conv2d
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.edit import as_lookup, with_lookups
 from lcnn_compress.net.layers import OTHER_PADDING, Captured, Layer, calls
-from lcnn_compress.net.output_error import Outputs, first_images
+from lcnn_compress.net.output_error import Outputs, some_images
 from lcnn_compress.net.patches import patches, seeded_positions
 from lcnn_compress.operators.geometry import ConvGeometry
 from lcnn_compress.progress import Progress, silent
@@ -78,7 +78,7 @@ def quantise(
     progress("calibrating", 0, total)
     seen = histograms(net, points.nodes, few)
     _check_finite(seen)
-    judge = Outputs(net, first_images(few, TRIED_IMAGES))
+    judge = Outputs(net, some_images(few, TRIED_IMAGES))
     tried = []
     for done, (ranges, method) in enumerate(methods.items(), 1):
         progress("calibrating", done, total)
@@ -93,13 +93,13 @@ def quantise(
 
 
 def _few_images(net: fx.GraphModule, batches: Sequence[Tensor]) -> list[Tensor]:
-    """Return the first images, as many as ``MAX_BYTES`` and ``MAX_IMAGES`` allow, at least one."""
+    """Return images, as many as ``MAX_BYTES`` and ``MAX_IMAGES`` allow, at least one."""
     given = [x for x in batches if len(x)]
     if not given:
         return []
     widest = _Widest(net)
     widest.run(given[0][:1].clone())
-    return first_images(given, max(1, min(MAX_IMAGES, MAX_BYTES // max(1, widest.n_bytes))))
+    return some_images(given, max(1, min(MAX_IMAGES, MAX_BYTES // max(1, widest.n_bytes))))
 
 
 class _Widest(fx.Interpreter):

@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from lcnn_compress.forms.arithmetic import FLOAT32, INT8
 from lcnn_compress.forms.kinds import LOOKUP, LOW_RANK, SPARSE, Kind
 from lcnn_compress.net.layers import Captured, Layer
-from lcnn_compress.net.output_error import Outputs, first_images, outputs
+from lcnn_compress.net.output_error import Outputs, outputs, some_images
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.quantisation.rounding_effects import rounding_effects
 from lcnn_compress.search.candidates import Candidate
@@ -83,7 +83,7 @@ def effects_of_options(
     added = {}
     if ranks:
         macs = macs_of_image(captured.net, captured.layers, calibration) * len(ranks) / 2
-        images = first_images(calibration, int(np.clip(MAX_ROUNDING_MACS / max(1.0, macs), *ROUNDED_IMAGES)))
+        images = some_images(calibration, int(np.clip(MAX_ROUNDING_MACS / max(1.0, macs), *ROUNDED_IMAGES)))
         added = rounding_effects(captured, {name: sizes[len(sizes) // 2] for name, sizes in ranks.items()}, images, progress)
 
     def effect(candidate: Candidate) -> float:
@@ -127,7 +127,7 @@ def estimate(
     least = _least_images(dense, batches[0])
     if macs * sum(map(len, probes)) * min(least, sum(map(len, batches))) > max_probe_macs:
         probes = [choose_probes(listed, few=True) for listed in options]
-    images = first_images(batches, int(np.clip(MAX_MACS / max(1.0, macs * sum(map(len, probes))), least, IMAGES[1])))
+    images = some_images(batches, int(np.clip(MAX_MACS / max(1.0, macs * sum(map(len, probes))), least, IMAGES[1])))
     net: fx.GraphModule = copy.deepcopy(dense)
     for module in net.modules():
         # This order makes convolutions a quarter faster; the whole net cannot have it: tensors of five axes have no such order.

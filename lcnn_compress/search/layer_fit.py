@@ -6,7 +6,6 @@ layer alone needs less: what the dense layer gives is linear in its inputs, so t
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ from lcnn_compress.compression.refit import IMAGES_AT_ONCE, PASS_BYTES, RIDGE, R
 from lcnn_compress.forms.pattern import choose_pattern
 from lcnn_compress.forms.positive import solve_positive
 from lcnn_compress.net.layers import Layer
+from lcnn_compress.net.output_error import some_images
 from lcnn_compress.net.patches import patches, seeded_positions
 from lcnn_compress.operators.geometry import ConvGeometry
 from lcnn_compress.progress import Progress, silent
@@ -153,7 +153,7 @@ def gather(
     Layers share a pass over the images as far as ``pass_bytes`` of patches allow; the net must be the same whenever the
     next moments are asked for. ``progress`` gets ("reading inputs", batches done, in total) in each pass.
     """
-    batches = _spread(batches, _images(layers, sum(map(len, batches))))
+    batches = some_images(batches, _images(layers, sum(map(len, batches))), IMAGES_AT_ONCE)
     images = sum(map(len, batches))
     called = [node.target for node in net.graph.nodes if node.op == "call_module"]
     for part in split_by_memory(((layer, _patch_bytes(layer)) for layer in layers), pass_bytes):
@@ -190,15 +190,6 @@ def _images(layers: Sequence[Layer], most: int) -> int:
 
 def _positions(layer: Layer) -> int:
     return sum(math.prod(layer.geometry.output_size(*size)) for size in layer.sizes)
-
-
-def _spread(batches: Sequence[Tensor], count: int) -> list[Tensor]:
-    """Return ``count`` of the images at even distances, in small batches; those given may differ in size."""
-    images = sum(map(len, batches))
-    chosen = torch.arange(count) * images // count
-    starts = itertools.accumulate(map(len, batches), initial=0)
-    parts = [x[chosen[(chosen >= at) & (chosen < at + len(x))] - at] for x, at in zip(batches, starts, strict=False)]
-    return [small for part in parts if len(part) for small in part.split(IMAGES_AT_ONCE)]
 
 
 def _samples(layer: Layer) -> int:

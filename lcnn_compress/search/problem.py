@@ -31,7 +31,7 @@ from lcnn_compress.forms.kinds import LOOKUP
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.edit import finished, fold_batch_norms, with_lookups
 from lcnn_compress.net.layers import Captured, Layer
-from lcnn_compress.net.output_error import first_images
+from lcnn_compress.net.output_error import some_images
 from lcnn_compress.parallel import in_parallel
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.quantisation.points import reads_float
@@ -327,7 +327,7 @@ def prepare(
     all_effects = [[0.0, *effects[layer.name]] for layer in found]
     problem = Problem(
         captured, settings, all_options, all_effects, bool(calibration), edge_ms=edges,
-        calibration=first_images(calibration, TIMED_IMAGES), reusable=Reusable(template=template), timers=timers,
+        calibration=some_images(calibration, TIMED_IMAGES), reusable=Reusable(template=template), timers=timers,
     )  # fmt: skip
     return problem if measured is None else _with_times(problem, measured, times)
 

@@ -17,7 +17,7 @@ from lcnn_compress.compression.pipeline import compress_net
 from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.net.layers import Captured
-from lcnn_compress.net.output_error import Outputs, first_images
+from lcnn_compress.net.output_error import Outputs, some_images
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.search.budget_report import Expected, Forecast, KeptDrop, MetTarget, as_json
 from lcnn_compress.search.effects import macs_of_image
@@ -93,7 +93,7 @@ def compress_to_target(
     if data.calibration:
         macs = macs_of_image(captured.net, captured.layers, data.calibration)
         count = int(np.clip(MAX_JUDGE_MACS / max(1.0, macs), *JUDGED))
-        judge = Outputs(captured.net, first_images(data.calibration, count))
+        judge = Outputs(captured.net, some_images(data.calibration, count))
         budget = replace(budget, measured_error=judge.error(artefact.net) ** 0.5)
     planned = {row.name: row for row in made.problem.table(made.choice)}
     layers = tuple(

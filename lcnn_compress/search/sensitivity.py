@@ -20,7 +20,7 @@ from lcnn_compress.errors import DataError, SettingsError
 from lcnn_compress.forms.kinds import LOOKUP
 from lcnn_compress.forms.size_rules import DEFAULT_LOOKUPS
 from lcnn_compress.net.layers import Captured, Layer
-from lcnn_compress.net.output_error import Outputs, first_images
+from lcnn_compress.net.output_error import Outputs, some_images
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.search.budget_report import OPTIONAL, as_json
 from lcnn_compress.search.effects import replaced
@@ -105,7 +105,7 @@ def sensitivity(
     free = [layer for layer, reason in zip(found, reasons, strict=True) if reason is None]
     if not free:
         raise SettingsError("no layer can be compressed; name layers with `only`")
-    judge = Outputs(net, first_images(data.calibration, IMAGES))
+    judge = Outputs(net, some_images(data.calibration, IMAGES))
     labelled = data.examples if data.examples is not None and _labelled(data.examples) else None
     base = None if labelled is None else score(torch_runner(net), labelled)
     rows: list[SensitiveLayer] = []

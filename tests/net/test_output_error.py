@@ -13,7 +13,7 @@ from lcnn_compress import api
 from lcnn_compress.compression.plan import PlanSettings
 from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.net.capture import capture
-from lcnn_compress.net.output_error import Outputs, first_images
+from lcnn_compress.net.output_error import Outputs, some_images
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 
@@ -25,8 +25,9 @@ def test_calibration_images_may_differ_in_size() -> None:
     )
     source = api.open_model(net.eval(), (1, 3, 12, 12))
     images = [torch.randn(70, 3, 12, 12), torch.randn(90, 3, 16, 14)]
-    assert [tuple(x.shape) for x in first_images(images, 128)] == [
-        (32, 3, 12, 12), (32, 3, 12, 12), (6, 3, 12, 12), (32, 3, 16, 14), (26, 3, 16, 14)
+    # Four of five, in batches of at most 32.
+    assert [tuple(x.shape) for x in some_images(images, 128)] == [
+        (32, 3, 12, 12), (24, 3, 12, 12), (32, 3, 16, 14), (32, 3, 16, 14), (8, 3, 16, 14)
     ]  # fmt: skip
     settings = CompressSettings(PlanSettings("4", 2, only=("3",), keep_slow=True), init="svd", measure=False)
     judge = Outputs(source.net, images)
@@ -73,3 +74,11 @@ def test_values_changed_in_place_are_restored() -> None:
     judge = Outputs(net, [images[:4], images[4:]])
     (error_now,) = judge.errors_behind(net, ["second"])
     assert error_now() == error_now() == 0
+
+
+def test_images_are_taken_at_even_distances():
+    batches = [torch.arange(0, 30)[:, None], torch.arange(30, 90)[:, None]]
+    assert torch.equal(torch.cat(some_images(batches, 9, 16))[:, 0], torch.arange(0, 90, 10))
+    for count in (90, 1000):
+        assert torch.equal(torch.cat(some_images(batches, count, 16))[:, 0], torch.arange(90))
+    assert some_images([], 3) == []

@@ -122,9 +122,3 @@ def test_no_more_images_and_layers_are_run_than_the_patches_need(monkeypatch):
         net.get_submodule(name).register_forward_hook(count(name))
     list(gather(net, found, [torch.randn(200, 3, 8, 8)]))
     assert ran["first"] == layer_fit.SAMPLES // 64  # 64 positions of each image
-
-
-def test_images_are_taken_at_even_distances():
-    batches = [torch.arange(0, 30)[:, None], torch.arange(30, 90)[:, None]]
-    assert torch.equal(torch.cat(layer_fit._spread(batches, 9))[:, 0], torch.arange(0, 90, 10))
-    assert torch.equal(torch.cat(layer_fit._spread(batches, 90))[:, 0], torch.arange(90))
