@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from lcnn_compress.compression.settings import LayerPlan
 from lcnn_compress.forms.arithmetic import FLOAT32, INT8
 from lcnn_compress.forms.kinds import LOOKUP, LOW_RANK, SPARSE, Kind
 from lcnn_compress.net.layers import Captured, Layer
@@ -70,14 +71,14 @@ def effects_of_options(
         calibration: as for ``prepare``.
         progress: as for ``prepare``.
     """
-    wanted = {
-        name: [c for c in listed if any(_is_twin(c, other) for other in options[name])] for name, listed in in_float.items()
-    }
+    twins = {name: {_twin(c) for c in listed} for name, listed in options.items()}
+    wanted = {name: [c for c in listed if c.plan in twins[name]] for name, listed in in_float.items()}
     if calibration:
         harms = estimate(captured.net, free, [wanted[layer.name] for layer in free], calibration, progress)
     else:
         harms = [[candidate.weight_error for candidate in wanted[layer.name]] for layer in free]
-    coded = {layer.name: list(zip(wanted[layer.name], harm, strict=True)) for layer, harm in zip(free, harms, strict=True)}
+    pairs = [zip(wanted[layer.name], harm, strict=True) for layer, harm in zip(free, harms, strict=True)]
+    coded = {candidate.plan: harm for of_layer in pairs for candidate, harm in of_layer}
     in_bytes = {name: [c for c in listed if c.arithmetic == INT8] for name, listed in options.items()}
     ranks = {name: sorted(c.plan.dictionary_size for c in listed) for name, listed in in_bytes.items() if listed}
     added = {}
@@ -88,7 +89,7 @@ def effects_of_options(
 
     def effect(candidate: Candidate) -> float:
         name, is_coded = candidate.plan.name, candidate.plan.form.is_coded
-        own = next(harm for twin, harm in coded[name] if _is_twin(twin, candidate)) if is_coded else 0.0
+        own = coded[_twin(candidate)] if is_coded else 0.0
         if candidate.arithmetic == INT8:
             return own + (added[name].coded if is_coded else added[name].dense)
         return own + (BFLOAT16_EFFECT if candidate.is_narrow else 0.0)
@@ -96,9 +97,9 @@ def effects_of_options(
     return {name: [effect(candidate) for candidate in listed] for name, listed in options.items()}
 
 
-def _is_twin(in_float: Candidate, other: Candidate) -> bool:
-    """Tell whether a candidate is another, perhaps in other arithmetic."""
-    return replace(other.plan, arithmetic=FLOAT32) == in_float.plan
+def _twin(candidate: Candidate) -> LayerPlan:
+    """Return the plan of a candidate in float32."""
+    return replace(candidate.plan, arithmetic=FLOAT32) if candidate.is_narrow else candidate.plan
 
 
 def estimate(
