@@ -81,4 +81,4 @@ def test_a_target_is_shown_beside_the_best_other_form(tables: Any) -> None:
         "net": "net", "asked": {"speedup": 3}, "predicted_speedup": 3.1, "speedup_p50": 3, "speedup_ci95": [2.9, 3.1],
         "macs_ratio": 5, "accuracy_percent": 92.5, "seconds": 7.2, "best_other": best,
     })  # fmt: skip
-    assert cells[5:] == ["92.50", "", "7", "0.50x (0.45 to 0.55), OpenVINO int8"]
+    assert cells[5:] == ["92.50 %", "", "7", "0.50x (0.45 to 0.55), OpenVINO int8"]
