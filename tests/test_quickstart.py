@@ -19,7 +19,8 @@ def test_it_writes_only_its_artefact_and_opens_no_connection(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     plan = PlanSettings("16", 2, only=("layer3.conv2",), keep_slow=True)
-    result = quickstart.run(Path("q.lcnn"), 0, plan=plan, images=32)
+    # The first target cannot be reached anywhere.
+    result = quickstart.run(Path("q.lcnn"), 0, plan=plan, speedups=(1000.0, 1.1), images=32)
     assert [p.name for p in tmp_path.iterdir()] == ["q.lcnn"]
     assert (result["command"], result["artefact"], result["metric"], result["n"]) == (
         "quickstart",
@@ -31,7 +32,10 @@ def test_it_writes_only_its_artefact_and_opens_no_connection(tmp_path: Path, mon
     assert 10 < result["lookup"] < 100
     assert result["bench"]["runs"][0]["batch"] == 1
     json.dumps(result)
-    data = api.load("q.lcnn").config["data"]
+    made = api.load("q.lcnn")
+    assert made.report.budget is not None
+    assert made.report.budget["target"] == {"speedup": 1.1}
+    data = made.config["data"]
     assert (data["calib"], data["samples"], data["data"]) == ("lcnn_compress.quickstart:training_images", 32, None)
 
 

@@ -21,7 +21,7 @@ from lcnn_compress.operators.common import DOMAIN, OP_VERSION, OPSET
 from lcnn_compress.operators.encoding import encode_positions
 from lcnn_compress.operators.geometry import ConvGeometry, lookup_macs
 from lcnn_compress.operators.lookup_conv import OP_TYPE, node_attributes
-from lcnn_compress.operators.narrow import BYTES, HALVES, Narrow, bodies
+from lcnn_compress.operators.narrow import BYTES, HALVES, KINDS, Narrow, bodies
 from lcnn_compress.operators.nhwc import narrow_attributes
 
 # ``Factors`` hold a model's constants by name.
@@ -116,7 +116,7 @@ class OrdinaryForm(Enum):
 
 ORDINARY: Final = OrdinaryForm.ORDINARY
 Form = LookupForm | NarrowForm | Rounding | OrdinaryForm
-NARROW: dict[str, Narrow] = {BYTES.name: BYTES, HALVES.name: HALVES}
+NARROW = {kind.name: kind for kind in KINDS}
 
 
 def form_macs(shape: Shape, form: Form) -> int:

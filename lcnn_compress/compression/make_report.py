@@ -12,9 +12,9 @@ from torch import fx, nn
 from lcnn_compress.artefact.report import LayerReport, Report, Totals, TrainingReport
 from lcnn_compress.benchmark.gain import Gain
 from lcnn_compress.compression.settings import LayerPlan
-from lcnn_compress.forms.arithmetic import FLOAT32, INT8
+from lcnn_compress.forms.arithmetic import FLOAT32
 from lcnn_compress.forms.lookup import LookupConv2d
-from lcnn_compress.forms.storage import coefficient_type, dictionary_bytes
+from lcnn_compress.forms.storage import coefficient_type, dictionary_bytes, narrow_bytes
 from lcnn_compress.machine import machine
 from lcnn_compress.net.layers import Layer
 from lcnn_compress.operators.encoding import encode_positions
@@ -41,17 +41,12 @@ def _layer_report(module: nn.Module, layer: Layer, plan: LayerPlan, storage: str
         report = _with_lookups(report, module, layer, storage)
     if plan.arithmetic == FLOAT32:
         return report
-    n_bytes = _narrow_bytes(report, *((1, 4) if plan.arithmetic == INT8 else (2, 0)))
+    rows = 0 if not report.form.is_coded or report.form.is_identity else report.dictionary_size or 0
+    n_bytes = narrow_bytes(
+        plan.arithmetic, report.out_channels, math.prod(report.kernel), report.in_channels // report.groups,
+        groups=report.groups, rows=rows,
+    )  # fmt: skip
     return replace(report, arithmetic=plan.arithmetic, weight_bytes=n_bytes)
-
-
-def _narrow_bytes(report: LayerReport, weight: int, scale: int) -> int:
-    """Return the bytes of a layer in 8 bits or bfloat16, so many for a weight, zeros too, and for a scale, and 4 for a bias."""
-    channels, taps = report.in_channels // report.groups, math.prod(report.kernel)
-    if not report.form.is_coded or report.form.is_identity:
-        return report.out_channels * (channels * taps * weight + scale + 4)
-    rows = report.dictionary_size or 0
-    return report.out_channels * (rows * taps * weight + scale + 4) + report.groups * rows * (channels * weight + scale)
 
 
 def _with_lookups(report: LayerReport, lookup: LookupConv2d, layer: Layer, storage: str) -> LayerReport:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lcnn_compress.errors import SettingsError
+from lcnn_compress.forms.arithmetic import BFLOAT16, INT8
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.operators.encoding import encode_positions
 
@@ -52,6 +53,25 @@ def dictionary_type(storage: str, dictionary: Tensor) -> torch.dtype:
 def dictionary_bytes(storage: str, entries: int) -> int:
     """Return how many bytes a dictionary of so many entries takes, where 8 bits are precise enough for it."""
     return entries * (1 if storage == "int8" and entries >= MIN_BYTE_ENTRIES else coefficient_type(storage).itemsize)
+
+
+# Bytes of a weight, and of the scale of a row or filter, of layers in narrow numbers.
+_NARROW_BYTES = {INT8: (1, 4), BFLOAT16: (2, 0)}
+
+
+def narrow_bytes(arithmetic: str, filters: int, taps: int, channels: int, *, groups: int = 1, rows: int = 0) -> int:
+    """Return how many bytes a layer in 8 bits or bfloat16 takes, zeros too, with a bias of 4 for each filter.
+
+    Args:
+        arithmetic: what it computes in.
+        filters: C_out.
+        taps: positions of the kernel.
+        channels: those of one group.
+        groups: of the convolution.
+        rows: of the dictionary of one group; 0 without one.
+    """
+    weight, scale = _NARROW_BYTES[arithmetic]
+    return filters * ((rows or channels) * taps * weight + scale + 4) + groups * rows * (channels * weight + scale)
 
 
 @dataclass(frozen=True)

@@ -42,14 +42,18 @@ class Outputs:
         return total / sum(y.numel() for y in self.expected) / self.variance
 
 
-def some_images(batches: Sequence[Tensor], count: int, at_once: int = 32) -> list[Tensor]:
-    """Return ``count`` of the images at even distances, or all of them, in batches of at most ``at_once``.
+def even_places(total: int, count: int) -> Tensor:
+    """Return ``count`` of ``total`` places at even distances, or all of them, (n,) int64.
 
-    Images of one folder or photo follow each other, so that the first ones would be of one kind. They may differ in size.
+    Images of one folder or photo follow each other, so that the first ones would be of one kind.
     """
-    total = sum(map(len, batches))
     count = min(count, total)
-    chosen = torch.arange(count) * total // max(1, count)
+    return torch.arange(count) * total // max(1, count)
+
+
+def some_images(batches: Sequence[Tensor], count: int, at_once: int = 32) -> list[Tensor]:
+    """Return images at ``even_places``, in batches of at most ``at_once``; those given may differ in size."""
+    chosen = even_places(sum(map(len, batches)), count)
     starts = itertools.accumulate(map(len, batches), initial=0)
     parts = [x[chosen[(chosen >= at) & (chosen < at + len(x))] - at] for x, at in zip(batches, starts, strict=False)]
     return [small for part in parts if len(part) for small in part.split(at_once)]

@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,10 @@ from numpy.typing import NDArray
 from lcnn_compress.benchmark.layer_cost import time_forms
 from lcnn_compress.benchmark.layer_forms import ORDINARY, Form, LookupForm, NarrowForm, Rounding, Shape
 from lcnn_compress.compression.settings import LayerPlan
-from lcnn_compress.forms.arithmetic import BFLOAT16, FLOAT32, INT8
+from lcnn_compress.forms.arithmetic import FLOAT32
 from lcnn_compress.forms.dictionary import draft_errors
 from lcnn_compress.forms.kinds import DENSE, LOOKUP, LOW_RANK, SPARSE
-from lcnn_compress.forms.storage import coefficient_type, dictionary_bytes
+from lcnn_compress.forms.storage import coefficient_type, dictionary_bytes, narrow_bytes
 from lcnn_compress.net.layers import Layer
 from lcnn_compress.operators.geometry import dense_macs, lookup_macs
 from lcnn_compress.progress import Progress, silent
@@ -49,8 +50,6 @@ STRIP_MACS = 1e9
 MAX_PACE = 3.0
 # Names and attributes of one node take about this many bytes of a file.
 NODE_BYTES = 400
-# Bytes of a coefficient, and of the scale of a row or filter, of layers in narrow numbers.
-NARROW_BYTES = {INT8: (1, 4), BFLOAT16: (2, 0)}
 
 
 @dataclass(frozen=True)
@@ -133,15 +132,15 @@ def narrow_candidates(layer: Layer, listed: Sequence[Candidate], reason: str, ar
         reason: why it stays dense where it does.
         arithmetic: what the layer computes in.
     """
-    item, scale = NARROW_BYTES[arithmetic]
-    dense = dense_candidate(layer, reason, math.nan)
-    filters = layer.out_channels * (4 + scale) + NODE_BYTES
-    found = [replace(dense, weight_bytes=item * layer.weight().numel() + filters)]
-    for c in listed:
-        if c.plan.form.is_full:
-            rows = c.plan.dictionary_size * (item * layer.in_channels + scale * layer.geometry.groups)
-            found.append(replace(c, weight_bytes=rows + item * c.nonzeros + filters))
-    return [replace(c, plan=replace(c.plan, arithmetic=arithmetic)) for c in found]
+    groups = layer.geometry.groups
+    size = partial(
+        narrow_bytes, arithmetic, layer.out_channels, layer.geometry.taps, layer.in_channels // groups, groups=groups
+    )
+    forms = [dense_candidate(layer, reason, math.nan), *(c for c in listed if c.plan.form.is_full)]
+    return [
+        replace(c, plan=replace(c.plan, arithmetic=arithmetic), weight_bytes=size(rows=c.plan.dictionary_size) + NODE_BYTES)
+        for c in forms
+    ]
 
 
 def _lookup_errors(layer: Layer, weight: NDArray[np.float32], size: int, seed: int) -> dict[tuple[int, int], float]:

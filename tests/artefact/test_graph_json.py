@@ -275,6 +275,15 @@ def test_nets_in_8_bits_keep_every_bit(in_bytes) -> None:
     assert problem_of(net, (1, 3, 16, 16)) is None
 
 
+def refuse_changed(graph, tensors, name: str, change, message: str) -> None:
+    """See to it that a graph is refused with one tensor changed, or left out where ``change`` is None."""
+    changed = {key: value for key, value in tensors.items() if key != name}
+    if change is not None:
+        changed[name] = change(tensors[name])
+    with pytest.raises(ArtefactError, match=message):
+        from_json(graph, changed, "here")
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
@@ -290,11 +299,7 @@ def test_nets_in_8_bits_keep_every_bit(in_bytes) -> None:
 )
 def test_damaged_layers_in_8_bits_are_refused(in_bytes, name: str, change, message: str) -> None:
     graph, tensors = in_bytes
-    changed = {key: value for key, value in tensors.items() if key != name}
-    if change is not None:
-        changed[name] = change(tensors[name])
-    with pytest.raises(ArtefactError, match=message):
-        from_json(graph, changed, "here")
+    refuse_changed(graph, tensors, name, change, message)
     for values in ({"geometry": {"kernel": [3, 3]}}, {"type": "Int4Conv2d"}):
         broken = {**graph, "modules": {**graph["modules"], "conv1": {**graph["modules"]["conv1"], **values}}}
         with pytest.raises(ArtefactError):
@@ -347,11 +352,7 @@ def test_nets_in_bfloat16_keep_every_bit(halves) -> None:
 )
 def test_damaged_layers_in_bfloat16_are_refused(halves, name: str, change, message: str) -> None:
     graph, tensors = halves
-    changed = {key: value for key, value in tensors.items() if key != name}
-    if change is not None:
-        changed[name] = change(tensors[name])
-    with pytest.raises(ArtefactError, match=message):
-        from_json(graph, changed, "here")
+    refuse_changed(graph, tensors, name, change, message)
     for values in ({"geometry": {"kernel": [3, 3]}}, {"geometry": None}, {"type": "Bfloat8Conv2d"}, {"type": "Int8Conv2d"}):
         broken = {**graph, "modules": {**graph["modules"], "conv1": {**graph["modules"]["conv1"], **values}}}
         with pytest.raises(ArtefactError):
