@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 from pathlib import Path
 
@@ -13,7 +14,13 @@ _X86_FLAGS = {
     "avxvnni": _AVX2 | {"avx_vnni"},
     "avx512": _AVX512,
     "avx512vnni": _AVX512 | {"avx512_vnni"},
+    "amx": _AVX512 | {"avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16"},
 }
+
+
+def _tiles_allowed() -> bool:
+    """Whether Linux lets this process use AMX tiles: arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA)."""
+    return ctypes.CDLL(None).syscall(158, 0x1023, 18) == 0
 
 
 def _of_machine() -> tuple[str, ...]:
@@ -22,7 +29,8 @@ def _of_machine() -> tuple[str, ...]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     flags = next((set(line.split()) for line in lines if line.startswith("flags")), set())
-    return tuple(name for name, needed in _X86_FLAGS.items() if needed <= flags)
+    names = [name for name, needed in _X86_FLAGS.items() if needed <= flags]
+    return tuple(name for name in names if name != "amx" or _tiles_allowed())
 
 
 ISAS = _of_machine()

@@ -202,6 +202,10 @@ double Peak(lcnn::Isa isa) {
   task.pixels = kPixels;
   task.spans = &span;
   task.n_spans = 1;
+  task.chunk = std::min(kQuads, kernels.most_quads);
+  task.quads = kQuads;
+  task.width = kPixels;
+  task.x_step = kQuads * lcnn::kQuad;
   task.weights = weights.data();
   task.blocks = kFilters / lcnn::kBlockFilters;
   task.filters = kFilters;

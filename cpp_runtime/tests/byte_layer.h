@@ -30,7 +30,7 @@ struct ByteCase {
 
 // The layers that most tests go through.
 inline std::vector<ByteCase> NarrowCases() {
-  constexpr lcnn::Axis kOne = {1, 1, 1, 0, 0};
+  constexpr lcnn::Axis kOne = {1, 1, 1, 0, 0}, kThree = {3, 1, 1, 1, 1};
   return {
       {"3x3", 1, 16, 64, 1, 0, 9, 11},
       {"3x3 lookup", 1, 64, 64, 1, 16, 9, 11},
@@ -67,6 +67,14 @@ inline std::vector<ByteCase> NarrowCases() {
       {"lists, odd dictionary", 1, 9, 12, 1, 7, 40, 11, {3, 1, 2, 2, 1}, {5, 1, 1, 4, 1}, 0.2},
       {"lists, one row", 1, 12, 64, 1, 9, 1, 300, {1, 1, 1, 0, 0}, {3, 1, 1, 0, 2}, 0.2},
       {"lists, many images", 40, 12, 72, 1, 64, 14, 14, {3, 1, 1, 1, 1}, {3, 1, 1, 1, 1}, 0.05},
+      {"lists, hardly any weights", 1, 64, 64, 1, 64, 6, 7, kThree, kThree, 0.005},
+      {"narrow plane", 2, 32, 80, 1, 12, 7, 7},
+      {"narrow plane, strides", 2, 24, 33, 1, 0, 13, 11, {3, 2, 1, 1, 1}, {3, 2, 1, 1, 1}},
+      {"one column", 2, 20, 30, 1, 0, 21, 1},
+      {"17 columns", 1, 68, 50, 1, 0, 5, 17},
+      {"wide", 1, 8, 20, 1, 4, 3, 301},
+      {"channels of no whole tile", 2, 160, 96, 1, 76, 5, 8},
+      {"chunks without weights", 1, 64, 70, 1, 64, 6, 6, kThree, kThree, 0.0005},
       {"no weights", 1, 8, 20, 1, 4, 5, 7, {3, 1, 1, 1, 1}, {3, 1, 1, 1, 1}, 0},
   };
 }

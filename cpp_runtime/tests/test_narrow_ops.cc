@@ -63,6 +63,29 @@ void TestCasts(const lcnn::ImageSize& size, lcnn::Isa isa, int threads) {
              std::to_string(wrong) + " wrong casts, " + Text(size, isa));
 }
 
+// Numbers at and beside those that lie between two bytes, for scales of all sizes.
+void TestTies(lcnn::Isa isa) {
+  std::vector<float> scales = {1e-44f, 1e-38f, 0x1p-100f, 0x1p100f, 1e35f};
+  for (float scale = 1e-4f; scale < 1e4f; scale *= 1.37f) scales.push_back(scale);
+  for (const float scale : scales) {
+    std::vector<float> x;
+    for (int i = -520; i <= 520; ++i) {
+      const float tie = static_cast<float>(i) * 0.5f * scale;
+      for (const float v : {tie, std::nextafter(tie, -INFINITY), std::nextafter(tie, INFINITY)}) {
+        x.push_back(v);
+      }
+    }
+    std::vector<uint8_t> y(x.size());
+    const auto count = static_cast<int64_t>(x.size());
+    lcnn::QuantizeNhwc({1, 1, 1, count}, {scale, 77}, isa, x.data(), y.data(), {});
+    size_t wrong = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+      wrong += y[i] != ToByte(std::clamp(x[i] / scale, -1e6f, 1e6f), 77);
+    }
+    CHECK_TEXT(wrong == 0, std::to_string(wrong) + " wrong at scale " + std::to_string(scale));
+  }
+}
+
 void TestNan(lcnn::Isa isa) {
   const float x[] = {NAN, 3, -NAN, 5};
   uint8_t y[4] = {};
@@ -216,6 +239,7 @@ void TestIsa(lcnn::Isa isa) {
     if (size.height > 0) TestAverage(size, isa);
   }
   TestNan(isa);
+  TestTies(isa);
 }
 
 void TestRefused() {

@@ -9,7 +9,7 @@
 namespace lcnn {
 
 // Lowest first among those of one processor family.
-enum class Isa { kScalar, kAvx2, kAvxVnni, kAvx512, kAvx512Vnni, kNeon };
+enum class Isa { kScalar, kAvx2, kAvxVnni, kAvx512, kAvx512Vnni, kAmx, kNeon };
 
 const char* IsaName(Isa isa);
 // Every instruction set this library was built with, lowest first.

@@ -9,6 +9,10 @@
 #else
 #include <cpuid.h>
 #endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 
 namespace lcnn {
@@ -48,11 +52,22 @@ constexpr bool Bit(uint32_t word, int bit) { return (word >> bit & 1) != 0; }
 
 constexpr bool HasAll(uint64_t value, uint64_t bits) { return (value & bits) == bits; }
 
+// Tiles are large, so that Linux saves them only for processes that asked (its
+// Documentation/arch/x86/xstate.rst). Other systems are not known to need it and were not tried.
+bool TilesAllowed() {
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 
 CpuFeatures DetectCpuFeatures() {
   constexpr int kOsxsave = 27, kAvx = 28;
-  constexpr uint64_t kYmmState = 0x6, kZmmState = 0xe6;
+  constexpr uint64_t kYmmState = 0x6, kZmmState = 0xe6, kTileState = 0x60000;
   if (Cpuid(0).eax < 7) return kNoFeatures;
   const uint32_t leaf1_ecx = Cpuid(1).ecx;
   const CpuidResult leaf7 = Cpuid(7);
@@ -74,6 +89,8 @@ CpuFeatures DetectCpuFeatures() {
   add(Bit(leaf7_ebx, 31), kAvx512Vl);
   add(Bit(leaf7.ecx, 11), kAvx512Vnni);
   add(leaf7.eax >= 1 && Bit(Cpuid(7, 1).eax, 5), kAvx512Bf16);
+  const bool tiles = Bit(leaf7.edx, 22) && Bit(leaf7.edx, 24) && Bit(leaf7.edx, 25);
+  add(tiles && HasAll(saved, kTileState) && TilesAllowed(), kAmx);
   return features;
 }
 

@@ -21,6 +21,7 @@ constexpr CpuFeatures kNeon = 1u << 7;
 constexpr CpuFeatures kAvx512Vnni = 1u << 8;
 constexpr CpuFeatures kAvxVnni = 1u << 9;
 constexpr CpuFeatures kAvx512Bf16 = 1u << 10;
+constexpr CpuFeatures kAmx = 1u << 11;  // tiles, and their products of bytes and of bfloat16
 
 // What the compiler may use in the files of an instruction set: its flags in cmake/isa.cmake.
 constexpr CpuFeatures kAvx2Features = kAvx2 | kFma | kF16c;
@@ -29,11 +30,13 @@ constexpr CpuFeatures kAvx512Features =
     kAvx2Features | kAvx512F | kAvx512Dq | kAvx512Bw | kAvx512Vl;
 constexpr CpuFeatures kAvx512VnniFeatures = kAvx512Features | kAvx512Vnni;
 constexpr CpuFeatures kAvx512Bf16Features = kAvx512VnniFeatures | kAvx512Bf16;
+constexpr CpuFeatures kAmxFeatures = kAvx512Bf16Features | kAmx;
 constexpr CpuFeatures kNeonFeatures = kNeon;
 
 constexpr bool Contains(CpuFeatures all, CpuFeatures some) { return (all & some) == some; }
 
-// The features whose registers the operating system saves as well.
+// The features whose registers the operating system saves as well. Where the processor has tiles,
+// asks the system for leave to use them, once for the process; refused, they count as missing.
 CpuFeatures DetectCpuFeatures();
 
 }  // namespace lcnn

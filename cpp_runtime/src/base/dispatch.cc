@@ -21,6 +21,7 @@ constexpr NamedIsa kNamedIsas[] = {
     {Isa::kAvxVnni, "avxvnni", kAvxVnniFeatures},
     {Isa::kAvx512, "avx512", kAvx512Features},
     {Isa::kAvx512Vnni, "avx512vnni", kAvx512VnniFeatures},
+    {Isa::kAmx, "amx", kAvx512VnniFeatures | kAmx},
 #endif
 #if defined(LCNN_HAVE_AARCH64_KERNELS)
     {Isa::kNeon, "neon", kNeonFeatures},

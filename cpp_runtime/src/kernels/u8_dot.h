@@ -1,7 +1,8 @@
 // Sums of products of unsigned bytes with signed ones: a tile of pixels times some filters.
 //
 // Four consecutive bytes of a pixel's window are a quad. Weights lie in the order in which windows
-// are read: for each quad, for each block of 16 filters, 16 times four bytes.
+// are read: for each quad, for each block of 16 filters, 16 times four bytes. For kernels that
+// multiply several quads in one step those of a block are together: for each block, for each quad.
 #ifndef LCNN_SRC_KERNELS_U8_DOT_H_
 #define LCNN_SRC_KERNELS_U8_DOT_H_
 
@@ -34,8 +35,13 @@ struct DotTask {
   const int64_t* x_offsets;  // one for each pixel; bytes
   int64_t row_bytes;
   int64_t pixels;
+  int64_t width;   // pixels are in rows of so many, in which they are x_step bytes apart,
+  int64_t column;  // and this one of its row is the first
+  int64_t x_step;
   const DotSpan* spans;
   int64_t n_spans;
+  int64_t quads;  // of all spans
+  int64_t chunk;  // quads of which spans consist
   const int8_t* weights;
   bool small_weights;  // all are from -64 to 64
   int64_t blocks;      // 1 to kMaxBlocks
@@ -56,6 +62,13 @@ struct DotTask {
 struct DotKernels {
   void (*to_narrow)(const DotTask&);
   void (*to_floats)(const DotTask&);
+  // Quads that are multiplied in one step at most, a chunk. Chunks are read whole: weights are 0
+  // where they are too long.
+  int64_t most_quads = 1;
+  // Time of a product of a quad and a block, in that of the vector kernels of the same machine.
+  float cost = 1;
+  // To be called behind the last task of a thread, unless null.
+  void (*release)() = nullptr;
 };
 
 #define LCNN_KERNELS(needs, suffix) extern const DotKernels kDot##suffix;

@@ -10,7 +10,7 @@ namespace lcnn {
 namespace {
 
 // Pixels of a unit: floats are transposed from the first-level cache.
-constexpr int64_t kChunkPixels = 96;
+constexpr int64_t kChunkPixels = 128;
 constexpr int64_t kFloatPixels = 48;
 // Weights that stay in the second-level cache while all pixels go by.
 constexpr int64_t kCachedWeights = 256 * 1024;
@@ -19,13 +19,29 @@ constexpr int64_t kThreadMacs = 2 * 1000 * 1000;
 
 struct Cut {
   const DotJob& job;
-  int64_t pixels;  // of all chunks
-  int64_t chunks;
+  int64_t of_row;   // chunks of a group of rows
+  int64_t of_rows;  // groups of rows
+  int64_t rows;
   bool filters_first;  // all chunks for some filters, then the next filters
+  bool in_threads;     // of a pool
+
+  int64_t chunks() const { return of_row * of_rows; }
 };
 
-// Chunks are equally large but for one pixel.
-int64_t ChunkBegin(const Cut& cut, int64_t chunk) { return cut.pixels * chunk / cut.chunks; }
+// Whole rows where they are short, or parts of one. Equally large but for a row or a pixel.
+Cut CutOf(const DotJob& job) {
+  const int64_t most = job.result == Result::kFloats ? kFloatPixels : kChunkPixels;
+  const int64_t rows = job.grid.images * job.grid.height;
+  const int64_t rows_of_chunk = std::max<int64_t>(1, most / job.grid.width);
+  return {job,  CeilDiv(job.grid.width, most),     CeilDiv(rows, rows_of_chunk),
+          rows, job.stage.macs() > kCachedWeights, false};
+}
+
+int64_t ChunkBegin(const Cut& cut, int64_t chunk) {
+  const int64_t width = cut.job.grid.width;
+  const int64_t row = cut.rows * (chunk / cut.of_row) / cut.of_rows;
+  return row * width + width * (chunk % cut.of_row) / cut.of_row;
+}
 
 // From the results of some pixels to where they belong in the planes of Y.
 void StoreFloats(const DotJob& job, int64_t first, int64_t filters, const float* results,
@@ -91,18 +107,27 @@ void RunTask(const DotJob& job, int64_t first, int64_t begin, int64_t end, const
   }
 }
 
+void Release(const DotJob& job) {
+  const auto release = job.stage.dot_kernels().release;
+  if (release != nullptr) release();
+}
+
 void Unit(const Cut& cut, size_t unit) {
   const DotJob& job = cut.job;
   const int64_t parts = job.stage.parts();
   const auto i = static_cast<int64_t>(unit);
-  const int64_t chunk = cut.filters_first ? i % cut.chunks : i / parts;
-  const int64_t part = cut.filters_first ? i / cut.chunks : i % parts;
+  const int64_t chunk = cut.filters_first ? i % cut.chunks() : i / parts;
+  const int64_t part = cut.filters_first ? i / cut.chunks() : i % parts;
   const int64_t begin = ChunkBegin(cut, chunk), end = ChunkBegin(cut, chunk + 1);
   if (job.stage.dots() != nullptr) {
     const DotPart& filters = job.stage.dots()->parts()[static_cast<size_t>(part)];
     DotTask task = job.stage.dots()->Task(filters);
     task.x = job.x;
+    task.width = job.grid.width;
+    task.column = begin % job.grid.width;
+    task.x_step = job.from.pixel;
     RunTask(job, filters.first, begin, end, job.stage.dot_kernels(), task);
+    if (cut.in_threads) Release(job);
     return;
   }
   const PackedDepth& depth = *job.stage.depth();
@@ -117,11 +142,12 @@ void Unit(const Cut& cut, size_t unit) {
 void RunDots(const DotJob& job, const ParallelFor& parallel_for) {
   const int64_t pixels = job.grid.pixels();
   if (pixels == 0) return;
-  const int64_t chunks =
-      CeilDiv(pixels, job.result == Result::kFloats ? kFloatPixels : kChunkPixels);
-  const Cut cut = {job, pixels, chunks, job.stage.macs() > kCachedWeights};
-  const auto units = static_cast<size_t>(chunks * job.stage.parts());
-  RunUnits<Cut>(parallel_for, job.stage.macs() * pixels >= kThreadMacs, units, Unit, cut);
+  Cut cut = CutOf(job);
+  const auto units = static_cast<size_t>(cut.chunks() * job.stage.parts());
+  const bool worth_threads = job.stage.macs() * pixels >= kThreadMacs;
+  cut.in_threads = InThreads(parallel_for, worth_threads, units);
+  RunUnits<Cut>(parallel_for, worth_threads, units, Unit, cut);
+  if (!cut.in_threads) Release(job);
 }
 
 }  // namespace lcnn

@@ -1,5 +1,4 @@
-// The weights of one convolution in the order in which kernels read them; independent of input size
-// and instruction set.
+// The weights of one convolution in the order in which kernels read them; independent of input size.
 #ifndef LCNN_SRC_BYTE_CONV_PACKED_DOTS_H_
 #define LCNN_SRC_BYTE_CONV_PACKED_DOTS_H_
 
@@ -35,24 +34,25 @@ struct DotPart {
   int64_t blocks;
   size_t spans;  // where its own begin
   int64_t n_spans;
+  int64_t quads;
   size_t weights;
   size_t values;
 };
 
 class PackedDots {
  public:
-  // Zero weights of all filters of a part are left out, quad by quad.
-  PackedDots(const DotWeights& weights, const FilterValues& values);
+  // Zero weights of all filters of a part are left out, chunk by chunk.
+  PackedDots(const DotWeights& weights, const FilterValues& values, const DotKernels& kernels);
 
   const std::vector<DotPart>& parts() const { return parts_; }
   // What does not depend on the input; the other members are null or 0.
   DotTask Task(const DotPart& part) const;
-  // Time of a pixel in that of a product of a quad and a block.
-  int64_t cost() const { return cost_; }
+  // Time of a pixel in that of a product of a quad and a block by vector kernels.
+  double cost() const { return cost_; }
   // Multiply-adds for one pixel.
   int64_t macs() const { return static_cast<int64_t>(weights_.size()); }
   // Bytes behind the last one of a window that are read and not used.
-  bool reads_beyond() const { return reads_beyond_; }
+  int64_t bytes_beyond() const { return bytes_beyond_; }
 
  private:
   std::vector<DotPart> parts_;
@@ -61,8 +61,9 @@ class PackedDots {
   AlignedBuffer<int32_t> start_;
   AlignedBuffer<float> scale_;
   AlignedBuffer<float> bias_;
-  int64_t cost_;
-  bool reads_beyond_;
+  int64_t chunk_;
+  double cost_;
+  int64_t bytes_beyond_;
   bool small_weights_;
 };
 

@@ -44,8 +44,7 @@ void ForEntries(const DotWeights& w, int64_t share, int64_t first, const Visit& 
 
 }  // namespace
 
-std::optional<int64_t> ListShare(const DotWeights& w, const ListKernels& kernels,
-                                 int64_t dot_cost) {
+std::optional<int64_t> ListShare(const DotWeights& w, const ListKernels& kernels, double dot_cost) {
   const int64_t taps = w.height.kernel * w.width.kernel;
   if (w.group != 1 || w.height.stride != 1 || w.width.stride != 1 || w.filters == 0 ||
       w.filters % kQuad != 0 || taps > kMaxListTaps || CeilDiv(w.depth, kQuad) > kMaxQuads) {
@@ -53,7 +52,7 @@ std::optional<int64_t> ListShare(const DotWeights& w, const ListKernels& kernels
   }
   std::optional<int64_t> best;
   // In products of 16 filters with a quad, as PackedDots count.
-  double best_cost = static_cast<double>(dot_cost);
+  double best_cost = dot_cost;
   for (int s = 0; s < kListShares; ++s) {
     if (kernels.cost[s] == 0) continue;
     const int64_t share = int64_t{1} << s;

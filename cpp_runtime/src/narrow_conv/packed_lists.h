@@ -47,7 +47,7 @@ class PackedLists {
 // do not, or where they are not possible: with strides, groups, or a number of filters that does
 // not make quads.
 std::optional<int64_t> ListShare(const DotWeights& weights, const ListKernels& kernels,
-                                 int64_t dot_cost);
+                                 double dot_cost);
 
 }  // namespace lcnn
 

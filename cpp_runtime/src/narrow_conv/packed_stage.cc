@@ -11,7 +11,7 @@ PackedStage::PackedStage(const DotWeights& weights, const FilterValues& values,
   if (IsDepthwise(weights)) {
     depth_.emplace(weights, values, LastWithin(features, DepthRows()));
   } else {
-    dots_.emplace(weights, values);
+    dots_.emplace(weights, values, dot_kernels_);
     if (!may_list) return;
     const ListKernels& kernels = LastWithin(features, ListRows());
     const std::optional<int64_t> share = ListShare(weights, kernels, dots_->cost());
@@ -24,7 +24,7 @@ PackedStage::PackedStage(const DotWeights& weights, const FilterValues& values,
 PackedStage::PackedStage(const DotWeights& weights, const FilterValues& values,
                          const DotKernels& kernels)
     : dot_kernels_(kernels), element_bytes_(2) {
-  dots_.emplace(weights, values);
+  dots_.emplace(weights, values, kernels);
 }
 
 int64_t PackedStage::parts() const {
@@ -34,7 +34,7 @@ int64_t PackedStage::parts() const {
 
 int64_t PackedStage::bytes_beyond() const {
   if (depth_) return depth_->kernels().channels - 1;
-  return dots_->reads_beyond() ? kQuad - 1 : 0;
+  return dots_->bytes_beyond();
 }
 
 }  // namespace lcnn

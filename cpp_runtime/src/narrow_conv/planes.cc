@@ -61,7 +61,8 @@ void FillOffsets(const Grid& grid, const Places& places, int64_t begin, int64_t 
   while (count > 0) {
     const int64_t here = std::min(count, grid.width - x);
     const int64_t row = places.first + image * places.image + y * places.row;
-    for (int64_t i = 0; i < here; ++i) *offsets++ = row + (x + i) * places.pixel;
+    int64_t place = row + x * places.pixel;
+    for (int64_t i = 0; i < here; ++i, place += places.pixel) *offsets++ = place;
     count -= here;
     x = 0;
     if (++y == grid.height) {

@@ -125,15 +125,19 @@ void PoolRow(const PoolJob<T, Kernels>& job, size_t unit) {
   const int64_t channels = job.size.channels;
   const int64_t image = row / job.out_height;
   const Range rows = Inside(job.shape.height, row % job.out_height, job.size.height);
-  const T* const x = job.x + image * job.size.height * job.size.width * channels;
+  const int64_t of_row = job.size.width * channels;
+  const T* const x = job.x + image * job.size.height * of_row;
+  // The largest of each column first: neighbouring windows share it.
+  std::vector<T> line(static_cast<size_t>(of_row), job.lowest);
+  for (int64_t r = rows.begin; r < rows.end; ++r) {
+    job.kernels.max({x + r * of_row, of_row, line.data()});
+  }
   T* y = job.y + row * job.out_width * channels;
   for (int64_t o = 0; o < job.out_width; ++o, y += channels) {
     const Range columns = Inside(job.shape.width, o, job.size.width);
     std::fill_n(y, channels, job.lowest);
-    for (int64_t r = rows.begin; r < rows.end; ++r) {
-      for (int64_t c = columns.begin; c < columns.end; ++c) {
-        job.kernels.max({x + (r * job.size.width + c) * channels, channels, y});
-      }
+    for (int64_t c = columns.begin; c < columns.end; ++c) {
+      job.kernels.max({line.data() + c * channels, channels, y});
     }
   }
 }
