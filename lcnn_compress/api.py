@@ -376,7 +376,7 @@ def suite(name: str, settings: BenchSettings = BenchSettings(), progress: Progre
     """
     if name not in SUITES:
         raise SettingsError(f"`suite` is '{name}'; it must be {' or '.join(SUITES)}")
-    return asdict(run_suite(settings, SUITES[name], progress))
+    return asdict(run_suite(settings, SUITES[name], progress, name=name))
 
 
 @ordinary

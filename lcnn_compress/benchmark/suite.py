@@ -14,16 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import fx
 
 from lcnn_compress import runtime
 from lcnn_compress.benchmark.bench_settings import BenchSettings
 from lcnn_compress.benchmark.compare import DENSE, BestOther, FormFigures, Timed, layer_pairs, time_files
 from lcnn_compress.benchmark.rivals import KINDS, RivalKind, file_bytes, make_rivals
 from lcnn_compress.benchmark.suite_cases import PAPER, Coding, Net, Setting, code_layers, density_of, synthetic_lookup
-from lcnn_compress.benchmark.timing import EngineFile
+from lcnn_compress.benchmark.timing import EngineFile, random_values
 from lcnn_compress.export.export_settings import ExportSettings
-from lcnn_compress.export.to_onnx import export_onnx, to_onnx
+from lcnn_compress.export.to_onnx import export_onnx, only_timed, to_onnx
 from lcnn_compress.files import temporary_folder, write_atomically
+from lcnn_compress.forms.arithmetic import BFLOAT16, FLOAT32
 from lcnn_compress.forms.storage import round_factors
 from lcnn_compress.machine import Machine, int8_extensions, machine
 from lcnn_compress.net.capture import capture
@@ -31,6 +33,8 @@ from lcnn_compress.net.edit import fold_batch_norms, with_lookups
 from lcnn_compress.net.layers import Captured
 from lcnn_compress.net.ordinary import seeded
 from lcnn_compress.progress import Progress, silent
+from lcnn_compress.quantisation.in_bfloat16 import in_bfloat16
+from lcnn_compress.quantisation.quantise import quantise, reason_against
 
 log = logging.getLogger(__name__)
 LABEL = "synthetic patterns: speed and memory only, no accuracy"
@@ -123,6 +127,8 @@ def run_suite(
     cases: Sequence[Setting] = PAPER,
     progress: Progress = silent,
     rivals: Sequence[RivalKind] = KINDS,
+    *,
+    name: str = "paper",
 ) -> SuiteResult:
     """Measure every net of ``cases``.
 
@@ -131,6 +137,7 @@ def run_suite(
         cases: nets and what becomes of them.
         progress: gets (name of the net, steps done, in total).
         rivals: what the nets are held against, where it is installed.
+        name: of the suite.
 
     Raises:
         SettingsError: a batch does not fit the memory or the time limit.
@@ -149,7 +156,7 @@ def run_suite(
             notes += measured.notes()
         log.info("measured %s", net.name)
     return SuiteResult(
-        command="bench", suite="paper", label=LABEL, isa=runtime.isa(), int8_extensions=tuple(int8_extensions()),
+        command="bench", suite=name, label=LABEL, isa=runtime.isa(), int8_extensions=tuple(int8_extensions()),
         onnxruntime=runtime.onnxruntime_version(), rows=tuple(rows), layers=tuple(layer_rows), notes=tuple(notes),
         machine=machine(), date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )  # fmt: skip
@@ -206,7 +213,18 @@ class _NetFiles:
         lookups = {c.layer.name: synthetic_lookup(c, rng, case.filters_per_pattern) for c in self.codings[case.name] if c.size}
         net = with_lookups(captured, lookups)
         round_factors(net, case.storage)
-        export_onnx(net, self.forms[case.name].path, self.net.input_shape, ExportSettings(case.storage))
+        net = self._narrow(net, case.arithmetic)
+        export_onnx(net, self.forms[case.name].path, self.net.input_shape, only_timed(case.storage))
+
+    def _narrow(self, net: fx.GraphModule, arithmetic: str) -> fx.GraphModule:
+        if arithmetic == FLOAT32:
+            return net
+        captured = Captured.of(net, self.net.input_shape)
+        names = [layer.name for layer in captured.layers if reason_against(captured, layer) is None]
+        if arithmetic == BFLOAT16:
+            return in_bfloat16(captured, names)
+        images = torch.from_numpy(random_values(self.net.input_shape, self.settings.seed))
+        return quantise(captured, names, [images], rough=True)
 
     def rows(self) -> list[FormRow]:
         """Return a row for each form, batch size and number of threads."""

@@ -19,6 +19,7 @@ from torch import nn
 
 from lcnn_compress import zoo
 from lcnn_compress.errors import SettingsError
+from lcnn_compress.forms.arithmetic import BFLOAT16, FLOAT32, INT8
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.size_rules import parse_dictionary
 from lcnn_compress.net.layers import Layer
@@ -42,11 +43,12 @@ class Setting:
     Without ``densities`` and ``macs_ratio`` there is one lookup per kernel position on average.
 
     Attributes:
-        dictionary: sizes as ``--dict`` takes them; layers it does not name stay dense.
+        dictionary: sizes as ``--dict`` takes them; layers it does not name stay dense, all where it is empty.
         densities: non-zeros as a fraction of k * C_out * kH * kW, for each layer named, or one for all.
         macs_ratio: instead of densities, how many times fewer MACs the whole net shall have; one density everywhere gives it.
         filters_per_pattern: number of neighbouring filters that have the same pattern.
         storage: type that factors are stored in.
+        arithmetic: what all layers compute in that can, dense ones among them.
         published_ratio: the paper's speed-up, which is a ratio of operation counts.
     """
 
@@ -57,6 +59,7 @@ class Setting:
     macs_ratio: float | None = None
     filters_per_pattern: int = 1
     storage: str = "float16"
+    arithmetic: str = FLOAT32
     published_ratio: float | None = None
     note: str = ""
 
@@ -118,7 +121,30 @@ PAPER = (
     Setting(DEMOSAICNET, "4x", "main_processor.conv*=0.5", macs_ratio=4),
     Setting(DEMOSAICNET, "4x, shared", "main_processor.conv*=0.5", macs_ratio=4, filters_per_pattern=8, note=SHARED),
 )  # fmt: skip
-SUITES = {"paper": PAPER}
+QUARTER_RESNET = "layer*=0.25"
+FAST_RESNET = "layer1.*=16,layer2.*=32,layer3.*=64,layer4.*=128"
+NARROW = (
+    Setting(RESNET18, "dense, bfloat16", "", arithmetic=BFLOAT16),
+    Setting(RESNET18, "dense, 8 bits", "", arithmetic=INT8),
+    Setting(RESNET18, "k = 0.25 m, bfloat16", QUARTER_RESNET, (1.0,), arithmetic=BFLOAT16),
+    Setting(RESNET18, "k = 0.25 m, 8 bits", QUARTER_RESNET, (1.0,), arithmetic=INT8),
+    Setting(
+        RESNET18, "k = 0.25 m, a quarter of the entries, 8 bits", QUARTER_RESNET, (0.25,), filters_per_pattern=16,
+        arithmetic=INT8,
+    ),
+    Setting(RESNET18, "LCNN-fast, 8 bits", FAST_RESNET, arithmetic=INT8, note=UNPUBLISHED),
+    replace(FAST, name="dense, 8 bits", dictionary="", densities=(), arithmetic=INT8),
+    replace(
+        FAST, name="LCNN-fast, 8 bits", dictionary="features.[368]=30,features.10=30,classifier.*=512",
+        densities=FAST.densities[1:], arithmetic=INT8, note=f"{LAST}; features.0 is dense, which takes less time in 8 bits",
+    ),
+    Setting(VGG16, "dense, 8 bits", "", arithmetic=INT8),
+    Setting(VGG16, "10x, 8 bits", "features.0=3,*=0.25", macs_ratio=10, arithmetic=INT8),
+    Setting(
+        VGG16, "10x, shared, 8 bits", "features.0=3,*=0.25", macs_ratio=10, filters_per_pattern=8, arithmetic=INT8, note=SHARED,
+    ),
+)  # fmt: skip
+SUITES = {"paper": PAPER, "narrow": NARROW}
 
 
 @dataclass(frozen=True)
@@ -153,7 +179,7 @@ def code_layers(found: Sequence[Layer], setting: Setting) -> list[Coding]:
     Raises:
         SettingsError: no density reaches ``macs_ratio``.
     """
-    rules = parse_dictionary(setting.dictionary)
+    rules = parse_dictionary(setting.dictionary) if setting.dictionary else []
     named = []
     for layer in found:
         rule = next((r for r in rules if fnmatchcase(layer.name, r.glob)), None)

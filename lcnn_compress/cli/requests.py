@@ -320,7 +320,8 @@ class BenchRequest(AnswerRequest, DataRequest):
         "help": "Images that int8 takes its ranges from: folder, .npz, .npy or pkg.mod:fn", "shown_default": "random images",
     })  # fmt: skip
     suite: str | None = own(
-        "Measure known nets with synthetic patterns instead of an artefact: paper (published dictionaries and densities)",
+        "Measure known nets with synthetic patterns instead of an artefact: paper (published dictionaries and densities) or "
+        "narrow (8 bits and bfloat16)",
         panel=MEASUREMENT, metavar="NAME",
     )  # fmt: skip
     trust_pickle: bool = own(

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+import torch
 from cases import small_net
 from command_line import lcnn, lcnn_json
 
 from lcnn_compress import runtime
 from lcnn_compress.benchmark.compare import BenchSettings
 from lcnn_compress.benchmark.rivals import KINDS, ONNX_INT8, RivalKind
-from lcnn_compress.benchmark.suite import run_suite
-from lcnn_compress.benchmark.suite_cases import PAPER, Net, Setting
+from lcnn_compress.benchmark.suite import _NetFiles, run_suite
+from lcnn_compress.benchmark.suite_cases import PAPER, SUITES, Net, Setting, code_layers
 from lcnn_compress.cli import render_bench
+from lcnn_compress.forms.arithmetic import BFLOAT16, INT8
 from lcnn_compress.machine import int8_extensions
+from lcnn_compress.net.capture import capture
+from lcnn_compress.net.layers import Captured
+from lcnn_compress.net.ordinary import seeded
+from lcnn_compress.progress import silent
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -149,3 +157,26 @@ def test_the_whole_suite_runs() -> None:
     assert settings == [(setting.net.name, setting.name) for setting in PAPER]
     lookups = [row for row in answer["layers"] if row["kind"] == "lookup"]
     assert all(row["dense_ms"] > 0 and row["lookup_ms"] > 0 for row in lookups)
+
+
+def test_settings_in_narrow_numbers_are_files_of_such_layers(tmp_path: Path) -> None:
+    cases = [replace(ONE, name=name, dictionary=sizes, arithmetic=name) for name, sizes in ((INT8, ""), (BFLOAT16, "conv*=4"))]
+    net = _NetFiles(cases, tmp_path, BenchSettings(iterations=2, warmup=1, per_layer=False), silent, [])
+    found = {name: {node.op_type for node in onnx.load(net.forms[name].path).graph.node} for name in (INT8, BFLOAT16)}
+    assert {"QuantizeNhwc", "QLinearConv"} < found[INT8]
+    assert "QLinearLookupConv" not in found[INT8]
+    assert {"ToBfloat16Nhwc", "Bfloat16LookupConv"} < found[BFLOAT16]
+    dense, narrow = net.rows()[0], net.rows()[1:]
+    assert narrow[0].macs == dense.macs_dense > narrow[1].macs
+
+
+def test_every_suite_has_its_name_and_settings_that_fit_their_nets() -> None:
+    for name, cases in SUITES.items():
+        assert cases
+        assert len({(case.net, case.name) for case in cases}) == len(cases), name
+        for net in {case.net for case in cases}:
+            with seeded(0):
+                captured = Captured.of(capture(net.factory(), torch.zeros(net.input_shape)), net.input_shape)
+            for case in cases:
+                if case.net == net:
+                    assert len(code_layers(captured.layers, case)) == len(captured.layers)
