@@ -34,6 +34,15 @@ struct QuantizeTask {
   uint8_t* y;
 };
 
+// The same of numbers that follow each other, in bfloat16 as its bits.
+struct QuantizeHalvesTask {
+  const uint16_t* x;
+  int64_t count;
+  float scale;
+  int32_t zero;
+  uint8_t* y;
+};
+
 // For each pixel i and channel c: y[c * y_pitch + i] = float(x[i * channels + c] - zero) * scale.
 struct DequantizeTask {
   const uint8_t* x;
@@ -62,6 +71,7 @@ struct SumBytesTask {
 struct ByteMapKernels {
   void (*add)(const AddBytesTask&);
   void (*quantize)(const QuantizeTask&);
+  void (*quantize_halves)(const QuantizeHalvesTask&);
   void (*dequantize)(const DequantizeTask&);
   void (*max)(const MaxBytesTask&);
   void (*sum)(const SumBytesTask&);

@@ -41,6 +41,17 @@ void StoreFloats(const DotJob& job, int64_t first, int64_t filters, const float*
   }
 }
 
+// From the results of some pixels to their places, rounded.
+void StoreHalves(const DotJob& job, int64_t first, int64_t filters, const float* results,
+                 int64_t begin, int64_t end) {
+  int64_t offsets[kFloatPixels];
+  FillOffsets(job.grid, job.to, begin, end - begin, offsets);
+  for (int64_t p = 0; p < end - begin; ++p) {
+    auto* const pixel = reinterpret_cast<uint16_t*>(job.narrow + offsets[p]);
+    job.halves->round(results + p * kPartFilters, filters, pixel + first);
+  }
+}
+
 // From the bytes of some pixels to planes of quads.
 void StoreQuads(const DotJob& job, int64_t first, int64_t filters, const uint8_t* results,
                 int64_t begin, int64_t end) {
@@ -82,7 +93,10 @@ void RunTask(const DotJob& job, int64_t first, int64_t begin, int64_t end, const
   alignas(kCacheLine) float results[kFloatPixels * kPartFilters];
   for (int64_t p = 0; p < task.pixels; ++p) y_offsets[p] = p * kPartFilters;
   task.y = results;
-  if (job.result == Result::kFloats) {
+  if (job.result == Result::kHalves) {
+    kernels.to_floats(task);
+    StoreHalves(job, first, task.filters, results, begin, end);
+  } else if (job.result == Result::kFloats) {
     kernels.to_floats(task);
     StoreFloats(job, first, task.filters, results, begin, end);
   } else {
@@ -117,8 +131,8 @@ void Unit(const Cut& cut, size_t unit) {
 void RunDots(const DotJob& job, const ParallelFor& parallel_for) {
   const int64_t pixels = job.grid.pixels();
   if (pixels == 0) return;
-  const int64_t chunks =
-      CeilDiv(pixels, job.result == Result::kFloats ? kFloatPixels : kChunkPixels);
+  const bool floats = job.result == Result::kFloats || job.result == Result::kHalves;
+  const int64_t chunks = CeilDiv(pixels, floats ? kFloatPixels : kChunkPixels);
   const Cut cut = {job, pixels, chunks, job.stage.macs() > kCachedWeights};
   const auto units = static_cast<size_t>(chunks * job.stage.parts());
   RunUnits<Cut>(parallel_for, job.stage.macs() * pixels >= kThreadMacs, units, Unit, cut);

@@ -155,6 +155,20 @@ void Pool(const MaxPoolShape& shape, const ImageSize& size, const Kernels& kerne
                                 static_cast<size_t>(size.batch * job.out_height), PoolRow, job);
 }
 
+struct QuantizeJob {
+  const ByteMapKernels& kernels;
+  QuantizeHalvesTask task;
+};
+
+void QuantizeUnit(const QuantizeJob& job, size_t unit) {
+  QuantizeHalvesTask task = job.task;
+  const int64_t begin = static_cast<int64_t>(unit) * kUnitBytes;
+  task.x += begin;
+  task.y += begin;
+  task.count = std::min(kUnitBytes, task.count - begin);
+  job.kernels.quantize_halves(task);
+}
+
 struct AddJob {
   const ByteMapKernels& kernels;
   AddBytesTask task;
@@ -203,6 +217,13 @@ void DequantizeNhwc(const ImageSize& size, const ByteScale& x_scale, Isa isa, co
   };
   RunUnits<ByteCastJob>(parallel_for, Elements(size) >= kThreadBytes, units.Count(size), unit,
                         {{size, units}, KernelsOf(isa), x_scale, nullptr, y, x, nullptr});
+}
+
+void QuantizeBfloat16(const ByteScale& y_scale, Isa isa, int64_t count, const uint16_t* x,
+                      uint8_t* y, const ParallelFor& parallel_for) {
+  RunUnits<QuantizeJob>(parallel_for, count >= kThreadBytes,
+                        static_cast<size_t>(CeilDiv(count, kUnitBytes)), QuantizeUnit,
+                        {KernelsOf(isa), {x, count, y_scale.scale, y_scale.zero_point, y}});
 }
 
 void NhwcMaxPool(const MaxPoolShape& shape, const ImageSize& size, Isa isa, const uint8_t* x,

@@ -1,5 +1,5 @@
-// ai.lcnn::QuantizeNhwc, DequantizeNhwc, NhwcMaxPool, QLinearGlobalAveragePool and QLinearAdd for
-// ONNX Runtime, as defined in cpp_runtime/README.md.
+// What stands between convolutions of narrow numbers, for ONNX Runtime, as defined in
+// cpp_runtime/README.md.
 #include <string>
 #include <utility>
 
@@ -91,6 +91,34 @@ class Dequantize : public Node {
     void* const y = Output(api(), context, {size.batch, size.channels, size.height, size.width});
     LoopContext loop = {api(), context};
     DequantizeNhwc(size, scale_, isa(), Bytes(x), static_cast<float*>(y), {RunInThreadPool, &loop});
+  }
+
+ private:
+  ByteScale scale_;
+};
+
+class QuantizeHalf : public Node {
+ public:
+  static constexpr const char* kName = "QuantizeBfloat16";
+  static constexpr int kInputs[] = {kElementBfloat16, kElementFloat, kElementUint8};
+  static constexpr int kOutput = kElementUint8;
+
+  static void InferShape(const OrtApi* api, OrtShapeInferContext* context) {
+    const std::vector<Dimension> x = InputDimensions(api, context, 0);
+    if (!x.empty()) SetOutput(api, context, x, kOutput);
+  }
+  QuantizeHalf(const OrtApi* api, const OrtKernelInfo* info, std::string subject)
+      : Node(api, std::move(subject)),
+        scale_(ReadScale(api, info, {1, "y_scale"}, "y_zero_point")) {}
+  void Compute(OrtKernelContext* context) const {
+    const OrtKernelContext* const inputs = context;
+    const OrtValue* value = nullptr;
+    Call<KernelContextGetInput>(api(), inputs, size_t{0}, &value);
+    const TensorView x = ViewTensor(api(), value);
+    void* const y = Output(api(), context, x.dims);
+    LoopContext loop = {api(), inputs};
+    QuantizeBfloat16(scale_, isa(), x.Count(), Halves(x), static_cast<uint8_t*>(y),
+                     {RunInThreadPool, &loop});
   }
 
  private:
@@ -264,7 +292,7 @@ const OrtCustomOp* TableOf() {
 std::vector<const OrtCustomOp*> NarrowOps() {
   return {TableOf<Quantize>(), TableOf<Dequantize>(), TableOf<Pool<uint8_t>>(),
           TableOf<Average>(),  TableOf<Add>(),        TableOf<Pool<uint16_t>>(),
-          TableOf<ToHalf>(),   TableOf<FromHalf>()};
+          TableOf<ToHalf>(),   TableOf<FromHalf>(),   TableOf<QuantizeHalf>()};
 }
 
 }  // namespace lcnn::ort
