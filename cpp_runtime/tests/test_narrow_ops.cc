@@ -127,8 +127,8 @@ void TestHalfCasts(const lcnn::ImageSize& size, lcnn::Isa isa, int threads) {
              std::to_string(wrong) + " wrong casts of bfloat16, " + Text(size, isa));
 }
 
-// The same as of the floats that they are.
-void TestHalvesToBytes(int64_t count, lcnn::Isa isa, int threads) {
+// The same as of the floats that they are, and back.
+void TestHalvesAndBytes(int64_t count, lcnn::Isa isa, int threads) {
   std::mt19937 random(18);
   Threads pool(threads);
   const lcnn::ByteScale scale = {0.375f, 99};
@@ -142,14 +142,19 @@ void TestHalvesToBytes(int64_t count, lcnn::Isa isa, int threads) {
   }
   GuardedBytes bytes(halves.size(), 5);
   lcnn::QuantizeBfloat16(scale, isa, count, halves.data(), bytes.data(), pool.Loop());
+  GuardedOf<uint16_t> back(halves.size(), 3);
+  // With 8 bits and more, so that it rounds.
+  const lcnn::ByteScale odd = {0.3712345f, 99};
+  lcnn::DequantizeBfloat16(odd, isa, count, bytes.data(), back.data(), pool.Loop());
   size_t wrong = 0;
   for (size_t i = 0; i < bytes.size(); ++i) {
     const float v = std::clamp(FromBfloat16(halves[i]) / scale.scale, -1e6f, 1e6f);
     wrong += bytes[i] != ToByte(v, scale.zero_point);
+    wrong += back[i] != ToBfloat16(static_cast<float>(bytes[i] - odd.zero_point) * odd.scale);
   }
-  CHECK_TEXT(wrong == 0 && bytes.WallsIntact(), std::to_string(wrong) + " wrong bytes of " +
-                                                    std::to_string(count) + ", " +
-                                                    lcnn::IsaName(isa));
+  CHECK_TEXT(
+      wrong == 0 && bytes.WallsIntact() && back.WallsIntact(),
+      std::to_string(wrong) + " wrong of " + std::to_string(count) + ", " + lcnn::IsaName(isa));
 }
 
 // The same as of floats, which pooling of planes takes.
@@ -238,7 +243,7 @@ void TestIsa(lcnn::Isa isa) {
     const lcnn::ByteSum sum = {{0.3f, 3}, {0.2f, 250}, {0.25f, 100}, -20, 30};
     for (const int64_t count : {0, 1, 63, 1000, 300000}) {
       TestAdd(sum, count, isa, threads);
-      TestHalvesToBytes(count, isa, threads);
+      TestHalvesAndBytes(count, isa, threads);
     }
     TestAdd({{0.3f, 3}, {1e20f, 250}, {1e-10f, 100}, -3e38f, 3e38f}, 999, isa, threads);
     TestAdd({{1e20f, 3}, {1e20f, 250}, {1e-18f, 0}, 0, 1}, 999, isa, threads);

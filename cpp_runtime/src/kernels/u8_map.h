@@ -54,6 +54,15 @@ struct DequantizeTask {
   int64_t y_pitch;
 };
 
+// The same of numbers that follow each other, to bfloat16 as its bits, to nearest, ties to even.
+struct DequantizeHalvesTask {
+  const uint8_t* x;
+  int64_t count;
+  float scale;
+  int32_t zero;
+  uint16_t* y;
+};
+
 // y[i] = the larger of y[i] and x[i].
 struct MaxBytesTask {
   const uint8_t* x;
@@ -73,6 +82,7 @@ struct ByteMapKernels {
   void (*quantize)(const QuantizeTask&);
   void (*quantize_halves)(const QuantizeHalvesTask&);
   void (*dequantize)(const DequantizeTask&);
+  void (*dequantize_halves)(const DequantizeHalvesTask&);
   void (*max)(const MaxBytesTask&);
   void (*sum)(const SumBytesTask&);
 };

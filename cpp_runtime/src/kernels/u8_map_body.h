@@ -78,6 +78,13 @@ void Dequantize(const lcnn::DequantizeTask& task) {
   }
 }
 
+void DequantizeHalves(const lcnn::DequantizeHalvesTask& task) {
+  const lcnn::DequantizeHalvesTask t = task;
+  for (int64_t i = 0; i < t.count; ++i) {
+    t.y[i] = ToBfloat16(static_cast<float>(t.x[i] - t.zero) * t.scale);
+  }
+}
+
 void Max(const lcnn::MaxBytesTask& task) {
   const lcnn::MaxBytesTask t = task;
   for (int64_t i = 0; i < t.count; ++i) t.y[i] = t.y[i] < t.x[i] ? t.x[i] : t.y[i];
@@ -88,7 +95,8 @@ void SumUp(const lcnn::SumBytesTask& task) {
   for (int64_t i = 0; i < t.count; ++i) t.sums[i] += t.x[i];
 }
 
-constexpr lcnn::ByteMapKernels kMaps = {Add, Quantize, QuantizeHalves, Dequantize, Max, SumUp};
+constexpr lcnn::ByteMapKernels kMaps = {Add, Quantize, QuantizeHalves, Dequantize, DequantizeHalves,
+                                        Max, SumUp};
 
 }  // namespace
 

@@ -97,19 +97,23 @@ class Dequantize : public Node {
   ByteScale scale_;
 };
 
-class QuantizeHalf : public Node {
+// Bytes of bfloat16 or the reverse, of any shape.
+template <bool TO_BYTES>
+class CastBytes : public Node {
  public:
-  static constexpr const char* kName = "QuantizeBfloat16";
-  static constexpr int kInputs[] = {kElementBfloat16, kElementFloat, kElementUint8};
-  static constexpr int kOutput = kElementUint8;
+  static constexpr const char* kName = TO_BYTES ? "QuantizeBfloat16" : "DequantizeBfloat16";
+  static constexpr int kInputs[] = {TO_BYTES ? kElementBfloat16 : kElementUint8, kElementFloat,
+                                    kElementUint8};
+  static constexpr int kOutput = TO_BYTES ? kElementUint8 : kElementBfloat16;
 
   static void InferShape(const OrtApi* api, OrtShapeInferContext* context) {
     const std::vector<Dimension> x = InputDimensions(api, context, 0);
     if (!x.empty()) SetOutput(api, context, x, kOutput);
   }
-  QuantizeHalf(const OrtApi* api, const OrtKernelInfo* info, std::string subject)
+  CastBytes(const OrtApi* api, const OrtKernelInfo* info, std::string subject)
       : Node(api, std::move(subject)),
-        scale_(ReadScale(api, info, {1, "y_scale"}, "y_zero_point")) {}
+        scale_(ReadScale(api, info, {1, TO_BYTES ? "y_scale" : "x_scale"},
+                         TO_BYTES ? "y_zero_point" : "x_zero_point")) {}
   void Compute(OrtKernelContext* context) const {
     const OrtKernelContext* const inputs = context;
     const OrtValue* value = nullptr;
@@ -117,8 +121,13 @@ class QuantizeHalf : public Node {
     const TensorView x = ViewTensor(api(), value);
     void* const y = Output(api(), context, x.dims);
     LoopContext loop = {api(), inputs};
-    QuantizeBfloat16(scale_, isa(), x.Count(), Halves(x), static_cast<uint8_t*>(y),
-                     {RunInThreadPool, &loop});
+    const ParallelFor parallel_for = {RunInThreadPool, &loop};
+    if constexpr (TO_BYTES) {
+      QuantizeBfloat16(scale_, isa(), x.Count(), Halves(x), static_cast<uint8_t*>(y), parallel_for);
+    } else {
+      DequantizeBfloat16(scale_, isa(), x.Count(), Bytes(x), static_cast<uint16_t*>(y),
+                         parallel_for);
+    }
   }
 
  private:
@@ -290,9 +299,10 @@ const OrtCustomOp* TableOf() {
 }  // namespace
 
 std::vector<const OrtCustomOp*> NarrowOps() {
-  return {TableOf<Quantize>(), TableOf<Dequantize>(), TableOf<Pool<uint8_t>>(),
-          TableOf<Average>(),  TableOf<Add>(),        TableOf<Pool<uint16_t>>(),
-          TableOf<ToHalf>(),   TableOf<FromHalf>(),   TableOf<QuantizeHalf>()};
+  return {TableOf<Quantize>(),        TableOf<Dequantize>(), TableOf<Pool<uint8_t>>(),
+          TableOf<Average>(),         TableOf<Add>(),        TableOf<Pool<uint16_t>>(),
+          TableOf<ToHalf>(),          TableOf<FromHalf>(),   TableOf<CastBytes<true>>(),
+          TableOf<CastBytes<false>>()};
 }
 
 }  // namespace lcnn::ort
