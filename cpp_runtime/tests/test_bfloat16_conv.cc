@@ -140,6 +140,33 @@ void RunCase(const ByteCase& c, bool to_narrow, bool adds, lcnn::Isa isa) {
                  ", " + lcnn::IsaName(isa) + (adds ? ", residual" : ""));
 }
 
+// Convolutions of bytes that give bfloat16: what they would give as floats, rounded.
+void RunBytes(const ByteCase& c, lcnn::Isa isa) {
+  std::mt19937 random(static_cast<uint32_t>(c.channels * 31 + c.filters));
+  ByteLayer layer(c, false, &random);
+  layer.shape.to_bfloat16 = true;
+  const lcnn::NarrowConv conv(layer.shape, layer.constants, isa);
+  GuardedBytes x(static_cast<size_t>(c.batch * c.channels * c.in_height * c.in_width), 7);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<uint8_t>(random() & 255);
+  const lcnn::NarrowConvInput input = {c.batch, c.in_height, c.in_width, x.data(), nullptr};
+  const std::vector<float> floats = PlainResult(layer, input).floats;
+  Halves y(floats.size(), 5);
+  GuardedBytes scratch(conv.ScratchBytes(c.batch, c.in_height, c.in_width), 5);
+  Threads pool(c.filters % 2 == 0 ? 3 : 1);
+  conv.Run(input, y.data(), scratch.data(), pool.Loop());
+  const auto filters = static_cast<size_t>(std::max<int64_t>(1, c.filters));
+  const size_t plane = y.size() / filters / static_cast<size_t>(std::max<int64_t>(1, c.batch));
+  size_t wrong = 0;
+  for (size_t i = 0; i < y.size(); ++i) {
+    const size_t o = i % filters, pixel = i / filters;
+    const float v = floats[(pixel / plane * filters + o) * plane + pixel % plane];
+    wrong += y[i] != ToBfloat16(v);
+  }
+  CHECK_TEXT(wrong == 0 && y.WallsIntact() && scratch.WallsIntact(),
+             std::to_string(wrong) + " wrong of " + std::to_string(y.size()) + ", bytes to " +
+                 "bfloat16, " + c.name + ", " + lcnn::IsaName(isa));
+}
+
 // Rounding to nearest, ties to even, and NaN: a convolution with a weight of 1 rounds its bias.
 void TestRounding(lcnn::Isa isa) {
   const float values[] = {1 + 0x1p-8f,  1 + 0x3p-8f,     1 + 0x1.8p-8f,
@@ -190,6 +217,7 @@ int main() {
       RunCase(c, false, false, isa);
       RunCase(c, true, false, isa);
       RunCase(c, true, true, isa);
+      RunBytes(c, isa);
     }
     TestRounding(isa);
   }

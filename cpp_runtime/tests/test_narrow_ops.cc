@@ -91,6 +91,9 @@ void TestNan(lcnn::Isa isa) {
   uint8_t y[4] = {};
   lcnn::QuantizeNhwc({1, 1, 1, 4}, {1, 128}, isa, x, y, {});
   CHECK(y[1] == 131 && y[3] == 133);
+  const uint16_t halves[] = {0x7fc0, ToBfloat16(3), 0xffc0, ToBfloat16(5)};
+  lcnn::QuantizeBfloat16({1, 128}, isa, 4, halves, y, {});
+  CHECK(y[1] == 131 && y[3] == 133);
 }
 
 void TestPool(const lcnn::MaxPoolShape& shape, const lcnn::ImageSize& size, lcnn::Isa isa,
@@ -145,6 +148,36 @@ void TestHalfCasts(const lcnn::ImageSize& size, lcnn::Isa isa, int threads) {
   }
   CHECK_TEXT(wrong == 0 && halves.WallsIntact() && back.WallsIntact(),
              std::to_string(wrong) + " wrong casts of bfloat16, " + Text(size, isa));
+}
+
+// The same as of the floats that they are, and back.
+void TestHalvesAndBytes(int64_t count, lcnn::Isa isa, int threads) {
+  std::mt19937 random(18);
+  Threads pool(threads);
+  const lcnn::ByteScale scale = {0.375f, 99};
+  GuardedOf<uint16_t> halves(static_cast<size_t>(count), 3);
+  std::uniform_real_distribution<float> uniform(-60, 60);
+  for (size_t i = 0; i < halves.size(); ++i) halves[i] = ToBfloat16(uniform(random));
+  const float special[] = {
+      0.5f * scale.scale, 1.5f * scale.scale, INFINITY, -INFINITY, FLT_MAX, -0.0f};
+  for (size_t i = 0; i < std::min(std::size(special), halves.size()); ++i) {
+    halves[i] = ToBfloat16(special[i]);
+  }
+  GuardedBytes bytes(halves.size(), 5);
+  lcnn::QuantizeBfloat16(scale, isa, count, halves.data(), bytes.data(), pool.Loop());
+  GuardedOf<uint16_t> back(halves.size(), 3);
+  // With 8 bits and more, so that it rounds.
+  const lcnn::ByteScale odd = {0.3712345f, 99};
+  lcnn::DequantizeBfloat16(odd, isa, count, bytes.data(), back.data(), pool.Loop());
+  size_t wrong = 0;
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    const float v = std::clamp(FromBfloat16(halves[i]) / scale.scale, -1e6f, 1e6f);
+    wrong += bytes[i] != ToByte(v, scale.zero_point);
+    wrong += back[i] != ToBfloat16(static_cast<float>(bytes[i] - odd.zero_point) * odd.scale);
+  }
+  CHECK_TEXT(
+      wrong == 0 && bytes.WallsIntact() && back.WallsIntact(),
+      std::to_string(wrong) + " wrong of " + std::to_string(count) + ", " + lcnn::IsaName(isa));
 }
 
 // The same as of floats, which pooling of planes takes.
@@ -231,7 +264,10 @@ void TestIsa(lcnn::Isa isa) {
       }
     }
     const lcnn::ByteSum sum = {{0.3f, 3}, {0.2f, 250}, {0.25f, 100}, -20, 30};
-    for (const int64_t count : {0, 1, 63, 1000, 300000}) TestAdd(sum, count, isa, threads);
+    for (const int64_t count : {0, 1, 63, 1000, 300000}) {
+      TestAdd(sum, count, isa, threads);
+      TestHalvesAndBytes(count, isa, threads);
+    }
     TestAdd({{0.3f, 3}, {1e20f, 250}, {1e-10f, 100}, -3e38f, 3e38f}, 999, isa, threads);
     TestAdd({{1e20f, 3}, {1e20f, 250}, {1e-18f, 0}, 0, 1}, 999, isa, threads);
   }

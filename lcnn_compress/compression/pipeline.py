@@ -143,7 +143,7 @@ def in_arithmetic(
     """Return a finished net with its layers in the arithmetic of their plans; ``rough`` is enough for one that is timed."""
     halves, whole = ([plan.name for plan in plans if plan.arithmetic == arithmetic] for arithmetic in (BFLOAT16, INT8))
     if halves:
-        net = in_bfloat16(Captured.of(net, input_shape), halves)
+        net = in_bfloat16(Captured.of(net, input_shape), halves, whole)
     # Layers in 8 bits come last, because they are made for what all others give.
     return quantise(Captured.of(net, input_shape), whole, calibration, progress, rough=rough) if whole else net
 

@@ -113,7 +113,7 @@ def _to_float(model: onnx.ModelProto) -> None:
 def _changes_numbers(node: onnx.NodeProto) -> bool:
     """Tell whether a node does nothing but round to narrow numbers, or return to float32."""
     if node.domain == DOMAIN:
-        return node.op_type in (name for kind in KINDS for name in (kind.from_float, kind.to_float))
+        return node.op_type in (name for kind in KINDS for name in (kind.from_float, kind.to_float, kind.from_other))
     rows = {name for kind in KINDS for name, _ in (kind.rows_from_float, kind.rows_to_float)}
     return node.op_type in rows and (node.input[0].endswith(SUFFIXES) or node.output[0].endswith(SUFFIXES))
 

@@ -2,8 +2,9 @@
 
 torch's exporter gives planes of float32, convolutions that take narrow numbers and give float32, and nodes that round. Here a
 convolution takes over the sum, clip and rounding that follow it, and gives narrow numbers in the order (N, H, W, C) to the next
-one. Poolings and the like pass them on. What has no operator on them gets float32, which is made where it is read; so does a
-layer that reads numbers of another type than its own.
+one; where that one reads bfloat16, a convolution of bytes gives it. Poolings and the like pass them on. A layer that reads
+numbers of another type than its own gets its own made of them. What has no operator on them gets float32, which is made where
+it is read.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ class _Rewrite:
         while len(self.readers.get(value, ())) == 1 and value not in self.results:
             node = self.readers[value][0]
             if (form := self._rounds_to(node)) is not None:
-                if form.kind is not kind:
+                if form.kind is not kind and (tail.residual or form.kind is not HALVES or head.op_type not in kind.to_bfloat16):
                     break
                 tail.rounding = node
                 return tail
@@ -218,12 +219,13 @@ class _Rewrite:
         form = self._rounds_to(rounding)
         assert form is not None
         kind, grid, result = form.kind, form.grid, rounding.output[0]
-        made = f"{result}{kind.suffix}"
-        if head.op_type in kind.inputs:
-            inputs = [self._as_narrow(head.input[0], self._read_by(head)), *head.input[1:], *grid]
-            inputs += self._residual(tail.residual, made, kind)
-            attributes = attribute_values(head) | _bounds(tail.clip)
-            node = self._node(kind.narrowed[head.op_type], inputs, made, attributes, head.name)
+        made, own = f"{result}{kind.suffix}", KIND_OF.get(head.op_type)
+        if own is not None:
+            inputs = [self._as_narrow(head.input[0], self._read_by(head)), *head.input[1:]]
+            if own is kind:
+                inputs += [*grid, *self._residual(tail.residual, made, kind)]
+            op_type = (own.narrowed if own is kind else own.to_bfloat16)[head.op_type]
+            node = self._node(op_type, inputs, made, attribute_values(head) | _bounds(tail.clip), head.name)
         elif head.op_type == "Add":
             assert kind.add is not None
             pairs = [self._with_grid(name) for name in head.input]
@@ -317,22 +319,23 @@ class _Rewrite:
         elif key in self.rounded:
             made = self.rounded[key]
         else:
-            self._as_float(value)
             made = f"{result or '/'.join((value, *form.grid[:1]))}{kind.suffix}"
-            if self._rank(value) == 4:
-                self._node(kind.from_float, [value, *form.grid], made, {})
+            if value in self.narrow and self.forms[value].kind is not kind:
+                self._node(kind.from_other, [self.narrow[value], *self.forms[value].grid, *form.grid], made, {})
+            elif self._rank(value) == 4:
+                self._node(kind.from_float, [self._as_float(value), *form.grid], made, {})
             else:
                 op_type, attributes = kind.rows_from_float
-                self._node(op_type, [value, *form.grid], made, dict(attributes), domain="")
+                self._node(op_type, [self._as_float(value), *form.grid], made, dict(attributes), domain="")
             self.rounded[key] = made
         if result:
             self.narrow[result] = made
         return made
 
-    def _as_float(self, value: str) -> None:
-        """See to it that a value is there as float32, under its own name."""
+    def _as_float(self, value: str) -> str:
+        """See to it that a value is there as float32, under its own name, and return that."""
         if value in self.floats or value not in self.narrow:
-            return
+            return value
         form = self.forms[value]
         inputs = [self.narrow[value], *form.grid]
         if self._rank(value) == 4:
@@ -341,6 +344,7 @@ class _Rewrite:
             op_type, attributes = form.kind.rows_to_float
             self._node(op_type, inputs, value, dict(attributes), domain="")
         self.floats.add(value)
+        return value
 
     def _reshape(self, value: str, made: str, sizes: Sequence[int]) -> None:
         shape = self._constant(numpy_helper.from_array(np.array(sizes, np.int64), f"shape{'_'.join(map(str, sizes))}"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lcnn_compress.operators.common import attribute_reference
-from lcnn_compress.operators.nhwc import GEOMETRY, POOL, TO_NCHW, TO_NHWC, bounds, function
+from lcnn_compress.operators.nhwc import GEOMETRY, POOL, TO_NCHW, TO_NHWC, bounds, function, to_bfloat16, to_float
 
 if TYPE_CHECKING:
     import onnx
@@ -49,16 +49,16 @@ def conv_body(op_type: str) -> onnx.FunctionProto:
     from onnx import helper
 
     node = helper.make_node
-    nodes = [*bounds(), node("Transpose", ["X"], ["planes"], perm=TO_NCHW), _to_float("planes", "x")]
-    nodes += [node("Transpose", ["W"], ["kernel"], perm=TO_NCHW), _to_float("kernel", "w")]
+    nodes = [*bounds(), node("Transpose", ["X"], ["planes"], perm=TO_NCHW), to_float("planes", "x")]
+    nodes += [node("Transpose", ["W"], ["kernel"], perm=TO_NCHW), to_float("kernel", "w")]
     read = "x"
     if op_type in WITHOUT_DICTIONARY:
         project = node("Conv", ["x", "d"], ["responses"])
         project.attribute.append(attribute_reference("group", "group"))
         nodes += [
             node("Constant", [], ["last_axes"], value_ints=[2, 3]),
-            node("Unsqueeze", ["D", "last_axes"], ["rows"]), _to_float("rows", "d"),
-            project, _to_bfloat16("responses", "S"), _to_float("S", "s"),
+            node("Unsqueeze", ["D", "last_axes"], ["rows"]), to_float("rows", "d"),
+            project, to_bfloat16("responses", "S"), to_float("S", "s"),
         ]  # fmt: skip
         read = "s"
     conv = node("Conv", [read, "w", "bias"], ["convolved"])
@@ -68,9 +68,9 @@ def conv_body(op_type: str) -> onnx.FunctionProto:
         nodes.append(node("Clip", ["convolved", "lowest", "highest"], ["Y"]))
     else:
         nodes += [
-            node("Transpose", ["convolved"], ["y"], perm=TO_NHWC), _to_float("residual", "r"),
+            node("Transpose", ["convolved"], ["y"], perm=TO_NHWC), to_float("residual", "r"),
             node("Add", ["y", "r"], ["added"]), node("Clip", ["added", "lowest", "highest"], ["clipped"]),
-            _to_bfloat16("clipped", "Y"),
+            to_bfloat16("clipped", "Y"),
         ]  # fmt: skip
     return function(op_type, INPUTS[op_type], nodes, [*GEOMETRY, "clip_min", "clip_max"])
 
@@ -82,27 +82,15 @@ def edge_body(op_type: str) -> onnx.FunctionProto:
     node = helper.make_node
     match op_type:
         case "ToBfloat16Nhwc":
-            return function(op_type, ("X",), [_to_bfloat16("X", "h"), node("Transpose", ["h"], ["Y"], perm=TO_NHWC)])
+            return function(op_type, ("X",), [to_bfloat16("X", "h"), node("Transpose", ["h"], ["Y"], perm=TO_NHWC)])
         case "FromBfloat16Nhwc":
-            return function(op_type, ("X",), [node("Transpose", ["X"], ["h"], perm=TO_NCHW), _to_float("h", "Y")])
+            return function(op_type, ("X",), [node("Transpose", ["X"], ["h"], perm=TO_NCHW), to_float("h", "Y")])
         case "Bfloat16NhwcMaxPool":
             pool = node("MaxPool", ["x"], ["pooled"])
             pool.attribute.extend(attribute_reference(name, name) for name in POOL)
             nodes = [
-                node("Transpose", ["X"], ["planes"], perm=TO_NCHW), _to_float("planes", "x"), pool,
-                node("Transpose", ["pooled"], ["y"], perm=TO_NHWC), _to_bfloat16("y", "Y"),
+                node("Transpose", ["X"], ["planes"], perm=TO_NCHW), to_float("planes", "x"), pool,
+                node("Transpose", ["pooled"], ["y"], perm=TO_NHWC), to_bfloat16("y", "Y"),
             ]  # fmt: skip
             return function(op_type, ("X",), nodes, POOL)
     raise ValueError(f"no operator on bfloat16 is called {op_type!r}")
-
-
-def _to_float(given: str, made: str) -> onnx.NodeProto:
-    from onnx import TensorProto, helper
-
-    return helper.make_node("Cast", [given], [made], to=TensorProto.FLOAT)
-
-
-def _to_bfloat16(given: str, made: str) -> onnx.NodeProto:
-    from onnx import TensorProto, helper
-
-    return helper.make_node("Cast", [given], [made], to=TensorProto.BFLOAT16)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lcnn_compress.operators.common import attribute_reference
-from lcnn_compress.operators.nhwc import GEOMETRY, POOL, TO_NCHW, TO_NHWC, bounds, function
+from lcnn_compress.operators.nhwc import GEOMETRY, POOL, TO_NCHW, TO_NHWC, bounds, function, to_bfloat16, to_float
 
 if TYPE_CHECKING:
     import onnx
@@ -18,19 +18,26 @@ _INPUT = ("X", "x_scale", "x_zero_point")
 _ROWS = ("D", "d_scale")
 _FACTORS = ("W", "w_scale", "bias")
 _OUTPUT = ("y_scale", "y_zero_point", "residual", "r_scale", "r_zero_point")
-# Inputs of the operators that convolve: with bytes or with float32 as the result, without and with a dictionary.
+# Inputs of the operators that convolve: with bytes, float32 or bfloat16 as the result, without and with a dictionary.
 QLINEAR_CONV, QLINEAR_LOOKUP = "QLinearConv", "QLinearLookupConv"
 CONV_TO_FLOAT, LOOKUP_TO_FLOAT = "ConvIntegerToFloat", "LookupConvIntegerToFloat"
+CONV_TO_BFLOAT16, LOOKUP_TO_BFLOAT16 = "ConvIntegerToBfloat16", "LookupConvIntegerToBfloat16"
 INPUTS = {
     QLINEAR_CONV: (*_INPUT, *_FACTORS, *_OUTPUT),
     QLINEAR_LOOKUP: (*_INPUT, *_ROWS, *_FACTORS, *_OUTPUT),
     CONV_TO_FLOAT: (*_INPUT, *_FACTORS),
     LOOKUP_TO_FLOAT: (*_INPUT, *_ROWS, *_FACTORS),
+    CONV_TO_BFLOAT16: (*_INPUT, *_FACTORS),
+    LOOKUP_TO_BFLOAT16: (*_INPUT, *_ROWS, *_FACTORS),
 }
 # The operator that gives bytes where the other gives float32.
 TO_BYTES = {CONV_TO_FLOAT: QLINEAR_CONV, LOOKUP_TO_FLOAT: QLINEAR_LOOKUP}
+# The operator that gives bfloat16 likewise.
+TO_BFLOAT16 = {CONV_TO_FLOAT: CONV_TO_BFLOAT16, LOOKUP_TO_FLOAT: LOOKUP_TO_BFLOAT16}
 # The same operators without a dictionary.
-WITHOUT_DICTIONARY = {QLINEAR_LOOKUP: QLINEAR_CONV, LOOKUP_TO_FLOAT: CONV_TO_FLOAT}
+WITHOUT_DICTIONARY = {
+    QLINEAR_LOOKUP: QLINEAR_CONV, LOOKUP_TO_FLOAT: CONV_TO_FLOAT, LOOKUP_TO_BFLOAT16: CONV_TO_BFLOAT16,
+}  # fmt: skip
 # Values in 8 bits have the names of those in float32, and this.
 BYTES = "/bytes"
 
@@ -40,7 +47,6 @@ def conv_body(op_type: str) -> onnx.FunctionProto:
     from onnx import TensorProto, helper
 
     node = helper.make_node
-    gives_bytes, has_rows = op_type in (QLINEAR_CONV, QLINEAR_LOOKUP), op_type in (QLINEAR_LOOKUP, LOOKUP_TO_FLOAT)
     nodes = [
         *bounds(),
         node("Transpose", ["X"], ["planes"], perm=TO_NCHW),
@@ -50,7 +56,7 @@ def conv_body(op_type: str) -> onnx.FunctionProto:
         node("DequantizeLinear", ["kernel", "w_scale"], ["w"], axis=0),
     ]
     read = "x"
-    if has_rows:
+    if op_type in WITHOUT_DICTIONARY:
         zero = helper.make_tensor("zero", TensorProto.UINT8, [], [128])
         project = node("Conv", ["x", "d"], ["responses"])
         project.attribute.append(attribute_reference("group", "group"))
@@ -68,8 +74,14 @@ def conv_body(op_type: str) -> onnx.FunctionProto:
     conv = node("Conv", [read, "w", "bias"], ["convolved"])
     conv.attribute.extend(attribute_reference(name, name) for name in GEOMETRY)
     nodes.append(conv)
-    if not gives_bytes:
+    if op_type in TO_BYTES:
         nodes.append(node("Clip", ["convolved", "lowest", "highest"], ["Y"]))
+    elif op_type in TO_BFLOAT16.values():
+        nodes += [
+            node("Transpose", ["convolved"], ["y"], perm=TO_NHWC),
+            node("Clip", ["y", "lowest", "highest"], ["clipped"]),
+            to_bfloat16("clipped", "Y"),
+        ]
     else:
         nodes += [
             node("Transpose", ["convolved"], ["y"], perm=TO_NHWC),
@@ -82,8 +94,9 @@ def conv_body(op_type: str) -> onnx.FunctionProto:
 
 
 QUANTIZE, DEQUANTIZE = "QuantizeNhwc", "DequantizeNhwc"
+FROM_BFLOAT16, BYTES_TO_BFLOAT16 = "QuantizeBfloat16", "DequantizeBfloat16"
 BYTE_MAX_POOL, BYTE_AVERAGE, BYTE_ADD = "NhwcMaxPool", "QLinearGlobalAveragePool", "QLinearAdd"
-EDGES = (QUANTIZE, DEQUANTIZE, BYTE_MAX_POOL, BYTE_AVERAGE, BYTE_ADD)
+EDGES = (QUANTIZE, DEQUANTIZE, FROM_BFLOAT16, BYTES_TO_BFLOAT16, BYTE_MAX_POOL, BYTE_AVERAGE, BYTE_ADD)
 
 
 def edge_body(op_type: str) -> onnx.FunctionProto:
@@ -98,6 +111,12 @@ def edge_body(op_type: str) -> onnx.FunctionProto:
                 node("Transpose", ["q"], ["Y"], perm=TO_NHWC),
             ]
             return function(op_type, ("X", "y_scale", "y_zero_point"), nodes)
+        case "QuantizeBfloat16":
+            nodes = [to_float("X", "x"), node("QuantizeLinear", ["x", "y_scale", "y_zero_point"], ["Y"])]
+            return function(op_type, ("X", "y_scale", "y_zero_point"), nodes)
+        case "DequantizeBfloat16":
+            nodes = [node("DequantizeLinear", ["X", "x_scale", "x_zero_point"], ["x"]), to_bfloat16("x", "Y")]
+            return function(op_type, _INPUT, nodes)
         case "DequantizeNhwc":
             nodes = [
                 node("Transpose", ["X"], ["q"], perm=TO_NCHW),

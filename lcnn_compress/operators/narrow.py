@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lcnn_compress.operators import bfloat16_conv, int8_conv
@@ -28,8 +28,10 @@ class Narrow:
         from_float, to_float: between planes of float32, (N, C, H, W), and (N, H, W, C) of these.
         rows_from_float, rows_to_float: standard operators between rows of features, and their attributes.
         max_pool: pools.
+        from_other: makes these numbers of the other ones.
         average: averages planes; None where that is done in float32.
         add: adds two tensors; None likewise.
+        to_bfloat16: of the operators that convolve bytes, the one that gives bfloat16 where the other gives float32.
     """
 
     name: str
@@ -44,8 +46,10 @@ class Narrow:
     rows_from_float: tuple[str, Mapping[str, int]]
     rows_to_float: tuple[str, Mapping[str, int]]
     max_pool: str
+    from_other: str
     average: str | None = None
     add: str | None = None
+    to_bfloat16: Mapping[str, str] = field(default_factory=dict)
 
 
 # Numbers of the types in TensorProto.
@@ -53,12 +57,12 @@ _FLOAT, _BFLOAT16 = 1, 16
 BYTES = Narrow(
     "int8", int8_conv.BYTES, "Round8", 2, int8_conv.INPUTS, int8_conv.TO_BYTES, int8_conv.WITHOUT_DICTIONARY,
     int8_conv.QUANTIZE, int8_conv.DEQUANTIZE, ("QuantizeLinear", {}), ("DequantizeLinear", {}), int8_conv.BYTE_MAX_POOL,
-    int8_conv.BYTE_AVERAGE, int8_conv.BYTE_ADD,
+    int8_conv.FROM_BFLOAT16, int8_conv.BYTE_AVERAGE, int8_conv.BYTE_ADD, int8_conv.TO_BFLOAT16,
 )  # fmt: skip
 HALVES = Narrow(
     "bfloat16", bfloat16_conv.HALVES, "RoundBfloat16", 0, bfloat16_conv.INPUTS, bfloat16_conv.TO_BFLOAT16,
     bfloat16_conv.WITHOUT_DICTIONARY, bfloat16_conv.FROM_FLOAT, bfloat16_conv.TO_FLOAT, ("Cast", {"to": _BFLOAT16}),
-    ("Cast", {"to": _FLOAT}), bfloat16_conv.MAX_POOL,
+    ("Cast", {"to": _FLOAT}), bfloat16_conv.MAX_POOL, int8_conv.BYTES_TO_BFLOAT16,
 )  # fmt: skip
 KINDS = (BYTES, HALVES)
 SUFFIXES = tuple(kind.suffix for kind in KINDS)

@@ -34,6 +34,18 @@ def bounds() -> list[onnx.NodeProto]:
     return nodes
 
 
+def to_float(given: str, made: str) -> onnx.NodeProto:
+    from onnx import TensorProto, helper
+
+    return helper.make_node("Cast", [given], [made], to=TensorProto.FLOAT)
+
+
+def to_bfloat16(given: str, made: str) -> onnx.NodeProto:
+    from onnx import TensorProto, helper
+
+    return helper.make_node("Cast", [given], [made], to=TensorProto.BFLOAT16)
+
+
 def function(
     name: str, inputs: Sequence[str], nodes: Sequence[onnx.NodeProto], attributes: Sequence[str] = ()
 ) -> onnx.FunctionProto:

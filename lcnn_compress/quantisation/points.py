@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import fx, nn
 
-from lcnn_compress.net.layers import FLATTENS, aten
+from lcnn_compress.forms.bfloat16 import Bfloat16Conv2d
+from lcnn_compress.net.layers import FLATTENS, aten, calls
 
 # These give only values that they were given; a concatenation does so where all that it is given is on one grid.
 _MOVES = frozenset({aten.max_pool2d.default, aten.upsample_nearest2d.vec, aten.cat.default, *FLATTENS})
@@ -39,8 +40,11 @@ class Points:
     shared: dict[fx.Node, fx.Node]
 
 
-def find_points(net: fx.GraphModule, layers: Collection[str]) -> Points:
-    """Return where a net is rounded for the layers named to take narrow numbers; each is called by its name."""
+def find_points(net: fx.GraphModule, layers: Collection[str], readers: Collection[str] = ()) -> Points:
+    """Return where a net is rounded for the layers named to take narrow numbers; each is called by its name.
+
+    Rounded as well is what these layers give to ``readers``, other layers, which make other narrow numbers of it.
+    """
     order = {node: place for place, node in enumerate(net.graph.nodes)}
     calls = [node for node in order if node.op == "call_module" and node.target in layers]
     found: dict[fx.Node, set[fx.Node]] = {}
@@ -62,6 +66,9 @@ def find_points(net: fx.GraphModule, layers: Collection[str]) -> Points:
         inputs.setdefault(str(call.target), []).append(call.all_input_nodes[0])
     for nodes in inputs.values():
         add(*nodes)
+    for call in order:
+        if _is_layer(call, readers):
+            add(*(source for source in _sources(call.all_input_nodes[0]) if _is_layer(_before_activation(source), layers)))
     nodes = sorted(found, key=lambda node: order[node])
     return Points(nodes, {node: min(found[node], key=lambda other: order[other]) for node in nodes})
 
@@ -70,8 +77,7 @@ def reads_float(net: fx.GraphModule, layers: Collection[str]) -> set[str]:
     """Return those of ``layers``, all of them in 8 bits, for which bytes are made of what something else gave in float32."""
 
     def gives_bytes(node: fx.Node) -> bool:
-        if node.target in _ACTIVATIONS:
-            return gives_bytes(node.all_input_nodes[0])
+        node = _before_activation(node)
         return _is_layer(node, layers) or node.target in _ADDS | _AVERAGES
 
     called = [node for node in net.graph.nodes if _is_layer(node, layers)]
@@ -101,9 +107,7 @@ def _keeps_sizes(node: fx.Node) -> bool:
 
 def _also(source: fx.Node, found: dict[fx.Node, Any], layers: Collection[str], order: dict[fx.Node, int]) -> Iterable[fx.Node]:
     """Return nodes that must be rounded for the operator that computes ``source`` to take and give bytes."""
-    node = source
-    while node.target in _ACTIVATIONS:
-        node = node.all_input_nodes[0]
+    node = _before_activation(source)
     if node.target in _AVERAGES:
         return node.all_input_nodes[:1]
     if node.target in _ADDS and len(node.all_input_nodes) == 2:
@@ -119,6 +123,12 @@ def _also(source: fx.Node, found: dict[fx.Node, Any], layers: Collection[str], o
     return ()
 
 
+def _before_activation(node: fx.Node) -> fx.Node:
+    while node.target in _ACTIVATIONS:
+        node = node.all_input_nodes[0]
+    return node
+
+
 def _is_layer(node: fx.Node, layers: Collection[str]) -> bool:
     return node.op == "call_module" and node.target in layers
 
@@ -126,7 +136,9 @@ def _is_layer(node: fx.Node, layers: Collection[str]) -> bool:
 def with_rounding(
     net: fx.GraphModule, rounds: Mapping[fx.Node, nn.Module], prefix: str
 ) -> tuple[fx.GraphModule, dict[fx.Node, fx.Node]]:
-    """Return a copy of a net in which all users of some nodes read rounded results, and for each of these the node that rounds.
+    """Return a copy of a net in which users of some nodes read rounded results, and for each of these the node that rounds.
+
+    A layer in bfloat16, for which a result is rounded already, goes on reading that: bytes are for others.
 
     Args:
         net: stays as it is.
@@ -135,6 +147,7 @@ def with_rounding(
     """
     result: fx.GraphModule = copy.deepcopy(net)
     twins = dict(zip(net.graph.nodes, result.graph.nodes, strict=True))
+    halves = {call for call, _ in calls(result, Bfloat16Conv2d)}
     added = {}
     for node, module in rounds.items():
         twin, name = twins[node], f"{prefix}_{node.name}"
@@ -143,6 +156,6 @@ def with_rounding(
         result.add_submodule(name, module)
         with result.graph.inserting_after(twin):
             added[node] = result.graph.call_module(name, (twin,))
-        twin.replace_all_uses_with(added[node], delete_user_cb=lambda user, own=added[node]: user is not own)
+        twin.replace_all_uses_with(added[node], delete_user_cb=lambda user, kept={added[node], *halves}: user not in kept)
     result.recompile()
     return result, added

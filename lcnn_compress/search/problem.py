@@ -2,8 +2,8 @@
 
 The net's time is the sum of its layers' times and of everything else, which does not change; its error is the sum of the
 layers' effects. Both are predictions, which ``meet_target`` holds against the built net. A net with layers in 8 bits or
-bfloat16 keeps such numbers between them, so that a layer in float32 among them costs the steps there and back, too. A choice is
-made for each arithmetic that the layers around may have, and the best of these counts.
+bfloat16 keeps such numbers between them, so that a layer in another arithmetic among them costs the steps there and back, too.
+A choice is made for each arithmetic that the layers around may have, and the best of these counts.
 """
 
 from __future__ import annotations
@@ -44,16 +44,22 @@ from lcnn_compress.search.knapsack import choose_options
 CHOSEN_DENSE = "chosen: dense is worth its time here"
 # The ranges of nets in 8 bits that are only timed are those of so many images.
 TIMED_IMAGES = 2
+# A step between bytes and bfloat16 takes about this part of one from or to float32: it moves half as much, and in order.
+CAST_PART = 0.25
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One allocation: the option of every layer, and what that should give; ``error`` is relative to the outputs' spread."""
+    """One allocation: the option of every layer, and what that should give; ``error`` is relative to the outputs' spread.
+
+    Where ``ms`` counts steps between layers, those around compute in ``arithmetic``.
+    """
 
     picked: tuple[Candidate, ...]
     ms: float | None
     weight_bytes: int
     error: float
+    arithmetic: str = FLOAT32
 
     @property
     def plans(self) -> list[LayerPlan]:
@@ -64,11 +70,6 @@ class Choice:
     def macs(self) -> int:
         """MACs of one image."""
         return sum(candidate.macs for candidate in self.picked)
-
-    @property
-    def arithmetic(self) -> str:
-        """What layers compute in, apart from those in float32."""
-        return next((candidate.arithmetic for candidate in self.picked if candidate.is_narrow), FLOAT32)
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,7 @@ class Problem:
         effects: squared error that each option adds to the outputs, relative to their variance.
         measured_effects: whether effects are of outputs; else they are the errors of the filters.
         dense_ms: time of the whole dense net; None where nothing was timed.
-        edge_ms: by the arithmetic of a net and by layer, the time to leave that and to come back, where the layer stays in
-            float32.
+        edge_ms: by the arithmetic of a net and by layer, the time to leave that for float32 and to come back.
         calibration: a few inputs for nets in 8 bits that are only timed.
         corrections: what measured nets have told about times; ``meet_target`` returns problems with others.
         recovery_exponent: when choices are compared, an effect is divided by (fraction of parameters kept) to this power: 0
@@ -129,7 +129,8 @@ class Problem:
     def ms(self, candidate: Candidate, arithmetic: str = FLOAT32) -> float:
         """Return the expected time of an option in a net of some arithmetic."""
         plan = candidate.plan
-        edge = 0.0 if candidate.is_narrow else self.edge_ms.get(arithmetic, {}).get(plan.name, 0.0)
+        edge = 0.0 if plan.arithmetic == arithmetic else self.edge_ms.get(arithmetic, {}).get(plan.name, 0.0)
+        edge *= CAST_PART if candidate.is_narrow else 1.0
         if not plan.form.is_coded and not candidate.is_narrow:
             return edge + self.corrections.dense_ms_in_net.get(plan.name, candidate.ms)
         return edge + candidate.ms * self.corrections.time_correction.get((plan.name, plan.arithmetic), 1.0)
@@ -153,7 +154,7 @@ class Problem:
     def fastest(self) -> Choice:
         """Return the choice of least time."""
         found = [
-            self._chosen([min(allowed, key=lambda i: self.ms(listed[i], way)) for listed, allowed in rows])
+            self._chosen([min(allowed, key=lambda i: self.ms(listed[i], way)) for listed, allowed in rows], way)
             for way, rows in self._ways()
         ]
         return min(found, key=lambda choice: choice.ms or 0.0)
@@ -165,18 +166,18 @@ class Problem:
     def smallest(self) -> Choice:
         """Return the choice of least bytes."""
         found = [
-            self._chosen([min(allowed, key=lambda i: listed[i].weight_bytes) for listed, allowed in rows])
-            for _, rows in self._ways()
+            self._chosen([min(allowed, key=lambda i: listed[i].weight_bytes) for listed, allowed in rows], way)
+            for way, rows in self._ways()
         ]
-        return min(found, key=lambda choice: choice.weight_bytes)
+        return min(found, key=lambda choice: (choice.weight_bytes, choice.ms or 0.0))
 
     def _ways(self) -> list[tuple[str, list[tuple[Sequence[Candidate], list[int]]]]]:
-        """Return the ways to choose: what layers may compute in beside float32, and of each layer's options those allowed."""
+        """Return the ways to choose: what the layers around compute in, and of each layer's options those allowed."""
         asked = self.settings.arithmetic
         ways = dict.fromkeys([FLOAT32, *(c.arithmetic for listed in self.options for c in listed)])
 
         def allowed(listed: Sequence[Candidate], way: str) -> list[int]:
-            narrow = [i for i, c in enumerate(listed) if c.is_narrow and c.arithmetic == way]
+            narrow = [i for i, c in enumerate(listed) if c.is_narrow and way != FLOAT32]
             return narrow if narrow and asked == way else [i for i, c in enumerate(listed) if not c.is_narrow] + narrow
 
         return [
@@ -187,15 +188,15 @@ class Problem:
 
     def _best(self, cost: Callable[[Candidate, str], float], budget: Callable[[str], float]) -> Choice | None:
         weighed = self._weighed()
-        found = []
+        found: list[tuple[float, Choice]] = []
         for way, rows in self._ways():
             costs = [[cost(listed[i], way) for i in allowed] for listed, allowed in rows]
             errors = [[harm[i] for i in allowed] for harm, (_, allowed) in zip(weighed, rows, strict=True)]
             answer = choose_options(costs, errors, budget(way))
             if answer is not None:
                 picked = [allowed[place] for place, (_, allowed) in zip(answer, rows, strict=True)]
-                found.append((sum(harm[i] for harm, i in zip(weighed, picked, strict=True)), picked))
-        return self._chosen(min(found)[1]) if found else None
+                found.append((sum(harm[i] for harm, i in zip(weighed, picked, strict=True)), self._chosen(picked, way)))
+        return min(found, key=lambda pair: (pair[0], pair[1].ms or 0.0))[1] if found else None
 
     def _weighed(self) -> list[list[float]]:
         rows = zip(self.captured.layers, self.options, self.effects, strict=True)
@@ -207,13 +208,12 @@ class Problem:
             for layer, listed, effects in rows
         ]
 
-    def _chosen(self, answer: Sequence[int]) -> Choice:
+    def _chosen(self, answer: Sequence[int], way: str = FLOAT32) -> Choice:
         picked = tuple(listed[i] for listed, i in zip(self.options, answer, strict=True))
         error = sum(effects[i] for effects, i in zip(self.effects, answer, strict=True))
-        choice = Choice(picked, None, sum(c.weight_bytes for c in picked), error**0.5)
+        choice = Choice(picked, None, sum(c.weight_bytes for c in picked), error**0.5, way)
         if self.dense_ms is None:
             return choice
-        way = choice.arithmetic
         return replace(choice, ms=self.other_ms(way) + sum(self.ms(c, way) for c in picked))
 
     def model(self, choice: Choice, progress: Progress = silent) -> onnx.ModelProto:

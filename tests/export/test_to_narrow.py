@@ -117,12 +117,26 @@ class Wise(nn.Module):
         return self.last(functional.max_pool2d(x, 2).flatten(1))
 
 
+class Pooled(nn.Module):
+    """Two layers that read the same pooled values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = (nn.Conv2d(3 if i == 0 else 8, 8, 3, padding=1) for i in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = functional.max_pool2d(self.a(x).relu(), 2)
+        return self.b(x) - self.c(x)
+
+
 NETS = {
     "wise": (Wise, (1, 3, 20, 20)),
     "residual": (zoo.fashion_resnet, (1, 1, 28, 28)),
     "oddly": (Oddly, (1, 3, 21, 18)),
     "heads": (Heads, (1, 3, 12, 14)),
     "context": (Context, (1, 3, 12, 14)),
+    "pooled": (Pooled, (1, 3, 12, 14)),
     "demosaicnet": (zoo.demosaicnet, (1, 3, 16, 16)),
 }
 
@@ -213,6 +227,8 @@ MIXES = [
     ("oddly", {"bfloat16": ["b"], "int8": ["a", "c"]}),
     ("oddly", {"bfloat16": ["a", "c"], "int8": ["b"]}),
     ("context", {"bfloat16": ["b"], "int8": ["c"]}),
+    ("pooled", {"bfloat16": ["c"], "int8": ["a", "b"]}),
+    ("heads", {"bfloat16": ["b"], "int8": ["a", "c"]}),
 ]
 
 
@@ -235,6 +251,24 @@ def test_layers_of_one_net_may_differ(at: int, native: bool) -> None:
         got = runtime.session(file.SerializeToString(), native=native).run(None, {"input": x.numpy()})
         assert difference(got, want) < allowed
     assert difference(want, plain) < 0.05
+
+
+def test_bytes_and_bfloat16_change_into_each_other_without_float32() -> None:
+    captured = captured_of(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1)), (1, 3, 9, 9))
+    mixed = narrowed(captured, {"int8": ["0", "3"], "bfloat16": ["2"]})
+    wanted = [ops.QUANTIZE, ops.CONV_TO_BFLOAT16, halves.CONV, ops.FROM_BFLOAT16, ops.CONV_TO_FLOAT]
+    assert kinds(to_onnx(mixed, (1, 3, 9, 9), ExportSettings(), {})) == wanted
+    captured = captured_of(Heads(), (1, 3, 12, 14))
+    # b reads in bfloat16 what a gives; c reads that joined with what b gives, in bytes.
+    found = kinds(to_onnx(narrowed(captured, {"int8": ["a", "c"], "bfloat16": ["b"]}), (1, 3, 12, 14), ExportSettings(), {}))
+    wanted = [ops.QUANTIZE, ops.CONV_TO_BFLOAT16, halves.CONV, *[ops.FROM_BFLOAT16] * 2, "Concat", ops.CONV_TO_FLOAT]
+    assert sorted(found[: len(wanted)]) == sorted(wanted)
+
+    # What b and c read is pooled once, in bytes.
+    captured = captured_of(Pooled(), (1, 3, 12, 14))
+    found = kinds(to_onnx(narrowed(captured, {"int8": ["a", "b"], "bfloat16": ["c"]}), (1, 3, 12, 14), ExportSettings(), {}))
+    assert {ops.FROM_BFLOAT16, ops.BYTE_MAX_POOL, ops.BYTES_TO_BFLOAT16} < set(found)
+    assert {ops.DEQUANTIZE, halves.TO_FLOAT, halves.FROM_FLOAT}.isdisjoint(found)
 
 
 def test_linear_layers_take_rows_of_bytes() -> None:

@@ -7,12 +7,14 @@ import onnx
 import pytest
 from byte_models import CASES, ByteCase, file_of, with_constants
 from command_line import needs_library
+from half_models import rounded
 from isas import ISAS
 from onnx import helper
 
 from lcnn_compress import runtime
 from lcnn_compress.errors import LcnnError
 from lcnn_compress.operators import int8_conv as ops
+from lcnn_compress.operators import narrow
 from lcnn_compress.operators.common import DOMAIN, NO_BOUND
 from lcnn_compress.operators.geometry import ConvGeometry
 
@@ -57,6 +59,26 @@ def test_bodies_differ_by_one_step_at_most(case: ByteCase, to_bytes: bool) -> No
     off = np.abs(got - want)
     assert off.max() <= step
     assert (off > 1e-4).mean() < 0.01
+
+
+@each_case
+def test_results_in_bfloat16_are_those_in_float32_rounded(case: ByteCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    if case.residual:
+        pytest.skip("results in bfloat16 have no residual")
+    model = onnx.load_from_string(case.model(to_bytes=False))
+    node = model.graph.node[0]
+    node.op_type, node.output[0] = ops.TO_BFLOAT16[node.op_type], "H"
+    model.graph.node.append(helper.make_node("Cast", ["H"], ["Y"], to=onnx.TensorProto.FLOAT))
+    del model.functions[:]
+    model.functions.extend(narrow.bodies(model))
+    given, want = case.inputs(), case.expected(to_bytes=False).transpose(0, 2, 3, 1)
+    if runtime.library_path() is not None:
+        check_native(model.SerializeToString(), given, rounded(want), monkeypatch)
+    got = runtime.session(model.SerializeToString(), native=False).run(None, given)[0]
+    assert got.shape == want.shape
+    # A step of S, which a sum near a half may round the other way, is one weight.
+    step = 128 * float(case.constants()["w_scale"].max()) if case.rows else 1e-4
+    np.testing.assert_allclose(got, want, rtol=2.0**-8, atol=step)
 
 
 @needs_library
@@ -146,6 +168,27 @@ def test_planes_of_float32_become_bytes_and_back(shape: tuple[int, ...], monkeyp
     held = {"x_scale": scale, "x_zero_point": zero}
     back = ((want.astype(np.int32) - 120).astype(np.float32) * scale).transpose(0, 3, 1, 2)
     check_edge(edge(ops.DEQUANTIZE, {"X": want}, held, ["X", *held]), {"X": want}, back, monkeypatch)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (5, 9), (0,)])
+def test_numbers_in_bfloat16_become_bytes_in_the_same_order_and_back(shape, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = rounded(np.random.default_rng(0).normal(0, 2, shape).astype(np.float32))
+    if x.size:
+        x.flat[:3] = rounded(np.array([1e30, -1e30, 0], np.float32))
+    scale, zero = np.float32(0.03), np.uint8(120)
+    bytes_of_x = np.clip(np.rint(x / scale) + 120, 0, 255).astype(np.uint8)
+    back = rounded((bytes_of_x.astype(np.int32) - 120).astype(np.float32) * scale)
+    for op_type, given, wanted in ((ops.FROM_BFLOAT16, x, bytes_of_x), (ops.BYTES_TO_BFLOAT16, bytes_of_x, back)):
+        to_bytes = op_type == ops.FROM_BFLOAT16
+        held = {"y_scale" if to_bytes else "x_scale": scale, "y_zero_point" if to_bytes else "x_zero_point": zero}
+        node = helper.make_node(op_type, ["H" if to_bytes else "X", *held], ["Y" if to_bytes else "H"], domain=DOMAIN)
+        model = onnx.load_from_string(file_of(node, ["X"], held, to_bytes=to_bytes, floats=to_bytes))
+        for value in (model.graph.input[0], model.graph.output[0]):
+            del value.type.tensor_type.shape.dim[len(shape) :]
+        kind = onnx.TensorProto.BFLOAT16 if to_bytes else onnx.TensorProto.FLOAT
+        cast = helper.make_node("Cast", ["X" if to_bytes else "H"], ["H" if to_bytes else "Y"], to=kind)
+        model.graph.node.insert(0 if to_bytes else 1, cast)
+        check_edge(model.SerializeToString(), {"X": given}, wanted, monkeypatch)
 
 
 @pytest.mark.parametrize(

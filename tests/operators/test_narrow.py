@@ -13,7 +13,8 @@ from lcnn_compress.operators.narrow import BYTES, HALVES, INPUTS, KIND_OF, KINDS
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_a_table_fits_itself(kind: Narrow) -> None:
     assert kind.name in ARITHMETICS
-    assert set(kind.narrowed) | set(kind.narrowed.values()) == set(kind.inputs)
+    assert {*kind.narrowed, *kind.narrowed.values(), *kind.to_bfloat16.values()} == set(kind.inputs)
+    assert all(kind.inputs[to_float] == kind.inputs[to_bfloat16] for to_float, to_bfloat16 in kind.to_bfloat16.items())
     for wide, narrowed in kind.narrowed.items():
         # What gives narrow numbers takes what the other takes, and then what says how, where the sum comes from and its grid.
         assert kind.inputs[narrowed][: len(kind.inputs[wide])] == kind.inputs[wide]

@@ -10,11 +10,12 @@ from torch import nn
 
 from lcnn_compress import zoo
 from lcnn_compress.forms.bfloat16 import Bfloat16Conv2d, RoundBfloat16
+from lcnn_compress.forms.int8 import Round8
 from lcnn_compress.net.capture import capture
 from lcnn_compress.net.edit import finished
 from lcnn_compress.net.layers import Captured
 from lcnn_compress.quantisation.in_bfloat16 import in_bfloat16
-from lcnn_compress.quantisation.quantise import reason_against
+from lcnn_compress.quantisation.quantise import quantise, reason_against
 
 
 def captured_of(model: nn.Module, shape: tuple[int, ...]) -> Captured:
@@ -57,3 +58,16 @@ def test_what_layers_read_is_rounded_once() -> None:
     assert len(rounds) == 1
     # Other layers are as they were.
     assert type(made.get_submodule("conv1")) is type(captured.net.get_submodule("conv1"))
+
+
+def test_layers_in_bfloat16_read_no_bytes_that_others_need() -> None:
+    captured = captured_of(zoo.fashion_resnet(), (1, 1, 28, 28))
+    x = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    # The shortcut and the branch of a block read the same.
+    halves, whole = ["layer2.downsample.0"], ["layer2.conv1"]
+    made = in_bfloat16(captured, halves, whole)
+    both = quantise(Captured.of(made, (1, 1, 28, 28)), whole, [x])
+    read = {name: [node.all_input_nodes[0] for node in both.graph.nodes if node.target == name] for name in (*halves, *whole)}
+    kinds = {name: type(both.get_submodule(str(nodes[0].target))) for name, nodes in read.items()}
+    assert kinds == {"layer2.downsample.0": RoundBfloat16, "layer2.conv1": Round8}
+    assert read["layer2.conv1"][0].all_input_nodes == read["layer2.downsample.0"]

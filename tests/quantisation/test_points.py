@@ -50,6 +50,16 @@ def test_layers_that_stay_in_float32_need_no_rounding() -> None:
     assert points_of(Branches(), (1, 3, 8, 8), set())[0] == []
 
 
+def test_what_layers_give_to_others_is_rounded_too() -> None:
+    net = finished(capture(Branches().eval(), torch.zeros(1, 3, 8, 8)), "float32")
+    for layers, readers, names in (
+        ({"a"}, {"c"}, ["x", "relu"]),  # b gives float32
+        ({"a", "b"}, {"c"}, ["x", "relu", "b"]),
+        ({"c"}, {"last"}, ["relu", "b", "relu_1"]),  # a sum is none of its results
+    ):
+        assert [node.name for node in find_points(net, layers, readers).nodes] == names
+
+
 def test_a_sum_adds_bytes_to_what_comes_last() -> None:
     names, _ = points_of(zoo.fashion_resnet(), (1, 1, 28, 28))
     assert "layer2_conv2" in names  # the shortcut comes last and adds it

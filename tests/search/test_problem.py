@@ -19,7 +19,7 @@ from lcnn_compress.export.to_onnx import ExportSettings, to_onnx
 from lcnn_compress.net.edit import fold_batch_norms, with_lookups
 from lcnn_compress.net.layers import Captured
 from lcnn_compress.search.meet_target import correct_times
-from lcnn_compress.search.problem import Corrections, Problem, prepare
+from lcnn_compress.search.problem import CAST_PART, Corrections, Problem, prepare
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -167,6 +167,26 @@ def test_a_layer_in_float32_among_bytes_is_charged_for_it() -> None:
     assert all(made.ms(c, choice.arithmetic) == made.ms(c) for c in choice.picked if c.is_narrow)
 
 
+def test_a_layer_that_8_bits_harm_computes_in_bfloat16_among_bytes() -> None:
+    made = calibrated()
+    harms = [
+        [1.0 if (c.plan.name, c.arithmetic) == ("conv1", "int8") else harm for c, harm in zip(listed, effects, strict=True)]
+        for listed, effects in zip(made.options, made.effects, strict=True)
+    ]
+    choice = replace(made, effects=harms).within_ms(0.6)
+    assert choice is not None
+    assert choice.arithmetic == "int8"
+    among = {c.plan.name: c for c in choice.picked}
+    assert (among["conv1"].arithmetic, among["conv2"].arithmetic) == ("bfloat16", "int8")
+    charged = made.ms(among["conv1"], "int8") - made.ms(among["conv1"])
+    assert charged == pytest.approx(CAST_PART * made.edge_ms["int8"]["conv1"])
+    assert charged > 0
+    model = made.model(choice)
+    types = [node.op_type for node in model.graph.node if node.domain == "ai.lcnn"]
+    assert {"ConvIntegerToBfloat16", "Bfloat16Conv", "QuantizeBfloat16"} < set(types)
+    assert made.smallest().picked == replace(made, dense_ms=None).smallest().picked
+
+
 def test_all_layers_that_can_compute_in_8_bits_if_that_is_asked_for() -> None:
     made = calibrated("int8")
     for choice in (made.within_ms(2.0), made.fastest(), made.smallest(), made.within_macs(made.stay_dense().macs)):
@@ -200,7 +220,7 @@ def test_what_a_net_in_8_bits_teaches_is_told_apart() -> None:
         if c.is_narrow:
             assert taught.ms(c) == pytest.approx(2**0.5 * c.ms)
     again = replace(taught, options=made.options)._chosen(
-        [o.index(c) for o, c in zip(made.options, choice.picked, strict=True)]
+        [o.index(c) for o, c in zip(made.options, choice.picked, strict=True)], choice.arithmetic
     )
     assert again.ms == pytest.approx(1.5**0.5 * choice.ms)
 

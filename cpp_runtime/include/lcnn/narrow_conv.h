@@ -2,7 +2,7 @@
 // bfloat16: describe a layer once, run it on many inputs.
 //
 // The operators' definition is in cpp_runtime/README.md. Inputs are dense NHWC; outputs are of the
-// same type and layout, or NCHW float32.
+// same type and layout, NCHW float32 or, of bytes, NHWC bfloat16.
 #ifndef LCNN_NARROW_CONV_H_
 #define LCNN_NARROW_CONV_H_
 
@@ -30,7 +30,8 @@ struct NarrowConvShape {
   Axis width;
   float clip_min = 0;  // bounds of the real result, clip_min <= clip_max
   float clip_max = 0;
-  bool to_narrow = false;  // else to float32
+  bool to_narrow = false;    // else to float32
+  bool to_bfloat16 = false;  // of bytes: in place of float32, which is rounded to nearest even
 
   // Numbers that a filter reads at one position: K of W.
   int64_t depth() const { return lookup ? dictionary_size : channels / group; }

@@ -29,6 +29,12 @@ void QuantizeNhwc(const ImageSize& size, const ByteScale& y_scale, Isa isa, cons
 void DequantizeNhwc(const ImageSize& size, const ByteScale& x_scale, Isa isa, const uint8_t* x,
                     float* y, const ParallelFor& parallel_for);
 
+// Bytes from `count` numbers of bfloat16, as their bits, in the same order, and these from bytes.
+void QuantizeBfloat16(const ByteScale& y_scale, Isa isa, int64_t count, const uint16_t* x,
+                      uint8_t* y, const ParallelFor& parallel_for);
+void DequantizeBfloat16(const ByteScale& x_scale, Isa isa, int64_t count, const uint8_t* x,
+                        uint16_t* y, const ParallelFor& parallel_for);
+
 // Of bytes; throws std::invalid_argument when the input is smaller than the window.
 void NhwcMaxPool(const MaxPoolShape& shape, const ImageSize& size, Isa isa, const uint8_t* x,
                  uint8_t* y, const ParallelFor& parallel_for);

@@ -26,6 +26,8 @@ struct Bfloat16MapKernels {
                     uint16_t* y);  // to nearest, ties to even
   void (*to_floats)(const CastHalvesTask&, const uint16_t* x, float* y);
   void (*max)(const MaxHalvesTask&);
+  // y[i] = x[i] to nearest, ties to even.
+  void (*round)(const float* x, int64_t count, uint16_t* y);
 };
 
 #define LCNN_KERNELS(needs, suffix) extern const Bfloat16MapKernels kBfloat16Map##suffix;

@@ -49,7 +49,11 @@ void Max(const lcnn::MaxHalvesTask& task) {
   }
 }
 
-constexpr lcnn::Bfloat16MapKernels kMaps = {ToHalves, ToFloats, Max};
+void Round(const float* x, int64_t count, uint16_t* y) {
+  for (int64_t i = 0; i < count; ++i) y[i] = ToBfloat16(x[i]);
+}
+
+constexpr lcnn::Bfloat16MapKernels kMaps = {ToHalves, ToFloats, Max, Round};
 
 }  // namespace
 

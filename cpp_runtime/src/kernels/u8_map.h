@@ -34,6 +34,15 @@ struct QuantizeTask {
   uint8_t* y;
 };
 
+// The same of numbers that follow each other, in bfloat16 as its bits.
+struct QuantizeHalvesTask {
+  const uint16_t* x;
+  int64_t count;
+  float scale;
+  int32_t zero;
+  uint8_t* y;
+};
+
 // For each pixel i and channel c: y[c * y_pitch + i] = float(x[i * channels + c] - zero) * scale.
 struct DequantizeTask {
   const uint8_t* x;
@@ -43,6 +52,15 @@ struct DequantizeTask {
   int32_t zero;
   float* y;
   int64_t y_pitch;
+};
+
+// The same of numbers that follow each other, to bfloat16 as its bits, to nearest, ties to even.
+struct DequantizeHalvesTask {
+  const uint8_t* x;
+  int64_t count;
+  float scale;
+  int32_t zero;
+  uint16_t* y;
 };
 
 // y[i] = the larger of y[i] and x[i].
@@ -62,7 +80,9 @@ struct SumBytesTask {
 struct ByteMapKernels {
   void (*add)(const AddBytesTask&);
   void (*quantize)(const QuantizeTask&);
+  void (*quantize_halves)(const QuantizeHalvesTask&);
   void (*dequantize)(const DequantizeTask&);
+  void (*dequantize_halves)(const DequantizeHalvesTask&);
   void (*max)(const MaxBytesTask&);
   void (*sum)(const SumBytesTask&);
 };

@@ -3,6 +3,7 @@
 #ifndef LCNN_SRC_KERNELS_U8_MAP_BODY_H_
 #define LCNN_SRC_KERNELS_U8_MAP_BODY_H_
 
+#include "kernels/bf16_bits.h"
 #include "kernels/channel_blocks.h"
 #include "kernels/u8_map.h"
 
@@ -49,6 +50,15 @@ void Quantize(const lcnn::QuantizeTask& task) {
   }
 }
 
+void QuantizeHalves(const lcnn::QuantizeHalvesTask& task) {
+  const lcnn::QuantizeHalvesTask t = task;
+  const auto low = static_cast<float>(-t.zero), high = static_cast<float>(255 - t.zero);
+  for (int64_t i = 0; i < t.count; ++i) {
+    const float v = FromBfloat16(t.x[i]) / t.scale;
+    t.y[i] = static_cast<uint8_t>(Rounded(Limited(v, low, high)) + t.zero);
+  }
+}
+
 void Dequantize(const lcnn::DequantizeTask& task) {
   const lcnn::DequantizeTask t = task;
   uint8_t tile[kChannels<uint8_t>][kPixels] = {};
@@ -68,6 +78,13 @@ void Dequantize(const lcnn::DequantizeTask& task) {
   }
 }
 
+void DequantizeHalves(const lcnn::DequantizeHalvesTask& task) {
+  const lcnn::DequantizeHalvesTask t = task;
+  for (int64_t i = 0; i < t.count; ++i) {
+    t.y[i] = ToBfloat16(static_cast<float>(t.x[i] - t.zero) * t.scale);
+  }
+}
+
 void Max(const lcnn::MaxBytesTask& task) {
   const lcnn::MaxBytesTask t = task;
   for (int64_t i = 0; i < t.count; ++i) t.y[i] = t.y[i] < t.x[i] ? t.x[i] : t.y[i];
@@ -78,7 +95,8 @@ void SumUp(const lcnn::SumBytesTask& task) {
   for (int64_t i = 0; i < t.count; ++i) t.sums[i] += t.x[i];
 }
 
-constexpr lcnn::ByteMapKernels kMaps = {Add, Quantize, Dequantize, Max, SumUp};
+constexpr lcnn::ByteMapKernels kMaps = {Add, Quantize, QuantizeHalves, Dequantize, DequantizeHalves,
+                                        Max, SumUp};
 
 }  // namespace
 

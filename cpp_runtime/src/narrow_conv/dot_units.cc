@@ -30,7 +30,8 @@ struct Cut {
 
 // Whole rows where they are short, or parts of one. Equally large but for a row or a pixel.
 Cut CutOf(const DotJob& job) {
-  const int64_t most = job.result == Result::kFloats ? kFloatPixels : kChunkPixels;
+  const bool floats = job.result == Result::kFloats || job.result == Result::kHalves;
+  const int64_t most = floats ? kFloatPixels : kChunkPixels;
   const int64_t rows = job.grid.images * job.grid.height;
   const int64_t rows_of_chunk = std::max<int64_t>(1, most / job.grid.width);
   return {job,  CeilDiv(job.grid.width, most),     CeilDiv(rows, rows_of_chunk),
@@ -54,6 +55,17 @@ void StoreFloats(const DotJob& job, int64_t first, int64_t filters, const float*
     Transpose(results, kPartFilters, stop - begin, filters, y, plane);
     results += (stop - begin) * kPartFilters;
     begin = stop;
+  }
+}
+
+// From the results of some pixels to their places, rounded.
+void StoreHalves(const DotJob& job, int64_t first, int64_t filters, const float* results,
+                 int64_t begin, int64_t end) {
+  int64_t offsets[kFloatPixels];
+  FillOffsets(job.grid, job.to, begin, end - begin, offsets);
+  for (int64_t p = 0; p < end - begin; ++p) {
+    auto* const pixel = reinterpret_cast<uint16_t*>(job.narrow + offsets[p]);
+    job.halves->round(results + p * kPartFilters, filters, pixel + first);
   }
 }
 
@@ -98,7 +110,10 @@ void RunTask(const DotJob& job, int64_t first, int64_t begin, int64_t end, const
   alignas(kCacheLine) float results[kFloatPixels * kPartFilters];
   for (int64_t p = 0; p < task.pixels; ++p) y_offsets[p] = p * kPartFilters;
   task.y = results;
-  if (job.result == Result::kFloats) {
+  if (job.result == Result::kHalves) {
+    kernels.to_floats(task);
+    StoreHalves(job, first, task.filters, results, begin, end);
+  } else if (job.result == Result::kFloats) {
     kernels.to_floats(task);
     StoreFloats(job, first, task.filters, results, begin, end);
   } else {

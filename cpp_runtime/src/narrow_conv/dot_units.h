@@ -11,6 +11,7 @@ namespace lcnn {
 enum class Result {
   kNarrow,  // to narrow numbers; a pixel's filters follow each other
   kFloats,  // to floats (images, filters, height, width)
+  kHalves,  // like narrow numbers, floats rounded to bfloat16
   kQuads,   // to bytes, where four filters of a pixel follow each other, and four others are
             // elsewhere
 };
@@ -28,7 +29,8 @@ struct DotJob {
   const uint8_t* residual;  // null, or like them; of kNarrow
   float* floats;
   int64_t filters;
-  int64_t quad_bytes;  // from four filters to the next, of kQuads
+  int64_t quad_bytes;                          // from four filters to the next, of kQuads
+  const Bfloat16MapKernels* halves = nullptr;  // of kHalves
 };
 
 void RunDots(const DotJob& job, const ParallelFor& parallel_for);

@@ -72,6 +72,7 @@ PackedConv::PackedConv(const NarrowConvShape& shape, const Bfloat16ConvConstants
       project_(Project(shape_, constants, isa)),
       result_(Result(shape_, constants, isa)),
       limits_({shape_.clip_min, shape_.clip_max, 0, 0, 0}),
-      response_limits_({-kMaxFloat, kMaxFloat, 0, 0, 0}) {}
+      response_limits_({-kMaxFloat, kMaxFloat, 0, 0, 0}),
+      halves_(LastWithin(FeaturesFor(isa), Bfloat16MapRows())) {}
 
 }  // namespace lcnn

@@ -102,7 +102,7 @@ PackedStage PackedResult(const NarrowConvShape& shape, const ByteConvConstants& 
   }
   return PackedStage({constants.weights, shape.out_channels, shape.group, shape.depth(),
                       shape.height, shape.width},
-                     values, features, shape.lookup);
+                     values, features, shape.lookup && !shape.to_bfloat16);
 }
 
 ResultLimits LimitsOf(const NarrowConvShape& shape, const ByteConvConstants& constants) {
@@ -136,6 +136,7 @@ PackedConv::PackedConv(const NarrowConvShape& shape, const ByteConvConstants& co
       project_(MaybeProject(shape_, constants, FeaturesFor(isa))),
       result_(PackedResult(shape_, constants, FeaturesFor(isa))),
       limits_(LimitsOf(shape_, constants)),
-      response_limits_({-128, 127, kResponseZero, 0, 0}) {}
+      response_limits_({-128, 127, kResponseZero, 0, 0}),
+      halves_(LastWithin(FeaturesFor(isa), Bfloat16MapRows())) {}
 
 }  // namespace lcnn

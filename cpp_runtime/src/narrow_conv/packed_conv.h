@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include "kernels/bf16_map.h"
 #include "lcnn/narrow_conv.h"
 #include "narrow_conv/packed_stage.h"
 
@@ -32,6 +33,9 @@ class PackedConv {
   uint8_t x_zero() const { return x_zero_; }
   uint8_t response_zero() const { return response_zero_; }
   int64_t element_bytes() const { return result_.element_bytes(); }
+  // Of results, where they are no floats.
+  int64_t result_bytes() const { return shape_.to_bfloat16 ? 2 : element_bytes(); }
+  const Bfloat16MapKernels& halves() const { return halves_; }
 
  private:
   NarrowConvShape shape_;
@@ -41,6 +45,7 @@ class PackedConv {
   PackedStage result_;
   ResultLimits limits_;
   ResultLimits response_limits_;
+  const Bfloat16MapKernels& halves_;
 };
 
 }  // namespace lcnn

@@ -186,13 +186,14 @@ void RunGroup(const PackedConv& packed, const Plan& plan, const Buffers& buffers
              parallel_for);
     return;
   }
-  const int64_t pixel = o * packed.element_bytes();
+  const int64_t pixel = o * packed.result_bytes();
+  Result result = shape.to_narrow ? Result::kNarrow : Result::kFloats;
+  if (shape.to_bfloat16) result = Result::kHalves;
   const Places to = {0, plan.out.height * plan.out.width * pixel, plan.out.width * pixel, pixel};
-  RunDots(
-      {packed.result(), packed.limits(), plan.out, read, Windows(*planes, plan.height, plan.width),
-       planes->row_bytes(), shape.to_narrow ? Result::kNarrow : Result::kFloats, buffers.narrow, to,
-       buffers.residual, buffers.floats, o, 0},
-      parallel_for);
+  RunDots({packed.result(), packed.limits(), plan.out, read,
+           Windows(*planes, plan.height, plan.width), planes->row_bytes(), result, buffers.narrow,
+           to, buffers.residual, buffers.floats, o, 0, &packed.halves()},
+          parallel_for);
 }
 
 }  // namespace
@@ -228,8 +229,8 @@ void NarrowConv::Run(const NarrowConvInput& input, void* y, void* scratch,
     if (input.residual != nullptr) {
       buffers.residual = static_cast<const uint8_t*>(input.residual) + first * out * bytes;
     }
-    if (shape().to_narrow) {
-      buffers.narrow = static_cast<uint8_t*>(y) + first * out * bytes;
+    if (shape().to_narrow || shape().to_bfloat16) {
+      buffers.narrow = static_cast<uint8_t*>(y) + first * out * packed_->result_bytes();
     } else {
       buffers.floats = static_cast<float*>(y) + first * out;
     }

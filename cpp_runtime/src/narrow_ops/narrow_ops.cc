@@ -159,6 +159,31 @@ void Pool(const MaxPoolShape& shape, const ImageSize& size, const Kernels& kerne
                                 static_cast<size_t>(size.batch * job.out_height), PoolRow, job);
 }
 
+// Numbers in order, from one type to the other.
+template <class Task>
+struct OrderedJob {
+  void (*cast)(const Task&);
+  Task task;
+};
+
+template <class Task>
+void CastUnitOf(const OrderedJob<Task>& job, size_t unit) {
+  Task task = job.task;
+  const int64_t begin = static_cast<int64_t>(unit) * kUnitBytes;
+  task.x += begin;
+  task.y += begin;
+  task.count = std::min(kUnitBytes, task.count - begin);
+  job.cast(task);
+}
+
+template <class Task>
+void CastInOrder(const OrderedJob<Task>& job, const ParallelFor& parallel_for) {
+  const int64_t count = job.task.count;
+  RunUnits<OrderedJob<Task>>(parallel_for, count >= kThreadBytes,
+                             static_cast<size_t>(CeilDiv(count, kUnitBytes)), CastUnitOf<Task>,
+                             job);
+}
+
 struct AddJob {
   const ByteMapKernels& kernels;
   AddBytesTask task;
@@ -207,6 +232,20 @@ void DequantizeNhwc(const ImageSize& size, const ByteScale& x_scale, Isa isa, co
   };
   RunUnits<ByteCastJob>(parallel_for, Elements(size) >= kThreadBytes, units.Count(size), unit,
                         {{size, units}, KernelsOf(isa), x_scale, nullptr, y, x, nullptr});
+}
+
+void QuantizeBfloat16(const ByteScale& y_scale, Isa isa, int64_t count, const uint16_t* x,
+                      uint8_t* y, const ParallelFor& parallel_for) {
+  CastInOrder<QuantizeHalvesTask>(
+      {KernelsOf(isa).quantize_halves, {x, count, y_scale.scale, y_scale.zero_point, y}},
+      parallel_for);
+}
+
+void DequantizeBfloat16(const ByteScale& x_scale, Isa isa, int64_t count, const uint8_t* x,
+                        uint16_t* y, const ParallelFor& parallel_for) {
+  CastInOrder<DequantizeHalvesTask>(
+      {KernelsOf(isa).dequantize_halves, {x, count, x_scale.scale, x_scale.zero_point, y}},
+      parallel_for);
 }
 
 void NhwcMaxPool(const MaxPoolShape& shape, const ImageSize& size, Isa isa, const uint8_t* x,

@@ -51,13 +51,15 @@ constexpr size_t kSmallScratch = 2048;
 struct Form {
   bool half;  // bfloat16, else bytes
   bool lookup;
-  bool to_narrow;
+  int output;  // the type of Y
+
+  bool to_narrow() const { return output == (half ? kElementBfloat16 : kElementUint8); }
 
   int Type(Input input) const { return half ? kHalfTypes[input] : kByteTypes[input]; }
   bool Has(Input input) const {
     const bool dictionary = input == kDictionary || input == kDictionaryScale;
     return Type(input) != kElementUndefined && (lookup || !dictionary) &&
-           (to_narrow || input < kYScale);
+           (to_narrow() || input < kYScale);
   }
   // Of those that it has.
   std::vector<Input> Inputs() const {
@@ -72,7 +74,6 @@ struct Form {
     for (size_t i = 0; i < input; ++i) index += Has(static_cast<Input>(i)) ? 1 : 0;
     return {index, kNames[input]};
   }
-  int NarrowType() const { return half ? kElementBfloat16 : kElementUint8; }
 };
 
 // O and depth from the constants' shapes.
@@ -111,7 +112,8 @@ void SetSizes(const Form& form, const TensorView& weights, const TensorView* dic
 NarrowConvShape ReadAttributes(const Form& form, const OrtApi* api, const OrtKernelInfo* info) {
   NarrowConvShape shape;
   shape.lookup = form.lookup;
-  shape.to_narrow = form.to_narrow;
+  shape.to_narrow = form.to_narrow();
+  shape.to_bfloat16 = form.output == kElementBfloat16 && !form.half;
   const Window window = ReadWindow(api, info);
   shape.height = window.height;
   shape.width = window.width;
@@ -150,7 +152,7 @@ std::unique_ptr<const NarrowConv> ReadConv(const Form& form, const OrtApi* api,
   constants.weights = static_cast<const int8_t*>(weights.data);
   constants.weight_scale = constant(kWeightScale, shape.out_channels).floats();
   constants.bias = bias;
-  if (form.to_narrow) {
+  if (form.to_narrow()) {
     constants.y = scale(kYScale, kYZero);
     constants.residual = scale(kResidualScale, kResidualZero);
   }
@@ -173,11 +175,9 @@ class NarrowConvKernel {
     const std::vector<Dimension> w = InputDimensions(api, context, form.Named(kWeights).index);
     if (x.size() != 4 || w.size() != 4) return;
     const std::vector<Dimension> plane = WindowedPlane(api, context, x[1], x[2]);
-    if (form.to_narrow) {
-      SetOutput(api, context, {x[0], plane[0], plane[1], w[0]}, form.NarrowType());
-    } else {
-      SetOutput(api, context, {x[0], w[0], plane[0], plane[1]}, kElementFloat);
-    }
+    std::vector<Dimension> y = {x[0], plane[0], plane[1], w[0]};
+    if (form.output == kElementFloat) y = {x[0], w[0], plane[0], plane[1]};
+    SetOutput(api, context, y, form.output);
   }
 
   void Compute(OrtKernelContext* context) const;
@@ -198,7 +198,7 @@ class NarrowConvKernel {
 
 const void* NarrowConvKernel::Residual(const OrtKernelContext* context,
                                        const std::vector<int64_t>& y_dims) const {
-  if (!form_.to_narrow) return nullptr;
+  if (!form_.to_narrow()) return nullptr;
   const NamedInput input = form_.Named(kResidual);
   const OrtValue* value = nullptr;
   Call<KernelContextGetInput>(api_, context, input.index, &value);
@@ -231,7 +231,7 @@ void NarrowConvKernel::Compute(OrtKernelContext* context) const {
   const int64_t height = OutputExtent(shape.height, x.dims[1], "height");
   const int64_t width = OutputExtent(shape.width, x.dims[2], "width");
   std::vector<int64_t> y_dims = {batch, height, width, shape.out_channels};
-  if (!shape.to_narrow) y_dims = {batch, shape.out_channels, height, width};
+  if (form_.output == kElementFloat) y_dims = {batch, shape.out_channels, height, width};
   const void* const residual = Residual(inputs, y_dims);
   void* const y = Output(api_, context, y_dims);
   if (batch == 0 || shape.out_channels == 0) return;
@@ -248,18 +248,22 @@ void NarrowConvKernel::Compute(OrtKernelContext* context) const {
   conv_->Run(input, y, scratch.data(), {RunInThreadPool, &loop});
 }
 
-constexpr const char* NameOf(bool half, bool lookup, bool to_narrow) {
-  if (half && lookup) return to_narrow ? "Bfloat16LookupConv" : "Bfloat16LookupConvToFloat";
-  if (half) return to_narrow ? "Bfloat16Conv" : "Bfloat16ConvToFloat";
-  if (lookup) return to_narrow ? "QLinearLookupConv" : "LookupConvIntegerToFloat";
-  return to_narrow ? "QLinearConv" : "ConvIntegerToFloat";
+constexpr const char* NameOf(bool half, bool lookup, int output) {
+  const bool floats = output == kElementFloat;
+  if (half && lookup) return floats ? "Bfloat16LookupConvToFloat" : "Bfloat16LookupConv";
+  if (half) return floats ? "Bfloat16ConvToFloat" : "Bfloat16Conv";
+  if (output == kElementBfloat16) {
+    return lookup ? "LookupConvIntegerToBfloat16" : "ConvIntegerToBfloat16";
+  }
+  if (lookup) return floats ? "LookupConvIntegerToFloat" : "QLinearLookupConv";
+  return floats ? "ConvIntegerToFloat" : "QLinearConv";
 }
 
 // The operator's name, and its form.
-template <bool HALF, bool LOOKUP, bool TO_NARROW>
+template <bool HALF, bool LOOKUP, int OUTPUT>
 struct FormKernel : NarrowConvKernel {
-  static constexpr Form kForm = {HALF, LOOKUP, TO_NARROW};
-  static constexpr const char* kName = NameOf(HALF, LOOKUP, TO_NARROW);
+  static constexpr Form kForm = {HALF, LOOKUP, OUTPUT};
+  static constexpr const char* kName = NameOf(HALF, LOOKUP, OUTPUT);
 
   FormKernel(const OrtApi* api, const OrtKernelInfo* info, std::string subject)
       : NarrowConvKernel(kForm, api, info, std::move(subject)) {}
@@ -268,9 +272,9 @@ struct FormKernel : NarrowConvKernel {
   }
 };
 
-template <bool HALF, bool LOOKUP, bool TO_NARROW>
+template <bool HALF, bool LOOKUP, int OUTPUT>
 const OrtCustomOp* OpOfForm() {
-  using Kernel = FormKernel<HALF, LOOKUP, TO_NARROW>;
+  using Kernel = FormKernel<HALF, LOOKUP, OUTPUT>;
   static const OrtCustomOp op = [] {
     OrtCustomOp made = OpOf<Kernel>();
     made.GetInputType = [](const OrtCustomOp*, size_t index) {
@@ -278,9 +282,7 @@ const OrtCustomOp* OpOfForm() {
     };
     made.GetInputTypeCount = [](const OrtCustomOp*) { return Kernel::kForm.Inputs().size(); };
     made.GetInputCharacteristic = [](const OrtCustomOp*, size_t) { return kInputRequired; };
-    made.GetOutputType = [](const OrtCustomOp*, size_t) {
-      return TO_NARROW ? Kernel::kForm.NarrowType() : kElementFloat;
-    };
+    made.GetOutputType = [](const OrtCustomOp*, size_t) { return OUTPUT; };
     return made;
   }();
   return &op;
@@ -289,10 +291,11 @@ const OrtCustomOp* OpOfForm() {
 }  // namespace
 
 std::vector<const OrtCustomOp*> NarrowConvOps() {
-  return {OpOfForm<false, false, true>(),  OpOfForm<false, true, true>(),
-          OpOfForm<false, false, false>(), OpOfForm<false, true, false>(),
-          OpOfForm<true, false, true>(),   OpOfForm<true, true, true>(),
-          OpOfForm<true, false, false>(),  OpOfForm<true, true, false>()};
+  return {OpOfForm<false, false, kElementUint8>(),    OpOfForm<false, true, kElementUint8>(),
+          OpOfForm<false, false, kElementFloat>(),    OpOfForm<false, true, kElementFloat>(),
+          OpOfForm<false, false, kElementBfloat16>(), OpOfForm<false, true, kElementBfloat16>(),
+          OpOfForm<true, false, kElementBfloat16>(),  OpOfForm<true, true, kElementBfloat16>(),
+          OpOfForm<true, false, kElementFloat>(),     OpOfForm<true, true, kElementFloat>()};
 }
 
 }  // namespace lcnn::ort

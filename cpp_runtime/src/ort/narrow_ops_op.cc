@@ -1,5 +1,5 @@
-// ai.lcnn::QuantizeNhwc, DequantizeNhwc, NhwcMaxPool, QLinearGlobalAveragePool and QLinearAdd for
-// ONNX Runtime, as defined in cpp_runtime/README.md.
+// What stands between convolutions of narrow numbers, for ONNX Runtime, as defined in
+// cpp_runtime/README.md.
 #include <string>
 #include <utility>
 
@@ -91,6 +91,43 @@ class Dequantize : public Node {
     void* const y = Output(api(), context, {size.batch, size.channels, size.height, size.width});
     LoopContext loop = {api(), context};
     DequantizeNhwc(size, scale_, isa(), Bytes(x), static_cast<float*>(y), {RunInThreadPool, &loop});
+  }
+
+ private:
+  ByteScale scale_;
+};
+
+// Bytes of bfloat16 or the reverse, of any shape.
+template <bool TO_BYTES>
+class CastBytes : public Node {
+ public:
+  static constexpr const char* kName = TO_BYTES ? "QuantizeBfloat16" : "DequantizeBfloat16";
+  static constexpr int kInputs[] = {TO_BYTES ? kElementBfloat16 : kElementUint8, kElementFloat,
+                                    kElementUint8};
+  static constexpr int kOutput = TO_BYTES ? kElementUint8 : kElementBfloat16;
+
+  static void InferShape(const OrtApi* api, OrtShapeInferContext* context) {
+    const std::vector<Dimension> x = InputDimensions(api, context, 0);
+    if (!x.empty()) SetOutput(api, context, x, kOutput);
+  }
+  CastBytes(const OrtApi* api, const OrtKernelInfo* info, std::string subject)
+      : Node(api, std::move(subject)),
+        scale_(ReadScale(api, info, {1, TO_BYTES ? "y_scale" : "x_scale"},
+                         TO_BYTES ? "y_zero_point" : "x_zero_point")) {}
+  void Compute(OrtKernelContext* context) const {
+    const OrtKernelContext* const inputs = context;
+    const OrtValue* value = nullptr;
+    Call<KernelContextGetInput>(api(), inputs, size_t{0}, &value);
+    const TensorView x = ViewTensor(api(), value);
+    void* const y = Output(api(), context, x.dims);
+    LoopContext loop = {api(), inputs};
+    const ParallelFor parallel_for = {RunInThreadPool, &loop};
+    if constexpr (TO_BYTES) {
+      QuantizeBfloat16(scale_, isa(), x.Count(), Halves(x), static_cast<uint8_t*>(y), parallel_for);
+    } else {
+      DequantizeBfloat16(scale_, isa(), x.Count(), Bytes(x), static_cast<uint16_t*>(y),
+                         parallel_for);
+    }
   }
 
  private:
@@ -262,9 +299,10 @@ const OrtCustomOp* TableOf() {
 }  // namespace
 
 std::vector<const OrtCustomOp*> NarrowOps() {
-  return {TableOf<Quantize>(), TableOf<Dequantize>(), TableOf<Pool<uint8_t>>(),
-          TableOf<Average>(),  TableOf<Add>(),        TableOf<Pool<uint16_t>>(),
-          TableOf<ToHalf>(),   TableOf<FromHalf>()};
+  return {TableOf<Quantize>(),        TableOf<Dequantize>(), TableOf<Pool<uint8_t>>(),
+          TableOf<Average>(),         TableOf<Add>(),        TableOf<Pool<uint16_t>>(),
+          TableOf<ToHalf>(),          TableOf<FromHalf>(),   TableOf<CastBytes<true>>(),
+          TableOf<CastBytes<false>>()};
 }
 
 }  // namespace lcnn::ort
