@@ -27,6 +27,7 @@ REMARKS = {
     "paper.json": "the machine was shared, its second core taken by others now and then.",
     "paper_epyc.json": "the second core was busy with other work.",
     "paper_openvino.json": "a run of its own, with OpenVINO installed; what runs next to OpenVINO is disturbed by it.",
+    "narrow.json": "other work on the machine was stopped; the host is shared, and slows AMX down for tenths of a second at times.",
     "digits.json": "the machine was quiet.",
     "demosaicnet.json": "two other jobs were running.",
     "fashion.json": "other jobs were running.",
@@ -120,6 +121,17 @@ def paper(files: dict[str, dict[str, Any]]) -> list[str]:
         lines += ["", f"### {content['machine']['cpu']}{', OpenVINO as well' if with_openvino else ''}"]
         lines += [*origin(name, content), *paper_table(content["rows"]), "", *points(content["notes"])]
     return lines
+
+
+def narrow(files: dict[str, dict[str, Any]]) -> list[str]:
+    """The same nets in 8 bits and bfloat16: dense, of low rank, and at published dictionaries."""
+    lines = ["## Well-known nets in 8 bits and bfloat16, synthetic patterns", ""]
+    lines += paragraph("""
+        `lcnn bench --suite narrow`. **Speed and memory only: the patterns are random, so nothing here has an accuracy.** Batch
+        1; columns as above. *k = 0.25 m* has dictionaries of a quarter of the channels and sparse kernels without zeros.
+    """)
+    content = files["narrow.json"]
+    return [*lines, *origin("narrow.json", content), *paper_table(content["rows"]), "", *points(content["notes"])]
 
 
 def paper_table(rows: list[dict[str, Any]]) -> list[str]:
@@ -321,4 +333,4 @@ def architectures(files: dict[str, dict[str, Any]]) -> list[str]:
     ]  # fmt: skip
 
 
-SECTIONS = (paper, digits, demosaicnet, accuracy_at_macs, fashion, targets, methods, architectures)
+SECTIONS = (paper, narrow, digits, demosaicnet, accuracy_at_macs, fashion, targets, methods, architectures)

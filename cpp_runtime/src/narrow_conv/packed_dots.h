@@ -1,4 +1,5 @@
-// The weights of one convolution in the order in which kernels read them; independent of input size.
+// The weights of one convolution in the order in which kernels read them; independent of input
+// size.
 #ifndef LCNN_SRC_BYTE_CONV_PACKED_DOTS_H_
 #define LCNN_SRC_BYTE_CONV_PACKED_DOTS_H_
 
