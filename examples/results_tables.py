@@ -27,7 +27,7 @@ REMARKS = {
     "paper.json": "the machine was shared, its second core taken by others now and then.",
     "paper_epyc.json": "the second core was busy with other work.",
     "paper_openvino.json": "a run of its own, with OpenVINO installed; what runs next to OpenVINO is disturbed by it.",
-    "narrow.json": "other work on the machine was stopped; the host is shared, and slows AMX down for tenths of a second at times.",
+    "narrow.json": "other work on the machine was stopped; its host is shared, and slows AMX down for moments.",
     "digits.json": "the machine was quiet.",
     "demosaicnet.json": "two other jobs were running.",
     "fashion.json": "other jobs were running.",
