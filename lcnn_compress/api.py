@@ -91,7 +91,7 @@ def open_model(
 
 @ordinary
 def load_data(data: DataSettings, input_shape: tuple[int, ...], *, seed: int = 0, limit: int | None = None) -> TrainingData:
-    """Load what may improve a compressed net; with training data alone, its first ``data.samples`` examples calibrate.
+    """Load what may improve a compressed net; with training data alone, ``data.samples`` of its examples calibrate.
 
     Args:
         data: where the data lies and how it is prepared.

@@ -125,11 +125,11 @@ def test_what_inspect_counts(folder: Path) -> None:
 # Data
 
 
-def test_without_calibration_data_the_first_samples_of_the_training_data_calibrate(folder: Path) -> None:
+def test_without_calibration_data_samples_of_the_training_data_calibrate(folder: Path) -> None:
     data = api.DataSettings(data=str(folder / "data.npz"), samples=5)
     loaded = api.load_data(data, SHAPE)
     with np.load(folder / "data.npz") as held:
-        np.testing.assert_array_equal(torch.cat(list(loaded.calibration)).numpy(), held["x"][:5])
+        np.testing.assert_array_equal(torch.cat(list(loaded.calibration)).numpy(), held["x"][[0, 2, 4, 7, 9]])
     assert loaded.examples is not None
     assert len(loaded.examples) == 12
     assert loaded.origin == {"calib": None, "samples": 5, "data": data.data, "mean": None, "std": None}

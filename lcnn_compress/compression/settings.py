@@ -182,14 +182,13 @@ class TrainingData:
     enough: Callable[[nn.Module], bool] | None = None
 
     def calibrated(self, images: int = CALIBRATION_IMAGES) -> TrainingData:
-        """Let the first ``images`` training examples serve where no calibration inputs are given."""
+        """Let ``images`` training examples at even distances serve where no calibration inputs are given: files come by class."""
         if self.calibration or self.examples is None:
             return self
-        import torch
-
         from lcnn_compress.data.examples import batches
+        from lcnn_compress.net.output_error import even_places
 
-        some = torch.arange(min(images, len(self.examples)))
+        some = even_places(len(self.examples), images)
         return replace(self, calibration=[x for x, _ in batches(self.examples, CALIBRATION_BATCH, some)])
 
     def recorded_origin(self) -> dict[str, Any] | None:

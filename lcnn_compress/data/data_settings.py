@@ -18,7 +18,7 @@ class DataSettings:
 
     Attributes:
         calib, data: what ``load_examples`` opens: a folder of images, an .npz or .npy file, or ``pkg.mod:fn``.
-        samples: how many images calibrate; they are drawn from ``calib``, or without it are the first training images.
+        samples: how many images calibrate; they are drawn from ``calib``, or without it are training images at even distances.
         mean, std: mean and standard deviation of each channel, or one number for all; see ``Preprocessing``.
         held_out: fraction of ``data`` that is not trained on, but judged by.
 
@@ -30,7 +30,7 @@ class DataSettings:
         "help": "Unlabelled data to refit with: image folder, .npz, .npy or pkg.mod:fn", "metavar": "DATA",
     })  # fmt: skip
     samples: int = field(default=CALIBRATION_IMAGES, metadata={
-        "help": "Images to calibrate with: drawn from `calib`, or without it the first of `data`", "metavar": "N", "min": 1,
+        "help": "Images to calibrate with: drawn from `calib`, or without it of `data`", "metavar": "N", "min": 1,
     })  # fmt: skip
     data: str | None = field(default=None, metadata={
         "help": "Training data: image folder, .npz or pkg.mod:fn", "metavar": "DATA",

@@ -24,8 +24,17 @@ def test_settings_out_of_range(change: dict[str, Any], message: str) -> None:
         CompressSettings(**change)
 
 
-def test_the_first_training_examples_calibrate_where_no_inputs_are_given() -> None:
-    data = TrainingData(examples=Noise(600)).calibrated()
+class _Numbered(Noise):
+    """Each example is full of its number."""
+
+    def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return indices.float()[:, None, None, None].expand(-1, 3, 16, 16), indices % 10
+
+
+def test_training_examples_at_even_distances_calibrate_where_no_inputs_are_given() -> None:
+    by_class = TrainingData(examples=_Numbered(600)).calibrated(6)
+    assert torch.cat(list(by_class.calibration))[:, 0, 0, 0].tolist() == [0, 100, 200, 300, 400, 500]
+    data = TrainingData(examples=_Numbered(600)).calibrated()
     assert [len(x) for x in data.calibration] == [CALIBRATION_BATCH] * (CALIBRATION_IMAGES // CALIBRATION_BATCH)
     given = TrainingData([torch.zeros(1, 3, 16, 16)], Noise(600))
     assert given.calibrated() is given
