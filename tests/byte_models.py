@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from lcnn_compress.forms.whole_weights import fitted
 from lcnn_compress.operators import int8_conv as ops
 from lcnn_compress.operators import narrow
 from lcnn_compress.operators.common import DOMAIN, NO_BOUND, OP_VERSION, OPSET
@@ -52,7 +54,9 @@ class ByteCase:
             "r_scale": scalar(0.07), "r_zero_point": np.uint8(11),
         }  # fmt: skip
         if self.rows:
-            rows = rng.integers(-127, 128, (groups * self.rows, self.channels // groups)).astype(np.int8)
+            rows = rng.integers(-127, 128, (groups * self.rows, self.channels // groups)).astype(np.float32)
+            # ONNX Runtime itself computes S in bytes, too: on AVX2 it adds two products in 16 bits, which only such rows fit.
+            rows = fitted(torch.from_numpy(rows)).numpy().astype(np.int8)
             found |= {"D": rows, "d_scale": rng.uniform(5e-3, 1e-2, len(rows)).astype(np.float32)}
         return found | {name: np.asarray(value) for name, value in self.changes.items()}
 

@@ -73,8 +73,14 @@ GuardedBytes RandomInput(const ByteCase& c, std::mt19937* random) {
 void RunCase(const ByteCase& c, lcnn::Isa isa) {
   std::mt19937 random(static_cast<uint32_t>(c.channels * 31 + c.filters));
   for (const bool to_narrow : {false, true}) {
-    const ByteLayer layer(c, to_narrow, &random);
-    RunLayer(c, layer, RandomInput(c, &random), isa, "random", &random);
+    ByteLayer layer(c, to_narrow, &random);
+    const GuardedBytes x = RandomInput(c, &random);
+    RunLayer(c, layer, x, isa, "random", &random);
+    // Halves fit 16 bits in pairs.
+    for (std::vector<int8_t>* values : {&layer.weights, &layer.dictionary}) {
+      for (int8_t& v : *values) v = static_cast<int8_t>(v / 2);
+    }
+    RunLayer(c, layer, x, isa, "halved", &random);
   }
 }
 
@@ -108,21 +114,28 @@ std::vector<ByteCase> FewCases() {
           {"depthwise", 1, 36, 36, 36, 0, 4, 9}};
 }
 
-// Sums as large as they can be, of weights that are small or not, for all kinds of zero points.
+// Sums as large as they can be, of weights of which pairs fit 16 bits or do not, for all kinds of
+// zero points.
 void TestLargeSums(lcnn::Isa isa) {
+  constexpr std::pair<int8_t, int8_t> kPairs[] = {{-128, -128}, {127, 127}, {-64, -64}, {64, 64},
+                                                  {65, 64},     {127, 1},   {127, 2},   {-1, -127},
+                                                  {-1, -128},   {-128, 0},  {127, -128}};
   std::mt19937 random(3);
   for (const ByteCase& c : FewCases()) {
-    for (const int weight : {-128, 127, -64, 64, 65}) {
+    for (const auto& [even, odd] : kPairs) {
       for (const int zero : {0, 255}) {
-        ByteLayer layer(c, weight % 2 == 0, &random);
+        ByteLayer layer(c, even % 2 == 0, &random);
         for (std::vector<int8_t>* values : {&layer.weights, &layer.dictionary}) {
-          for (int8_t& v : *values) v = static_cast<int8_t>(v == 0 ? 0 : weight);
+          for (size_t i = 0; i < values->size(); ++i) {
+            if ((*values)[i] != 0) (*values)[i] = i % 2 == 0 ? even : odd;
+          }
         }
         layer.constants.x.zero_point = static_cast<uint8_t>(zero);
         layer.constants.y.zero_point = static_cast<uint8_t>(zero);
         GuardedBytes x = RandomInput(c, &random);
         std::fill(x.data(), x.data() + x.size(), static_cast<uint8_t>(255 - zero));
-        RunLayer(c, layer, x, isa, "weights of " + std::to_string(weight), &random);
+        RunLayer(c, layer, x, isa,
+                 "weights of " + std::to_string(even) + " and " + std::to_string(odd), &random);
       }
     }
   }

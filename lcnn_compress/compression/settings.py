@@ -182,7 +182,7 @@ class TrainingData:
     enough: Callable[[nn.Module], bool] | None = None
 
     def calibrated(self, images: int = CALIBRATION_IMAGES) -> TrainingData:
-        """Let ``images`` training examples at even distances serve where no calibration inputs are given: files come by class."""
+        """Let ``images`` examples at even distances serve where there are no calibration inputs: files come by class."""
         if self.calibration or self.examples is None:
             return self
         from lcnn_compress.data.examples import batches

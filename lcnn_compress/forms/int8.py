@@ -19,9 +19,6 @@ from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.operators.geometry import ConvGeometry
 
 MAX_ACTIVATION = 255
-MAX_WEIGHT = 127
-# The largest whole number may stand for these parts of the largest weight of a row.
-WEIGHT_PARTS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6)
 # S - ``RESPONSE_ZERO`` is what stands for a response.
 RESPONSE_ZERO = 128
 
@@ -255,18 +252,3 @@ _TYPES = {
     "weight": torch.int8, "weight_scale": torch.float32, "bias": torch.float32,
     "dictionary": torch.int8, "dictionary_scale": torch.float32,
 }  # fmt: skip
-
-
-def row_scales(rows: Tensor) -> Tensor:
-    """Return a scale for each row of (n, ...) with which 8 bits leave the least squared error; 1 for rows of zeros."""
-    flat = rows.flatten(1)
-    largest = flat.abs().amax(1)
-    largest = torch.where(largest > 0, largest, float(MAX_WEIGHT))
-    tried = torch.stack([largest * ratio / MAX_WEIGHT for ratio in WEIGHT_PARTS])  # (ratios, n)
-    errors = torch.stack([(whole(flat, scale) * scale[:, None] - flat).square().sum(1) for scale in tried])
-    return tried.gather(0, errors.argmin(0, keepdim=True))[0]
-
-
-def whole(rows: Tensor, scale: Tensor) -> Tensor:
-    """Return rows (n, ...) over their scales as whole numbers from -127 to 127."""
-    return (rows / scale.view(-1, *[1] * (rows.ndim - 1))).round().clamp(-MAX_WEIGHT, MAX_WEIGHT)

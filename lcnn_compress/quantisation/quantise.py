@@ -17,8 +17,9 @@ from torch.fx.node import map_aggregate
 from torch.nn import functional
 
 from lcnn_compress.errors import SettingsError
-from lcnn_compress.forms.int8 import MAX_WEIGHT, RESPONSE_ZERO, Grid, Int8Conv2d, Int8Factors, Round8, row_scales
+from lcnn_compress.forms.int8 import RESPONSE_ZERO, Grid, Int8Conv2d, Int8Factors, Round8
 from lcnn_compress.forms.lookup import LookupConv2d
+from lcnn_compress.forms.whole_weights import MAX_WEIGHT, row_scales
 from lcnn_compress.net.edit import as_lookup, with_lookups
 from lcnn_compress.net.layers import OTHER_PADDING, Captured, Layer, calls
 from lcnn_compress.net.output_error import Outputs, some_images
@@ -246,12 +247,12 @@ def _dense(weight: Tensor, bias: Tensor, geometry: ConvGeometry, grid: Grid) -> 
 def _rounded_weight(draft: Int8Conv2d, weight: Tensor, inputs: Sequence[Tensor], rough: bool) -> Tensor:
     """Return the whole numbers (C_out, K, kH, kW) for the weights of a layer whose other factors ``draft`` has."""
     groups = draft.geometry.groups
-    parts = weight.flatten(1).unflatten(0, (groups, -1))
+    parts = weight.unflatten(0, (groups, -1))
     scales = draft.weight_scale.unflatten(0, (groups, -1))
-    compensates = not rough and parts.shape[2] <= MAX_FEATURES
+    compensates = not rough and weight[0].numel() <= MAX_FEATURES
     moments = _moments(draft, inputs) if compensates else [None] * groups
     rounded = [round_weights(w, s, h) for w, s, h in zip(parts, scales, moments, strict=True)]
-    return torch.cat(rounded).view(weight.shape)
+    return torch.cat(rounded)
 
 
 def _moments(layer: Int8Conv2d, inputs: Sequence[Tensor]) -> list[Tensor | None]:

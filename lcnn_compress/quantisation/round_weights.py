@@ -7,10 +7,13 @@ along the rows of the Cholesky factor of the inverse of H.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from lcnn_compress.forms.int8 import MAX_WEIGHT, whole
+from lcnn_compress.forms.whole_weights import MAX_PAIR, MAX_WEIGHT, side_by_side, whole
 
 # This part of the mean of the diagonal of H is added to it, so that it has an inverse.
 DAMPING = 0.01
@@ -24,33 +27,43 @@ def round_weights(weight: Tensor, scale: Tensor, moments: Tensor | None) -> Tens
     """Return the whole numbers for the weights of filters.
 
     Args:
-        weight: (n, F) float32.
+        weight: (n, K, ...) float32, F numbers of a filter in all.
         scale: (n), what 1 stands for.
         moments: (F, F) second moments of the inputs; None rounds to nearest. Zeros stay zeros.
 
     Returns:
-        (n, F) int8.
+        (n, K, ...) int8, neighbours fitted.
     """
-    nearest = whole(weight, scale)
-    if moments is None or weight.shape[1] == 1:
-        return nearest.to(torch.int8)
-    factor = _inverse_factor(moments)
+    factor = None if moments is None or weight[0].numel() == 1 else _inverse_factor(moments)
     if factor is None:
-        return nearest.to(torch.int8)
-    left = weight.double().clone()
-    support = (weight != 0).double()
+        return whole(weight, scale).to(torch.int8)
+    left = weight.flatten(1).double()
+    support = (left != 0).double()
     steps = scale.double()
-    rounded = torch.zeros_like(left)
+    partners = _partners(weight.shape[1:])
+    # What there is no neighbour for has one that is 0, the last.
+    rounded = torch.zeros(len(left), left.shape[1] + 1, dtype=torch.float64)
     for start in range(0, left.shape[1], BLOCK):
         end = min(start + BLOCK, left.shape[1])
         errors = torch.zeros(len(left), end - start, dtype=torch.float64)
         for i in range(start, end):
-            rounded[:, i] = (left[:, i] / steps).round().clamp(-MAX_WEIGHT, MAX_WEIGHT) * support[:, i]
+            beside = rounded[:, partners[i]]
+            most = (MAX_PAIR - beside.amax(1)).clamp(max=MAX_WEIGHT)
+            least = (-MAX_PAIR - beside.amin(1)).clamp(min=-MAX_WEIGHT)
+            rounded[:, i] = (left[:, i] / steps).round().clamp(least, most) * support[:, i]
             error = (left[:, i] - rounded[:, i] * steps) / factor[i, i]
             left[:, i:end] -= error[:, None] * factor[i, i:end] * support[:, i:end]
             errors[:, i - start] = error
         left[:, end:] -= (errors @ factor[start:end, end:]) * support[:, end:]
-    return rounded.to(torch.int8)
+    return rounded[:, :-1].to(torch.int8).view(weight.shape)
+
+
+def _partners(window: Sequence[int]) -> Tensor:
+    """Return the neighbours of each weight of a window, (F, n), F where there is none."""
+    found = torch.full((math.prod(window), 3), math.prod(window))
+    for number, (left, right) in enumerate(side_by_side(window)):
+        found[left, number], found[right, number] = right, left
+    return found
 
 
 def _inverse_factor(moments: Tensor) -> Tensor | None:

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lcnn_compress.forms.int8 import MAX_ACTIVATION, MAX_WEIGHT, Grid, Int8Conv2d, Int8Factors, Round8, on_grid, rounded
+from lcnn_compress.forms.int8 import MAX_ACTIVATION, Grid, Int8Conv2d, Int8Factors, Round8, on_grid, rounded
 from lcnn_compress.forms.lookup import LookupConv2d
+from lcnn_compress.forms.whole_weights import MAX_WEIGHT, fitted
 from lcnn_compress.net.layers import calls
 
 
@@ -137,8 +138,9 @@ class TrainableInt8Conv2d(nn.Module):
 
 
 def _whole(units: Tensor) -> Tensor:
-    """Return whole numbers as float32 of weights in units of the largest."""
-    return rounded(units * MAX_WEIGHT).clamp(-MAX_WEIGHT, MAX_WEIGHT)
+    """Return whole numbers as float32 of weights (n, K, ...) in units of the largest; fitting passes gradients as they are."""
+    numbers = rounded(units * MAX_WEIGHT).clamp(-MAX_WEIGHT, MAX_WEIGHT)
+    return numbers + (fitted(numbers.detach()) - numbers.detach())
 
 
 def as_trainable(net: fx.GraphModule, plain: fx.GraphModule) -> fx.GraphModule:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from byte_models import CASES, ByteCase
 
-from lcnn_compress.forms.int8 import Grid, Int8Conv2d, Int8Factors, Round8, on_grid, row_scales, whole
+from lcnn_compress.forms.int8 import Grid, Int8Conv2d, Int8Factors, Round8, on_grid
 
 
 def layer_of(case: ByteCase) -> Int8Conv2d:
@@ -83,22 +83,6 @@ def test_factors_of_no_layer_are_refused() -> None:
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"must be|are not those of one layer"):
             replace(good, **changes).check(case.geometry)
-
-
-def test_scales_of_rows_leave_the_least_error() -> None:
-    rows = torch.randn(6, 200, generator=torch.Generator().manual_seed(0))
-    rows[0, 0] = 60.0  # one large weight
-    rows[5] = 0.0
-    scales = row_scales(rows)
-
-    def error(scale: torch.Tensor) -> torch.Tensor:
-        return (whole(rows, scale) * scale[:, None] - rows).square().sum(1)
-
-    plain = rows.abs().amax(1).clamp_min(1e-9) / 127
-    assert bool((error(scales) <= error(plain) + 1e-9).all())
-    assert float(scales[5]) == 1.0
-    assert not bool(whole(rows, scales)[5].any())
-    assert float(whole(rows, scales).abs().max()) <= 127
 
 
 def test_rounding_passes_gradients_and_gives_scales_those_of_learned_steps() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lcnn_compress.forms.int8 import row_scales, whole
+from lcnn_compress.forms.whole_weights import fitted, row_scales, whole
 from lcnn_compress.quantisation.round_weights import round_weights
 
 
@@ -44,3 +44,12 @@ def test_zeros_stay_zeros() -> None:
     made = round_weights(weight, row_scales(weight), x.T @ x)
     assert not bool(made[weight == 0].any())
     assert int(made.abs().max()) <= 127
+
+
+def test_neighbours_fit_though_errors_are_made_up_for() -> None:
+    weight, x = drawn()
+    weight, scale = weight.view(40, -1, 3, 2), row_scales(weight.view(40, -1, 3, 2)) / 1.5
+    made = round_weights(weight, scale, x.T @ x)
+    assert made.shape == weight.shape
+    assert torch.equal(fitted(made.float()), made.float())
+    assert not torch.equal(made.float(), whole(weight, scale))

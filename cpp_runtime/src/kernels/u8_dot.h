@@ -6,6 +6,8 @@
 #ifndef LCNN_SRC_KERNELS_U8_DOT_H_
 #define LCNN_SRC_KERNELS_U8_DOT_H_
 
+#include <algorithm>
+
 #include "kernels/lanes.h"
 
 namespace lcnn {
@@ -43,8 +45,8 @@ struct DotTask {
   int64_t quads;  // of all spans
   int64_t chunk;  // quads of which spans consist
   const int8_t* weights;
-  bool small_weights;  // all are from -64 to 64
-  int64_t blocks;      // 1 to kMaxBlocks
+  bool pairs_fit;  // PairsFit of all quads
+  int64_t blocks;  // 1 to kMaxBlocks
   int64_t filters;
   const int32_t* start;
   const float* scale;
@@ -58,6 +60,16 @@ struct DotTask {
   void* y;                   // bytes or floats
   const int64_t* y_offsets;  // one for each pixel; elements
 };
+
+// Whether 16 bits hold what the first two bytes of a quad of weights give with any bytes, and the
+// last two: each two are at most 128 together, and at least -128.
+inline bool PairsFit(const int8_t* quad) {
+  constexpr int kMost = 128;
+  const auto fit = [](int a, int b) {
+    return std::max(a, 0) + std::max(b, 0) <= kMost && std::min(a, 0) + std::min(b, 0) >= -kMost;
+  };
+  return fit(quad[0], quad[1]) && fit(quad[2], quad[3]);
+}
 
 struct DotKernels {
   void (*to_narrow)(const DotTask&);

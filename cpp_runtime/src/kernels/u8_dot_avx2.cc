@@ -1,4 +1,4 @@
-// Products of bytes, AVX2: exact for all weights by way of 16 bits, faster for small ones.
+// Products of bytes, AVX2: exact for all weights by way of 16 bits, faster where pairs fit these.
 #include "kernels/u8_dot_ymm_body.h"
 
 namespace {
@@ -29,8 +29,7 @@ struct Widened {
   }
 };
 
-// Of weights from -64 to 64: two products are at most 2 * 255 * 64, which 16 bits hold.
-struct Small {
+struct Pairs {
   static constexpr int kPixels = 5;
 
   struct Pixel {
@@ -52,10 +51,10 @@ struct TilesOfStore {
   template <int PIXELS, int BLOCKS>
   using WidenedTile = StoredTile<Widened, Store, PIXELS, BLOCKS>;
   template <int PIXELS, int BLOCKS>
-  using SmallTile = StoredTile<Small, Store, PIXELS, BLOCKS>;
+  using PairsTile = StoredTile<Pairs, Store, PIXELS, BLOCKS>;
 
   static void Run(const lcnn::DotTask& task) {
-    task.small_weights ? RunTiles<SmallTile>(task) : RunTiles<WidenedTile>(task);
+    task.pairs_fit ? RunTiles<PairsTile>(task) : RunTiles<WidenedTile>(task);
   }
 };
 

@@ -31,7 +31,8 @@ struct ListTask {
   const int32_t* weights;  // for each entry, one of each filter of the group
   const int64_t* counts;   // of each group's entries
   int64_t groups;
-  int64_t share;  // filters of a group: 1, 2 or 4
+  int64_t share;   // filters of a group: 1, 2 or 4
+  bool pairs_fit;  // PairsFit of all quads
   int64_t vectors;
   const int32_t* start;
   const float* scale;

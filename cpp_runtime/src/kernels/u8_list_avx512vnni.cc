@@ -3,7 +3,9 @@
 
 namespace {
 
-inline Reg AddProducts(Reg sums, Reg x, Reg w) { return _mm512_dpbusd_epi32(sums, x, w); }
+struct Products {
+  static Reg Add(Reg sums, Reg x, Reg w) { return _mm512_dpbusd_epi32(sums, x, w); }
+};
 
 // 24 registers for sums at most.
 constexpr int MostVectors(int share) { return share == 4 ? 6 : 12; }
@@ -14,5 +16,6 @@ constexpr int MostVectors(int share) { return share == 4 ? 6 : 12; }
 #include "kernels/u8_list_body.h"
 
 namespace lcnn {
-const ListKernels kListAvx512Vnni = {{2, 1.3f, 1.1f}, 8, Run<Bytes>, Run<Floats>};
+const ListKernels kListAvx512Vnni = {
+    {2, 1.3f, 1.1f}, 8, Run<Products, Bytes>, Run<Products, Floats>};
 }

@@ -3,7 +3,9 @@
 
 namespace {
 
-inline Reg AddProducts(Reg sums, Reg x, Reg w) { return _mm256_dpbusd_avx_epi32(sums, x, w); }
+struct Products {
+  static Reg Add(Reg sums, Reg x, Reg w) { return _mm256_dpbusd_avx_epi32(sums, x, w); }
+};
 
 // Two registers to a vector: 8 for sums at most.
 constexpr int MostVectors(int share) { return share == 1 ? 4 : 2; }
@@ -14,5 +16,5 @@ constexpr int MostVectors(int share) { return share == 1 ? 4 : 2; }
 #include "kernels/u8_list_body.h"
 
 namespace lcnn {
-const ListKernels kListAvxVnni = {{2, 1.4f, 0}, 8, Run<Bytes>, Run<Floats>};
+const ListKernels kListAvxVnni = {{2, 1.4f, 0}, 8, Run<Products, Bytes>, Run<Products, Floats>};
 }

@@ -1,6 +1,6 @@
 // Products of bytes over lists in terms of Reg: included by one file per way to multiply, after
-// u8_regs_*.h, its own AddProducts(sums, bytes, weights) and MostVectors(share), the vectors of the
-// largest tile. Lanes are positions.
+// u8_regs_*.h, structs Products with Add(sums, bytes, weights) and MostVectors(share), the vectors
+// of the largest tile. Lanes are positions.
 #ifndef LCNN_SRC_KERNELS_U8_LIST_BODY_H_
 #define LCNN_SRC_KERNELS_U8_LIST_BODY_H_
 
@@ -13,7 +13,7 @@ constexpr int64_t kVectorBytes = lcnn::kListLanes * lcnn::kQuad;
 constexpr int kRegs = kVectorBytes / kRegBytes;  // of a vector
 
 // The results of one group of filters at the positions of a tile.
-template <int SHARE, int REGS>
+template <class Products, int SHARE, int REGS>
 struct Group {
   Reg sums[SHARE][REGS];
 
@@ -36,7 +36,7 @@ struct Group {
       for (int r = 0; r < REGS; ++r) {
         const Reg quads = Load(from + r * kRegBytes);
         LCNN_UNROLL
-        for (int f = 0; f < SHARE; ++f) sums[f][r] = AddProducts(sums[f][r], quads, weight[f]);
+        for (int f = 0; f < SHARE; ++f) sums[f][r] = Products::Add(sums[f][r], quads, weight[f]);
       }
     }
     // What the results need is not to be read before: there are no registers for it.
@@ -99,12 +99,12 @@ struct Floats {
 
 using TileFunction = void (*)(const lcnn::ListTask& task, int64_t first_vector);
 
-template <class Store, int SHARE, int VECTORS>
+template <class Products, class Store, int SHARE, int VECTORS>
 void RunTile(const lcnn::ListTask& t, int64_t first) {
   const lcnn::ListEntry* entries = t.entries;
   const int32_t* weights = t.weights;
   for (int64_t g = 0; g < t.groups; ++g) {
-    Group<SHARE, VECTORS * kRegs> group;
+    Group<Products, SHARE, VECTORS * kRegs> group;
     group.Accumulate(t, g, entries, weights, t.x + first * kVectorBytes);
     group.Finish(t, g, first * kVectorBytes, Store(t));
     entries += t.counts[g];
@@ -115,19 +115,22 @@ void RunTile(const lcnn::ListTask& t, int64_t first) {
 constexpr int kMostVectors = 12;
 
 // Larger tiles than the largest one are never run.
-template <class Store, int SHARE, int VECTORS>
+template <class Products, class Store, int SHARE, int VECTORS>
 constexpr TileFunction Tile() {
-  return RunTile<Store, SHARE, (VECTORS < MostVectors(SHARE) ? VECTORS : MostVectors(SHARE))>;
+  return RunTile<Products, Store, SHARE,
+                 (VECTORS < MostVectors(SHARE) ? VECTORS : MostVectors(SHARE))>;
 }
 
 // Tiles are equally large but for one vector.
-template <class Store, int SHARE>
+template <class Products, class Store, int SHARE>
 void RunTilesOf(const lcnn::ListTask& t) {
   static constexpr TileFunction kTiles[kMostVectors] = {
-      Tile<Store, SHARE, 1>(),  Tile<Store, SHARE, 2>(),  Tile<Store, SHARE, 3>(),
-      Tile<Store, SHARE, 4>(),  Tile<Store, SHARE, 5>(),  Tile<Store, SHARE, 6>(),
-      Tile<Store, SHARE, 7>(),  Tile<Store, SHARE, 8>(),  Tile<Store, SHARE, 9>(),
-      Tile<Store, SHARE, 10>(), Tile<Store, SHARE, 11>(), Tile<Store, SHARE, 12>()};
+      Tile<Products, Store, SHARE, 1>(),  Tile<Products, Store, SHARE, 2>(),
+      Tile<Products, Store, SHARE, 3>(),  Tile<Products, Store, SHARE, 4>(),
+      Tile<Products, Store, SHARE, 5>(),  Tile<Products, Store, SHARE, 6>(),
+      Tile<Products, Store, SHARE, 7>(),  Tile<Products, Store, SHARE, 8>(),
+      Tile<Products, Store, SHARE, 9>(),  Tile<Products, Store, SHARE, 10>(),
+      Tile<Products, Store, SHARE, 11>(), Tile<Products, Store, SHARE, 12>()};
   constexpr int64_t kMost = MostVectors(SHARE);
   int64_t first = 0;
   for (int64_t tiles = (t.vectors + kMost - 1) / kMost; tiles > 0; --tiles) {
@@ -137,11 +140,11 @@ void RunTilesOf(const lcnn::ListTask& t) {
   }
 }
 
-template <class Store>
+template <class Products, class Store>
 void Run(const lcnn::ListTask& t) {
-  const auto run = t.share == 4   ? RunTilesOf<Store, 4>
-                   : t.share == 2 ? RunTilesOf<Store, 2>
-                                  : RunTilesOf<Store, 1>;
+  const auto run = t.share == 4   ? RunTilesOf<Products, Store, 4>
+                   : t.share == 2 ? RunTilesOf<Products, Store, 2>
+                                  : RunTilesOf<Products, Store, 1>;
   run(t);
 }
 

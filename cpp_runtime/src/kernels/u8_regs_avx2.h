@@ -78,6 +78,11 @@ inline Reg AddWidenedProducts(Reg sums, Reg x, Reg w) {
   const Reg odd = _mm256_madd_epi16(_mm256_srli_epi16(x, 8), _mm256_srai_epi16(w, 8));
   return _mm256_add_epi32(sums, _mm256_add_epi32(even, odd));
 }
+// The same where the products of bytes 0 and 1, and of 2 and 3, fit 16 bits together.
+inline Reg AddPairs(Reg sums, Reg x, Reg w) {
+  const Reg pairs = _mm256_maddubs_epi16(x, w);
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
 
 }  // namespace
 

@@ -173,7 +173,7 @@ PackedDots::PackedDots(const DotWeights& weights, const FilterValues& values,
       chunk_(ChunkQuads(RunsOf(weights, 0), kernels)),
       cost_(0),
       bytes_beyond_(0),
-      small_weights_(true) {
+      pairs_fit_(true) {
   const Parts made = CheapestParts(weights, kernels);
   const std::vector<Part>& parts = made.parts;
   cost_ = static_cast<double>(made.cost) * static_cast<double>(kernels.cost);
@@ -211,8 +211,9 @@ PackedDots::PackedDots(const DotWeights& weights, const FilterValues& values,
     for (int64_t f = 0; f < filters; f += together) {
       to = CopyWeights(weights, packed, spans_.data() + packed.spans, runs, f, f + together, to);
     }
-    small_weights_ = small_weights_ && std::all_of(weights_.data() + packed.weights, to,
-                                                   [](int8_t w) { return w >= -64 && w <= 64; });
+    for (const int8_t* quad = weights_.data() + packed.weights; quad != to; quad += kQuad) {
+      pairs_fit_ = pairs_fit_ && PairsFit(quad);
+    }
     for (int64_t f = 0; f < packed.filters; ++f) {
       const auto filter = static_cast<size_t>(packed.first + f);
       const size_t lane = packed.values + static_cast<size_t>(f);
@@ -230,7 +231,7 @@ DotTask PackedDots::Task(const DotPart& part) const {
   task.quads = part.quads;
   task.chunk = chunk_;
   task.weights = weights_.data() + part.weights;
-  task.small_weights = small_weights_;
+  task.pairs_fit = pairs_fit_;
   task.blocks = part.blocks;
   task.filters = part.filters;
   task.start = start_.data() + part.values;

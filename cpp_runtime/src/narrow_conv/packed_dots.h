@@ -65,7 +65,7 @@ class PackedDots {
   int64_t chunk_;
   double cost_;
   int64_t bytes_beyond_;
-  bool small_weights_;
+  bool pairs_fit_;
 };
 
 }  // namespace lcnn

@@ -77,6 +77,7 @@ PackedLists::PackedLists(const DotWeights& weights, const FilterValues& values,
     : kernels_(kernels),
       share_(share),
       quads_(CeilDiv(weights.depth, kQuad)),
+      pairs_fit_(true),
       start_(values.start),
       scale_(values.scale),
       bias_(values.bias) {
@@ -92,6 +93,11 @@ PackedLists::PackedLists(const DotWeights& weights, const FilterValues& values,
       counts_.push_back(static_cast<int64_t>(entries_.size() - begin));
     }
   }
+  for (const int32_t& weight : weights_) {
+    int8_t quad[kQuad];
+    std::memcpy(quad, &weight, sizeof(quad));
+    pairs_fit_ = pairs_fit_ && PairsFit(quad);
+  }
 }
 
 ListTask PackedLists::Task(const ListPart& part) const {
@@ -101,6 +107,7 @@ ListTask PackedLists::Task(const ListPart& part) const {
   task.counts = counts_.data() + part.first / share_;
   task.groups = part.filters / share_;
   task.share = share_;
+  task.pairs_fit = pairs_fit_;
   task.start = start_.data() + part.first;
   task.scale = scale_.data() + part.first;
   task.bias = bias_.data() + part.first;

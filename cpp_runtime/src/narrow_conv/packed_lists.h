@@ -34,6 +34,7 @@ class PackedLists {
   const ListKernels& kernels_;
   int64_t share_;
   int64_t quads_;
+  bool pairs_fit_;
   std::vector<ListPart> parts_;
   std::vector<ListEntry> entries_;
   std::vector<int32_t> weights_;
