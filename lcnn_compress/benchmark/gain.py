@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from lcnn_compress.benchmark.profile import PROFILE_ROUNDS, PROFILE_RUNS, PROFILE_WARMUP, Profile, least_medians
+from lcnn_compress.benchmark.profile import Profile, Rounds, least_medians
 from lcnn_compress.benchmark.timing import RunOnce, open_net, time_in_turn
 from lcnn_compress.files import temporary_folder
 from lcnn_compress.progress import Progress, silent
 
-# The counted runs of a session take about this long together, and the uncounted run before each of them as long again.
+# The counted runs of a session take about this long together, and the uncounted runs before short ones as long again.
 RATIO_SECONDS = 0.5
 # A session has at least and at most this many pairs of counted runs, however long they take.
-RATIO_PAIRS = (8, 2000)
+RATIO_PAIRS = (3, 2000)
 # The median of this many sessions counts: a net's times in two sessions, seconds apart, differ by several per cent.
 GAIN_SESSIONS = 3
 # A timer takes and returns what ``time_in_turn`` does.
@@ -25,14 +25,13 @@ Timer = Callable[[Sequence[RunOnce], Sequence[int]], list[list[float]]]
 
 @dataclass(frozen=True)
 class TimingPlan:
-    """How two nets are profiled: ``rounds`` times ``runs`` runs of each, with ``threads`` for one operator.
+    """How two nets are profiled: with ``threads`` for one operator, in ``rounds`` or, where that is None, as their time says.
 
     The least of the rounds' medians counts: whatever else the machine does only ever adds time. ``seed`` makes the input.
     """
 
     threads: int = 1
-    rounds: int = PROFILE_ROUNDS
-    runs: int = PROFILE_RUNS
+    rounds: Rounds | None = None
     seed: int = 0
 
 
@@ -67,19 +66,21 @@ def measure_gain(
     Raises:
         ArtefactError, FileError: a file is damaged or missing.
     """
-    total, sessions = GAIN_SESSIONS + plan.rounds, []
+    sessions: list[tuple[float, float]] = []
     for done in range(GAIN_SESSIONS):
-        progress("measuring", done, total)
+        progress("measuring", done, GAIN_SESSIONS + 1)
         sessions.append(_medians_in_turn((dense, lookup), plan.threads, plan.seed, timer))
     dense_ms, lookup_ms = sorted(sessions, key=lambda pair: pair[0] / pair[1])[GAIN_SESSIONS // 2]
+    rounds = plan.rounds or Rounds.of(dense_ms + lookup_ms)
+    total = GAIN_SESSIONS + rounds.count
     with temporary_folder() as folder:
         profiles = [Profile(path, plan.threads, plan.seed, folder) for path in (dense, lookup)]
-        for done in range(plan.rounds):
+        for done in range(rounds.count):
             progress("measuring", GAIN_SESSIONS + done, total)
             for profile in profiles:
-                profile.run(PROFILE_WARMUP + plan.runs)
+                profile.run(rounds.warmup + rounds.runs)
         progress("measuring", total, total)
-        found = [least_medians(profile.finish(), plan.rounds) for profile in profiles]
+        found = [least_medians(profile.finish(), rounds) for profile in profiles]
     both = [name for name in found[0] if name in found[1] and (layers is None or name in layers)]
     times = {name: (found[0][name], found[1][name]) for name in both}
     return Gain(times, dense_ms, lookup_ms)
@@ -97,7 +98,7 @@ def time_ratio(first: Path, second: Path, *, threads: int = 1, seed: int = 0, ti
 
 def _medians_in_turn(files: tuple[Path, Path], threads: int, seed: int, timer: Timer) -> tuple[float, float]:
     runs = [open_net(path, None, threads, seed) for path in files]
-    trial_ms = timer(runs, (2, 1))
+    trial_ms = timer(runs, (1, 1))
     pairs = int(np.clip(1000 * RATIO_SECONDS / sum(min(ms) for ms in trial_ms), *RATIO_PAIRS))
     first_ms, second_ms = timer(runs, (pairs, 0))
     return float(np.median(first_ms)), float(np.median(second_ms))

@@ -32,7 +32,7 @@ from lcnn_compress.benchmark.layer_forms import (
     form_macs,
     forms_model,
 )
-from lcnn_compress.benchmark.profile import layer_times
+from lcnn_compress.benchmark.profile import Rounds, layer_times
 from lcnn_compress.errors import FileError
 from lcnn_compress.files import sha256_of, temporary_folder, write_atomically
 from lcnn_compress.machine import machine
@@ -82,7 +82,7 @@ def measure_forms(shape: Shape, forms: Sequence[Form], threads: int) -> dict[For
     with temporary_folder() as folder:
         path = folder / "forms.onnx"
         write_atomically(path, forms_model(shape, forms).SerializeToString())
-        times = layer_times(path, threads=threads, runs=runs, rounds=FORM_ROUNDS, layer_ops=_TIMED_OPS)
+        times = layer_times(path, threads=threads, rounds=Rounds(FORM_ROUNDS, runs=runs), layer_ops=_TIMED_OPS)
     return {form: max(times[str(i)], RESOLUTION_MS) for i, form in enumerate(forms)}
 
 

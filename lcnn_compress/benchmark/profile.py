@@ -22,13 +22,26 @@ log = logging.getLogger(__name__)
 
 # Under this name stands the time of what belongs to no layer: reorders, pooling, activations of their own.
 OTHER = "(other)"
-PROFILE_WARMUP = 3
-PROFILE_ROUNDS = 5
-PROFILE_RUNS = 10
-# ``runs_for`` lets a round of one net, or of two in turn, take about this long.
-NET_ROUND_MS = 400.0
-# A round has at least and at most this many runs, however long they take.
-NET_RUNS = (4, 40)
+# A round of one net, or of two in turn, takes about this long, but has at least one run and at most so many.
+ROUND_MS, MAX_RUNS = 400.0, 40
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How often a net is run: ``count`` times ``runs`` runs that count, behind ``warmup`` others."""
+
+    count: int = 5
+    warmup: int = 3
+    runs: int = 10
+
+    @classmethod
+    def of(cls, ms: float) -> Rounds:
+        """Return those for a run, of one net or of two in turn, of ``ms``.
+
+        Runs that take long are few: what disturbs a machine for moments is a small part of each.
+        """
+        runs = int(np.clip(ROUND_MS / max(ms, 1e-3), 1, MAX_RUNS))
+        return cls(cls.count if runs > cls.warmup else 3, min(cls.warmup, runs), runs)
 
 
 @dataclass(frozen=True)
@@ -50,22 +63,16 @@ def net_times(model: Path, *, threads: int = 1) -> NetTimes:
         ArtefactError, FileError: the file is damaged or missing.
     """
     run = open_net(model, None, threads, 0)
-    runs = runs_for(min(time_in_turn([run], (3, 2))[0]))
-    whole_ms = float(np.median(time_in_turn([run], (PROFILE_ROUNDS * runs, 2))[0]))
-    return NetTimes(whole_ms, layer_times(model, threads=threads, runs=runs, rounds=PROFILE_ROUNDS))
-
-
-def runs_for(ms: float) -> int:
-    """Return how many runs a round of timing has, of a net or of two in turn, if one run takes ``ms``."""
-    return int(np.clip(NET_ROUND_MS / max(ms, 1e-3), *NET_RUNS))
+    rounds = Rounds.of(min(time_in_turn([run], (1, 1))[0]))
+    whole_ms = float(np.median(time_in_turn([run], (rounds.count * rounds.runs, 1))[0]))
+    return NetTimes(whole_ms, layer_times(model, threads=threads, rounds=rounds))
 
 
 def layer_times(
     model: Path,
     *,
     threads: int = 1,
-    runs: int = 20,
-    rounds: int = 1,
+    rounds: Rounds = Rounds(),
     seed: int = 0,
     native: bool = True,
     layer_ops: Collection[str] = LAYER_OPS,
@@ -82,8 +89,8 @@ def layer_times(
     """
     with temporary_folder() as folder:
         profile = Profile(model, threads, seed, folder, native, layer_ops)
-        for _ in range(rounds):
-            profile.run(PROFILE_WARMUP + runs)
+        for _ in range(rounds.count):
+            profile.run(rounds.warmup + rounds.runs)
         return least_medians(profile.finish(), rounds)
 
 
@@ -173,8 +180,8 @@ def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.median([run[name] for run in runs])) for name in runs[0]}
 
 
-def least_medians(runs: list[dict[str, float]], rounds: int) -> dict[str, float]:
-    """Return for each layer the least of the medians of ``rounds`` equal parts of ``runs``, warm-up runs of each left out."""
-    length = len(runs) // rounds
-    medians = [_medians(runs[i * length + PROFILE_WARMUP : (i + 1) * length]) for i in range(rounds)]
+def least_medians(runs: list[dict[str, float]], rounds: Rounds) -> dict[str, float]:
+    """Return for each layer the least of the medians of the rounds that ``runs`` come from."""
+    length = rounds.warmup + rounds.runs
+    medians = [_medians(runs[i * length + rounds.warmup : (i + 1) * length]) for i in range(rounds.count)]
     return {name: min(median[name] for median in medians) for name in medians[0]}

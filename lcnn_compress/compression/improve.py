@@ -21,13 +21,15 @@ from lcnn_compress.data.examples import Examples
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.net.edit import as_lookup, with_lookups
 from lcnn_compress.net.layers import Captured, Layer
-from lcnn_compress.net.output_error import Outputs, some_images
+from lcnn_compress.net.output_error import Outputs, affordable_images, some_images
 from lcnn_compress.progress import Progress
 from lcnn_compress.train.checkpoint import CheckpointFile
 from lcnn_compress.train.loop import Goal, finetune
 from lcnn_compress.train.recipe import FinetuneSettings
 
 log = logging.getLogger(__name__)
+# Layers are solved on as many images as take the dense net about so many MACs, and on at least and at most so many of them.
+REFIT_IMAGES = 1e12, (16, 1 << 16)
 # Outputs are held against the dense net's on at most this many calibration images.
 JUDGED_IMAGES = 128
 # Re-estimated batch norms stay if they take outputs at most this many times further from the dense net's: on the images that
@@ -69,7 +71,7 @@ def improve(
     dense = captured.net
     calibration = (data if settings.finetune is None else data.calibrated()).calibration
     if calibration:
-        _refit_layers(net, captured, calibration, progress)
+        _refit_layers(net, captured, affordable_images(dense, captured.layers, calibration, *REFIT_IMAGES), progress)
         reestimate_where_no_worse(net, dense, calibration)
     if settings.finetune is None or data.examples is None:
         return None

@@ -18,7 +18,7 @@ from lcnn_compress.compression.make_report import timed
 from lcnn_compress.compression.settings import CompressSettings, LayerPlan
 from lcnn_compress.export.rewrite import dense_form
 from lcnn_compress.export.template import with_factors
-from lcnn_compress.export.to_onnx import only_timed, to_onnx
+from lcnn_compress.export.to_onnx import for_timing
 from lcnn_compress.files import temporary_folder, write_atomically
 from lcnn_compress.forms.kinds import DENSE
 from lcnn_compress.net.edit import finished
@@ -65,7 +65,7 @@ class Timing:
         done = finished(net, storage)
         self.is_narrow = any(calls(net, NARROW_TYPES))
         if self.template is None or self.is_narrow:
-            self.model = to_onnx(done, self.input_shape, only_timed(storage), {})
+            self.model = for_timing(done, self.input_shape, storage)
         else:  # the template spares the exporter, which takes minutes for some nets
             self.model = with_factors(self.template, done, storage)
         progress("exporting", 1, 1)

@@ -77,12 +77,7 @@ def to_onnx(
     Raises:
         ModelError: torch's exporter fails on the net.
     """
-    stand_in = fx.GraphModule(net, copy.deepcopy(net.graph))
-    for node, lookup in list(calls(net, LookupConv2d)):
-        stand_in.add_submodule(str(node.target), _LookupConvNode(lookup, settings.storage))
-    put_in_narrow(net, stand_in)
-    put_in(stand_in)
-    model = _trace(net, stand_in, input_shape, settings.tolerance)
+    model = _trace(net, input_shape, settings.storage, settings.tolerance)
     if settings.dense:
         model = dense_form(model)
     else:
@@ -92,6 +87,18 @@ def to_onnx(
     if not settings.fallback:
         del model.functions[:]
     onnx.checker.check_model(model)
+    return model
+
+
+def for_timing(net: fx.GraphModule, input_shape: tuple[int, ...], storage: str) -> onnx.ModelProto:
+    """Return ``net`` as ONNX for inputs of that shape alone, not held against torch: files that are written are.
+
+    Raises:
+        ModelError: torch's exporter fails on the net.
+    """
+    model = _trace(net, input_shape, storage, None)
+    split_full(model, full_layers(net))
+    model.metadata_props.append(onnx.StringStringEntryProto(key="lcnn.input_shape", value=json.dumps(list(input_shape))))
     return model
 
 
@@ -115,13 +122,19 @@ def export_onnx(
     return difference
 
 
-def _trace(net: fx.GraphModule, stand_in: fx.GraphModule, input_shape: tuple[int, ...], tolerance: float) -> onnx.ModelProto:
+def _trace(net: fx.GraphModule, input_shape: tuple[int, ...], storage: str, tolerance: float | None) -> onnx.ModelProto:
     """Export with the axes open that the net has, as far as the file holds what they promise at other sizes.
 
-    (torch's exporter marks height and width dynamic even where it has fixed an adaptive pooling to the traced size.)
+    (torch's exporter marks height and width dynamic even where it has fixed an adaptive pooling to the traced size.) Without
+    a tolerance no axis is open and nothing is compared.
     """
+    stand_in = fx.GraphModule(net, copy.deepcopy(net.graph))
+    for node, lookup in list(calls(net, LookupConv2d)):
+        stand_in.add_submodule(str(node.target), _LookupConvNode(lookup, storage))
+    put_in_narrow(net, stand_in)
+    put_in(stand_in)
     interface = interface_of(net)
-    given = interface.open_axes
+    given = () if tolerance is None else interface.open_axes
     wanted = ((0, 2, 3) if len(input_shape) == 4 else (0,)) if given is None else given
     problem: Exception | None = None
     for axes in dict.fromkeys((wanted, tuple(a for a in wanted if a == 0), tuple(a for a in wanted if a), ())):
@@ -130,6 +143,8 @@ def _trace(net: fx.GraphModule, stand_in: fx.GraphModule, input_shape: tuple[int
             continue  # the exporter takes minutes to find out what the net does not take
         try:
             model = _traced(net, stand_in, (2, *input_shape[1:]) if 0 in axes else input_shape, axes)
+            if tolerance is None:
+                return model
             found = largest_difference(net, model.SerializeToString(), sizes, native=False)
         except Exception as error:  # the exporter wraps whatever went wrong in its own and other classes
             problem = error  # the last try, which asks for least, says what is wrong

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
 from lcnn_compress.net.cut import Walk
+from lcnn_compress.net.layers import Layer
 
 
 class Outputs:
@@ -57,6 +59,19 @@ def some_images(batches: Sequence[Tensor], count: int, at_once: int = 32) -> lis
     starts = itertools.accumulate(map(len, batches), initial=0)
     parts = [x[chosen[(chosen >= at) & (chosen < at + len(x))] - at] for x, at in zip(batches, starts, strict=False)]
     return [small for part in parts if len(part) for small in part.split(at_once)]
+
+
+def affordable_images(
+    net: fx.GraphModule, layers: Sequence[Layer], batches: Sequence[Tensor], macs: float, bounds: tuple[int, int]
+) -> list[Tensor]:
+    """Return as many images at ``even_places`` as take a net about so many MACs, within bounds."""
+    return some_images(batches, int(np.clip(macs / max(1.0, macs_of_image(net, layers, batches)), *bounds)))
+
+
+def macs_of_image(net: fx.GraphModule, layers: Sequence[Layer], batches: Sequence[Tensor]) -> float:
+    """Return about how many MACs the layers have on one calibration image, which may differ in size from what is timed."""
+    example = next(node for node in net.graph.nodes if node.op == "placeholder").meta["tensor_meta"].shape
+    return sum(layer.dense_macs for layer in layers) * batches[0][0].numel() / max(1, torch.Size(example[1:]).numel())
 
 
 @torch.inference_mode()

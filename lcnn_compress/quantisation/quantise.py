@@ -22,7 +22,7 @@ from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.forms.whole_weights import MAX_WEIGHT, row_scales
 from lcnn_compress.net.edit import as_lookup, with_lookups
 from lcnn_compress.net.layers import OTHER_PADDING, Captured, Layer, calls
-from lcnn_compress.net.output_error import Outputs, some_images
+from lcnn_compress.net.output_error import Outputs, affordable_images, some_images
 from lcnn_compress.net.patches import patches, seeded_positions
 from lcnn_compress.operators.geometry import ConvGeometry
 from lcnn_compress.progress import Progress, silent
@@ -37,7 +37,8 @@ SAMPLES = 8192
 RESPONSE_PARTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 # Calibration inputs that the layers are made from take at most this many bytes in the widest place of the net.
 MAX_BYTES = 1 << 29
-MAX_IMAGES = 64
+# At least and at most this many are used, and as many as take the net about this many MACs: it is run a dozen times.
+IMAGES, MAX_MACS = (8, 64), 5e11
 # Ways to find ranges are told apart by so many of them.
 TRIED_IMAGES = 16
 
@@ -68,7 +69,7 @@ def quantise(
     Raises:
         SettingsError: no calibration inputs, or activations that are not finite.
     """
-    few = _few_images(captured.net, batches)
+    few = _few_images(captured, batches)
     if not few:
         raise SettingsError("8-bit arithmetic needs the ranges of activations, and there is no calibration data; add `calib`")
     dense = [layer for layer in captured.layers if layer.name in names and not isinstance(layer.module, LookupConv2d)]
@@ -93,14 +94,15 @@ def quantise(
     return made
 
 
-def _few_images(net: fx.GraphModule, batches: Sequence[Tensor]) -> list[Tensor]:
-    """Return images, as many as ``MAX_BYTES`` and ``MAX_IMAGES`` allow, at least one."""
+def _few_images(captured: Captured, batches: Sequence[Tensor]) -> list[Tensor]:
+    """Return as many images as can be held and afforded, at least one."""
     given = [x for x in batches if len(x)]
     if not given:
         return []
-    widest = _Widest(net)
+    widest = _Widest(captured.net)
     widest.run(given[0][:1].clone())
-    return some_images(given, max(1, min(MAX_IMAGES, MAX_BYTES // max(1, widest.n_bytes))))
+    fit = some_images(given, max(1, MAX_BYTES // max(1, widest.n_bytes)))
+    return affordable_images(captured.net, captured.layers, fit, MAX_MACS, IMAGES)
 
 
 class _Widest(fx.Interpreter):

@@ -21,7 +21,7 @@ from lcnn_compress.compression.settings import LayerPlan
 from lcnn_compress.forms.arithmetic import FLOAT32, INT8
 from lcnn_compress.forms.kinds import LOOKUP, LOW_RANK, SPARSE, Kind
 from lcnn_compress.net.layers import Captured, Layer
-from lcnn_compress.net.output_error import Outputs, outputs, some_images
+from lcnn_compress.net.output_error import Outputs, affordable_images, macs_of_image, outputs, some_images
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.quantisation.rounding_effects import rounding_effects
 from lcnn_compress.search.candidates import Candidate
@@ -83,8 +83,8 @@ def effects_of_options(
     ranks = {name: sorted(c.plan.dictionary_size for c in listed) for name, listed in in_bytes.items() if listed}
     added = {}
     if ranks:
-        macs = macs_of_image(captured.net, captured.layers, calibration) * len(ranks) / 2
-        images = some_images(calibration, int(np.clip(MAX_ROUNDING_MACS / max(1.0, macs), *ROUNDED_IMAGES)))
+        macs = MAX_ROUNDING_MACS * 2 / len(ranks)
+        images = affordable_images(captured.net, captured.layers, calibration, macs, ROUNDED_IMAGES)
         added = rounding_effects(captured, {name: sizes[len(sizes) // 2] for name, sizes in ranks.items()}, images, progress)
 
     def effect(candidate: Candidate) -> float:
@@ -156,12 +156,6 @@ def estimate(
         effects.append([_interpolated(c, error, known) for c, error in zip(listed, errors, strict=True)])
     progress("trying layers", total, total)
     return effects
-
-
-def macs_of_image(dense: fx.GraphModule, layers: Sequence[Layer], batches: Sequence[Tensor]) -> float:
-    """Return about how many MACs the layers have on one calibration image, which may differ in size from what is timed."""
-    example = next(node for node in dense.graph.nodes if node.op == "placeholder").meta["tensor_meta"].shape
-    return sum(layer.dense_macs for layer in layers) * batches[0][0].numel() / max(1, torch.Size(example[1:]).numel())
 
 
 def _least_images(dense: fx.GraphModule, x: Tensor) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lcnn_compress.benchmark.gain import Gain, TimingPlan
-from lcnn_compress.benchmark.profile import OTHER, runs_for
+from lcnn_compress.benchmark.profile import OTHER
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.files import temporary_folder, write_atomically
 from lcnn_compress.progress import Progress, silent
@@ -120,7 +120,7 @@ def _measure(problem: Problem, choice: Choice, dense: Path, progress: Progress) 
     assert problem.dense_ms is not None
     lookup = dense.with_name("lookup.onnx")
     write_atomically(lookup, problem.model(choice, progress).SerializeToString())
-    plan = TimingPlan(threads=problem.settings.threads, runs=runs_for(2 * problem.dense_ms))
+    plan = TimingPlan(threads=problem.settings.threads)
     return problem.timers.measure_gain(dense, lookup, plan=plan, progress=progress)
 
 

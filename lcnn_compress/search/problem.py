@@ -24,7 +24,7 @@ from lcnn_compress.compression.plan import reasons_against
 from lcnn_compress.compression.settings import CompressSettings, LayerPlan
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.export.template import with_factors
-from lcnn_compress.export.to_onnx import only_timed, to_onnx
+from lcnn_compress.export.to_onnx import for_timing
 from lcnn_compress.files import temporary_folder, write_atomically
 from lcnn_compress.forms.arithmetic import AUTO, BFLOAT16, FLOAT32, INT8
 from lcnn_compress.forms.kinds import LOOKUP
@@ -226,9 +226,7 @@ class Problem:
         net = finished(with_lookups(self.captured, lookups), storage)
         if choice.arithmetic != FLOAT32:
             shape = self.captured.input_shape
-            return to_onnx(
-                in_arithmetic(net, shape, choice.plans, self.calibration, rough=True), shape, only_timed(storage), {}
-            )
+            return for_timing(in_arithmetic(net, shape, choice.plans, self.calibration, rough=True), shape, storage)
         assert self.reusable.template is not None
         return with_factors(self.reusable.template, net, storage)
 
@@ -373,7 +371,7 @@ def _template(captured: Captured, reasons: Sequence[str | None], storage: str, p
         assert isinstance(folded, LookupConv2d)
         with torch.no_grad():
             folded.sparse_kernel.view(-1)[0] = number
-    model = to_onnx(net, captured.input_shape, only_timed(storage), {})
+    model = for_timing(net, captured.input_shape, storage)
     progress("exporting", 1, 1)
     return model
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lcnn_compress.artefact.artefact import Artefact
 from lcnn_compress.benchmark.timers import Timers
 from lcnn_compress.compression.improve import JUDGED_IMAGES
@@ -17,10 +15,9 @@ from lcnn_compress.compression.pipeline import compress_net
 from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.net.layers import Captured
-from lcnn_compress.net.output_error import Outputs, some_images
+from lcnn_compress.net.output_error import Outputs, affordable_images
 from lcnn_compress.progress import Progress, silent
 from lcnn_compress.search.budget_report import Expected, Forecast, KeptDrop, MetTarget, as_json
-from lcnn_compress.search.effects import macs_of_image
 from lcnn_compress.search.max_drop import fastest_within, judge_by
 from lcnn_compress.search.meet_target import fit, initial_choice, second_choice, speed_over_target
 from lcnn_compress.search.problem import Choice, Problem, prepare
@@ -29,7 +26,7 @@ from lcnn_compress.search.trained_choice import Trials, best_trained
 
 # The finished net's outputs are held against the dense net's on at least and at most this many images, and as many as take the
 # dense net about this many MACs.
-JUDGED, MAX_JUDGE_MACS = (16, JUDGED_IMAGES), 5e11
+JUDGED, MAX_JUDGE_MACS = (8, JUDGED_IMAGES), 5e11
 
 
 def forecast(
@@ -91,9 +88,8 @@ def compress_to_target(
     made = keep(problem, target, data, progress)
     artefact, budget = made.artefact, made.budget
     if data.calibration:
-        macs = macs_of_image(captured.net, captured.layers, data.calibration)
-        count = int(np.clip(MAX_JUDGE_MACS / max(1.0, macs), *JUDGED))
-        judge = Outputs(captured.net, some_images(data.calibration, count))
+        images = affordable_images(captured.net, captured.layers, data.calibration, MAX_JUDGE_MACS, JUDGED)
+        judge = Outputs(captured.net, images)
         budget = replace(budget, measured_error=judge.error(artefact.net) ** 0.5)
     planned = {row.name: row for row in made.problem.table(made.choice)}
     layers = tuple(

@@ -9,14 +9,12 @@ from command_line import needs_library
 from small_onnx import LAYERS, write
 
 from lcnn_compress.benchmark.profile import (
-    NET_RUNS,
     OTHER,
-    PROFILE_WARMUP,
     Profile,
+    Rounds,
     layer_times,
     least_medians,
     net_times,
-    runs_for,
 )
 from lcnn_compress.errors import FileError
 
@@ -24,7 +22,7 @@ from lcnn_compress.errors import FileError
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("lookup", [False, True])
 def test_every_layer_has_a_time_without_the_library(lookup: bool, fused: bool, tmp_path: Path) -> None:
-    times = layer_times(write(tmp_path, lookup=lookup, fused=fused), runs=2, native=False)
+    times = layer_times(write(tmp_path, lookup=lookup, fused=fused), rounds=Rounds(1, 1, 2), native=False)
     assert set(times) == {*LAYERS, OTHER}
     assert all(times[name] > 0 for name in LAYERS)
 
@@ -46,13 +44,14 @@ def test_a_net_is_timed_as_a_whole_and_layer_by_layer(tmp_path: Path) -> None:
 
 
 def test_a_slow_net_runs_less_often_but_several_times() -> None:
-    assert [runs_for(ms) for ms in (0.0, 20.0, 1e4)] == [NET_RUNS[1], 20, NET_RUNS[0]]  # rounds of 400 ms
+    rounds = [Rounds(5, 3, 40), Rounds(5, 3, 20), Rounds(5, 3, 4), Rounds(3, 2, 2), Rounds(3, 1, 1)]
+    assert [Rounds.of(ms) for ms in (0.0, 20.0, 100.0, 200.0, 1e4)] == rounds  # of 400 ms where that is possible
 
 
 def test_the_least_median_of_the_rounds_counts() -> None:
-    warmup = [{"a": 1000.0}] * PROFILE_WARMUP
+    warmup = [{"a": 1000.0}] * 2
     runs = [*warmup, *({"a": ms} for ms in (1.0, 5.0, 9.0)), *warmup, *({"a": ms} for ms in (4.0, 3.0, 8.0))]
-    assert least_medians(runs, rounds=2) == {"a": 4.0}
+    assert least_medians(runs, Rounds(2, 2, 3)) == {"a": 4.0}
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,20 @@ def test_nets_take_turns_and_another_comes_first_each_time() -> None:
     times = time_in_turn([lambda: net("a"), lambda: net("b")], (2, 1))
     assert "".join(order) == "aabb" + "bbaa" + "aabb"  # a turn is two runs, of which the second is counted
     assert [len(ms) for ms in times] == [2, 2]
+
+
+def test_a_run_that_takes_long_counts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, order = [0.0], []
+
+    def net(name: str, seconds: float) -> list[np.ndarray]:
+        order.append(name)
+        clock[0] += seconds
+        return []
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    times = time_in_turn([lambda: net("a", 0.01), lambda: net("b", 0.5)], (2, 0))
+    assert "".join(order) == "baa" + "aab"
+    assert times == [pytest.approx([10, 10]), pytest.approx([500, 500])]
 
 
 def test_the_memory_of_a_net_is_measured_without_torch_and_onnx(tmp_path: Path) -> None:

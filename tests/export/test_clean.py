@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from lcnn_compress import api
-from lcnn_compress.benchmark.profile import layer_times
+from lcnn_compress.benchmark.profile import Rounds, layer_times
 from lcnn_compress.compression.pipeline import compress_net
 from lcnn_compress.compression.settings import CompressSettings
 from lcnn_compress.errors import ModelError
@@ -47,7 +47,7 @@ def test_a_layer_may_be_called_again(tmp_path):
             np.testing.assert_allclose(outputs(file, x, native=native), net(x).numpy(), atol=2e-5)
     twin = with_factors(model, net, "float16")
     assert [n.name for n in twin.graph.node if n.op_type in ("Conv", "LookupConv")] == called
-    times = layer_times(path, runs=2)
+    times = layer_times(path, rounds=Rounds(1, 1, 2))
     assert set(times) == {"stem", "head", "thin", "last", "(other)"}
 
 
@@ -70,7 +70,7 @@ def test_products_without_weights_are_no_layers(tmp_path, caplog):
     named = [n.name for n in onnx.load(tmp_path / "model.onnx").graph.node if n.op_type in ("Conv", "Gemm", "MatMul")]
     assert [name for name in named if name] == [*names, "b/call2"]
     assert named.count("") == 4
-    assert set(layer_times(tmp_path / "model.onnx", runs=2)) == {*names, "(other)"}
+    assert set(layer_times(tmp_path / "model.onnx", rounds=Rounds(1, 1, 2))) == {*names, "(other)"}
     assert "no time found" not in caplog.text
 
 

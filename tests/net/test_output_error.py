@@ -13,7 +13,8 @@ from lcnn_compress import api
 from lcnn_compress.compression.plan import PlanSettings
 from lcnn_compress.compression.settings import CompressSettings, TrainingData
 from lcnn_compress.net.capture import capture
-from lcnn_compress.net.output_error import Outputs, some_images
+from lcnn_compress.net.layers import Captured
+from lcnn_compress.net.output_error import Outputs, affordable_images, some_images
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 
@@ -82,3 +83,16 @@ def test_images_are_taken_at_even_distances():
     for count in (90, 1000):
         assert torch.equal(torch.cat(some_images(batches, count, 16))[:, 0], torch.arange(90))
     assert some_images([], 3) == []
+
+
+@pytest.mark.parametrize(("macs", "count"), [(0.0, 3), (5.5, 5), (1e9, 7)])
+def test_images_are_as_many_as_their_macs_allow(macs: float, count: int) -> None:
+    """At least 3 and at most 7 of 40, at even distances."""
+    captured = Captured.of(capture(nn.Sequential(nn.Conv2d(3, 4, 3)), torch.zeros(1, 3, 8, 8)), (1, 3, 8, 8))
+    per_image = 3 * 4 * 9 * 36
+    batches = list(torch.arange(40.0)[:, None, None, None].expand(-1, 3, 8, 8).split(8))
+    chosen = torch.cat(affordable_images(captured.net, captured.layers, batches, macs * per_image, (3, 7)))
+    assert chosen[:, 0, 0, 0].tolist() == [40 * i // count for i in range(count)]
+    # Images of four times the pixels have four times the MACs.
+    large = [torch.zeros(40, 3, 16, 16)]
+    assert sum(map(len, affordable_images(captured.net, captured.layers, large, 20.5 * per_image, (1, 40)))) == 5
