@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lcnn_compress.cli import render, render_bench, terminal
+from lcnn_compress.cli import render, render_bench, terminal, viewing
 from lcnn_compress.cli.error_boundary import guarded
 from lcnn_compress.cli.options import Command, takes
 from lcnn_compress.cli.requests import (
@@ -284,3 +284,6 @@ def quickstart(request: QuickstartRequest, given: frozenset[str]) -> None:  # no
         result = run(request.output, request.epochs, progress)
     render.print_json(result) if request.as_json else render_bench.quickstart_table(result)
     exit_unless_faster(api.load(request.output).report)
+
+
+app.command(cls=Command)(viewing.profile)
