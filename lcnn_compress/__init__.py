@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from lcnn_compress.sources.source import Origin, Source
     from lcnn_compress.train.recipe import FinetuneSettings
     from lcnn_compress.views.node_profile import NodeProfile, profile
+    from lcnn_compress.views.pictures import plot_layers
 
 __all__ = [
     "Artefact", "ArtefactError", "BenchSettings", "ChildError", "CompressSettings", "Configuration", "DataError",
@@ -74,7 +75,7 @@ __all__ = [
     "Score", "SensitivitySettings", "SettingsError", "Source", "Target", "TrainingData", "__version__", "bench", "check_place",
     "compress", "compress_and_save", "compress_source", "compress_to_target", "doctor", "evaluate", "evaluate_file",
     "export_dense", "export_onnx", "forecast", "inspect", "load", "load_data", "load_examples", "open_model",
-    "profile", "read_configuration", "runtime", "save", "sensitivity", "suite",
+    "plot_layers", "profile", "read_configuration", "runtime", "save", "sensitivity", "suite",
 ]  # fmt: skip
 
 # These names work without torch, or lie above ``api``, so each is imported from its own module; all others come from ``api``.
@@ -83,7 +84,7 @@ _LIGHT = {
     "DataSettings": "data.data_settings", "ExportSettings": "export.export_settings",
     "FinetuneSettings": "train.recipe", "NodeProfile": "views.node_profile", "PlanSettings": "compression.settings",
     "SensitivitySettings": "search.target", "Target": "search.target",
-    "TrainingData": "compression.settings", "profile": "views.node_profile",
+    "TrainingData": "compression.settings", "plot_layers": "views.pictures", "profile": "views.node_profile",
 }  # fmt: skip
 
 

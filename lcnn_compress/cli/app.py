@@ -16,7 +16,6 @@ from lcnn_compress.cli.requests import (
     DoctorRequest,
     EvalRequest,
     ExportRequest,
-    InspectRequest,
     QuickstartRequest,
     SensitivityRequest,
 )  # fmt: skip
@@ -235,21 +234,8 @@ def evaluate(request: EvalRequest, given: frozenset[str]) -> None:  # noqa: ARG0
     render.print_json(with_notes(result, found.notes)) if request.as_json else render.scores(result)
 
 
-@app.command(cls=Command)
-@guarded
-@takes(InspectRequest)
-def inspect(request: InspectRequest, given: frozenset[str]) -> None:  # noqa: ARG001
-    """Show what a model, an artefact or an ONNX file is made of."""
-    from lcnn_compress import api
-
-    found = api.inspect(request.target, arch=request.arch, input_shape=request.shape, trust_pickle=request.trust_pickle)
-    for line in found.notes:
-        render.note(line)
-    if request.as_json:
-        render.print_json({"command": "inspect", "notes": found.notes, "facts": found.facts, "layers": found.layers})
-    else:
-        render.facts(found.facts)
-        render.layer_table(found.layers)
+app.command(cls=Command)(viewing.inspect)
+app.command(cls=Command)(viewing.profile)
 
 
 @app.command(cls=Command)
@@ -284,6 +270,3 @@ def quickstart(request: QuickstartRequest, given: frozenset[str]) -> None:  # no
         result = run(request.output, request.epochs, progress)
     render.print_json(result) if request.as_json else render_bench.quickstart_table(result)
     exit_unless_faster(api.load(request.output).report)
-
-
-app.command(cls=Command)(viewing.profile)

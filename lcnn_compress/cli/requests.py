@@ -372,13 +372,6 @@ class EvalRequest(AnswerRequest, ModelRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectRequest(AnswerRequest, ModelRequest):
-    """``lcnn inspect``."""
-
-    target: str = argument("Model, pkg.mod:factory, artefact or .onnx", "MODEL|ARTEFACT|ONNX")
-
-
-@dataclass(frozen=True, kw_only=True)
 class DoctorRequest:
     """``lcnn doctor``."""
 

@@ -1,4 +1,4 @@
-"""The commands that look at what is there, each with what it takes: where the time of a net goes."""
+"""The commands that look at what is there, each with what it takes: what nets are made of, and where their time goes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,56 @@ from pathlib import Path
 from lcnn_compress.cli import render, render_views
 from lcnn_compress.cli.error_boundary import guarded
 from lcnn_compress.cli.options import MEASUREMENT, MODEL, OUTPUT, argument, own, takes
-from lcnn_compress.cli.requests import AnswerRequest
-from lcnn_compress.cli.resolve import find_artefact, input_shape
+from lcnn_compress.cli.requests import AnswerRequest, ModelRequest
+from lcnn_compress.cli.resolve import find_artefact, input_shape, integers, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectRequest(AnswerRequest, ModelRequest):
+    """``lcnn inspect``."""
+
+    target: str = argument("Model, pkg.mod:factory, artefact or .onnx", "MODEL|ARTEFACT|ONNX")
+    plot: Path | None = own(
+        "Also draw the layers of an artefact: one .svg or .png, or a folder", "--plot", panel=OUTPUT, metavar="FILE|DIR"
+    )
+    filters: str | None = own(
+        "Filters to draw, e.g. 0,5", panel=OUTPUT, metavar="N,...", shown_default="the best, the middle and the worst"
+    )
+
+
+@guarded
+@takes(InspectRequest)
+def inspect(request: InspectRequest, given: frozenset[str]) -> None:  # noqa: ARG001
+    """Show what a model, an artefact or an ONNX file is made of."""
+    plot = request.plot
+    require(plot is None or Path(request.target).is_dir(), f"--plot draws artefacts; {request.target} is none")
+    require(plot is not None or request.filters is None, "--filters does nothing without --plot; add it, or leave it out")
+    filters = () if request.filters is None else integers("--filters", request.filters, least=0)
+
+    from lcnn_compress import api
+
+    found = api.inspect(request.target, arch=request.arch, input_shape=request.shape, trust_pickle=request.trust_pickle)
+    files: list[Path] = []
+    notes = list(found.notes)
+    if plot is not None:
+        from lcnn_compress.views.pictures import plot_layers
+
+        with render.progress() as progress:
+            files, more = plot_layers(
+                request.target, plot, filters=filters, trust_pickle=request.trust_pickle, progress=progress
+            )
+        notes += more
+    for line in notes:
+        render.note(line)
+    if request.as_json:
+        pictures = {} if plot is None else {"pictures": [str(file) for file in files]}
+        answer = {"command": "inspect", "notes": notes, "facts": found.facts, "layers": found.layers, **pictures}
+        render.print_json(answer)
+        return
+    render.facts(found.facts)
+    render.layer_table(found.layers)
+    if files:
+        render.text(f"written {files[0] if len(files) == 1 else f'{len(files)} pictures to {plot}'}")
 
 
 @dataclass(frozen=True, kw_only=True)

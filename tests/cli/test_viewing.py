@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
-from cases import small_net
-from command_line import lcnn, lcnn_json
+import torch
+from command_line import lcnn, lcnn_json, plain_net
 
 from lcnn_compress import api
 from lcnn_compress.compression.settings import CompressSettings, PlanSettings
@@ -15,17 +16,18 @@ from lcnn_compress.compression.settings import CompressSettings, PlanSettings
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an artefact, net.lcnn, which takes 3x16x16 and tells 10 classes."""
+    """A folder with model.pt and an artefact of it, net.lcnn, which takes 3x16x16 and tells 10 classes."""
     path = tmp_path_factory.mktemp("viewing")
-    settings = CompressSettings(PlanSettings("0.5", 2, keep_slow=True), measure=False)
-    api.save(api.compress(small_net(), input_shape=(1, 3, 16, 16), settings=settings), path / "net.lcnn")
+    torch.save(plain_net(), path / "model.pt")
+    settings = CompressSettings(PlanSettings("16", 2, keep_slow=True), measure=False)
+    api.save(api.compress(str(path / "model.pt"), input_shape=(1, 3, 16, 16), settings=settings), path / "net.lcnn")
     return path
 
 
 def test_profile_of_the_artefact_here(here: Path) -> None:
     answer = lcnn_json("profile", "--runs", 2, "--batch", 3, "--trace", "trace.json")
     assert (answer["command"], answer["input_shape"], answer["runs"]) == ("profile", [3, 3, 16, 16], 2)
-    assert {"stem", "conv1", "conv2", "fc"} <= {layer for node in answer["nodes"] for layer in node["layers"]}
+    assert {"0", "2", "7"} <= {layer for node in answer["nodes"] for layer in node["layers"]}
     assert json.loads(Path("trace.json").read_text())["otherData"]["file"] == "net.lcnn"
     assert not (here / "net.lcnn" / "model.onnx").exists()
     printed = lcnn("profile", "net.lcnn", "--runs", 1, "--trace", "t.json").stdout
@@ -33,3 +35,28 @@ def test_profile_of_the_artefact_here(here: Path) -> None:
     assert printed.endswith("written t.json; open it in chrome://tracing or ui.perfetto.dev\n")
     assert "--threads is 5000; it must be at least 1" in lcnn("profile", "--threads", 5000, code=2).stderr
     assert "no such artefact directory" in lcnn("profile", "gone", code=5).stderr
+
+
+def test_inspect_draws_layers(here: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    answer = lcnn_json("inspect", "net.lcnn", "--plot", "layers.svg", "--filters", "0,63")
+    assert (answer["pictures"], answer["notes"]) == (["layers.svg"], [])
+    assert ">63 made, off " in Path("layers.svg").read_text()
+    (here / "model.pt").unlink()
+    result = lcnn("inspect", "net.lcnn", "--plot", "pictures")
+    assert result.stdout.endswith("written pictures/2.svg\n")
+    assert "note: filters stand alone, without the original ones: " in result.stderr
+    assert "net.lcnn" in lcnn("inspect", "net.lcnn").stdout
+
+
+def test_pictures_that_cannot_be_drawn_are_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for arguments, message in (
+        (("model.pt", "--plot", "a.svg"), "--plot draws artefacts; model.pt is none"),
+        (("net.lcnn", "--filters", "1"), "--filters does nothing without --plot"),
+        (("net.lcnn", "--plot", "a.svg", "--filters", "a"), "--filters is 'a'; it must be whole numbers of at least 0"),
+        (("net.lcnn", "--plot", "a.pdf"), "a.pdf: pictures end in .svg or .png, or lie in a folder; choose another --plot"),
+    ):
+        assert message in lcnn("inspect", *arguments, code=2).stderr
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    refused = lcnn("inspect", "net.lcnn", "--plot", "a.svg", code=3).stderr
+    assert "the package 'matplotlib' is missing; run pip install matplotlib, or pip install '.[plot]' in a checkout" in refused
