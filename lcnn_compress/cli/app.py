@@ -236,6 +236,7 @@ def evaluate(request: EvalRequest, given: frozenset[str]) -> None:  # noqa: ARG0
 
 app.command(cls=Command)(viewing.inspect)
 app.command(cls=Command)(viewing.profile)
+app.command(cls=Command)(viewing.predict)
 
 
 @app.command(cls=Command)

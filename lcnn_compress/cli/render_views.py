@@ -1,4 +1,4 @@
-"""What the commands that look at nets show: the time of nodes."""
+"""What the commands that look at nets show: the time of nodes, classes of images."""
 
 from __future__ import annotations
 
@@ -25,3 +25,12 @@ def node_table(result: Json) -> None:
         f"the same run without a profile: {plain:.0f} us, of which all nodes are {100 * nodes / plain:.0f} %; "
         f"profiling adds {100 * (profiled / plain - 1):.0f} %"
     )
+
+
+def prediction_table(result: Json) -> None:
+    """Print what a net tells of each image, a line for each class."""
+    table = new_table("image", "class", "probability", left=2)
+    for image in result["images"]:
+        for place, label in enumerate(image["labels"]):
+            table.add_row(image["image"] if place == 0 else "", label["name"], f"{100 * label['probability']:.1f} %")
+    show_table(table)

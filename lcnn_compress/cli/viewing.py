@@ -1,4 +1,4 @@
-"""The commands that look at what is there, each with what it takes: what nets are made of, and where their time goes."""
+"""The commands that look at nets, each with what it takes: what they are made of, where their time goes, what they tell."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 from lcnn_compress.cli import render, render_views
 from lcnn_compress.cli.error_boundary import guarded
-from lcnn_compress.cli.options import MEASUREMENT, MODEL, OUTPUT, argument, own, takes
+from lcnn_compress.cli.options import DATA, MEASUREMENT, MODEL, OUTPUT, argument, own, taken, takes
 from lcnn_compress.cli.requests import AnswerRequest, ModelRequest
-from lcnn_compress.cli.resolve import find_artefact, input_shape, integers, require
+from lcnn_compress.cli.resolve import find_artefact, input_shape, integers, numbers, require
+from lcnn_compress.data.data_settings import DataSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,3 +94,46 @@ def profile(request: ProfileRequest, given: frozenset[str]) -> None:  # noqa: AR
         render_views.node_table(result)
         if request.trace is not None:
             render.text(f"written {request.trace}; open it in chrome://tracing or ui.perfetto.dev")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictRequest(AnswerRequest):
+    """``lcnn predict``."""
+
+    images: list[Path] = argument("Image files", "IMAGE")
+    model: Path | None = own(
+        "Artefact or ONNX file",
+        "--model",
+        panel=MODEL,
+        metavar="ARTEFACT|ONNX",
+        shown_default="the artefact here, or the newest",
+    )
+    labels: Path | None = own("Text file with the name of each class, class 0 first, one a line", panel=DATA, metavar="FILE")
+    top: int = own("Tell so many classes", panel=OUTPUT, default=5, min=1, metavar="N")
+    input_shape: str | None = own(
+        "Input, e.g. 1,3,224,224, where the model does not say it", panel=MODEL, metavar="N,C,H,W",
+        shown_default="of the model",
+    )  # fmt: skip
+    mean: str | None = taken(DataSettings, "mean", panel=DATA, metadata={"shown_default": "as in compression"})
+    std: str | None = taken(DataSettings, "std", panel=DATA, metadata={"shown_default": "as in compression"})
+
+
+@guarded
+@takes(PredictRequest)
+def predict(request: PredictRequest, given: frozenset[str]) -> None:  # noqa: ARG001
+    """Name the classes of images."""
+    data = DataSettings(mean=numbers("--mean", request.mean), std=numbers("--std", request.std))
+    model, chosen = find_artefact(request.model)
+    render.note(chosen)
+
+    from lcnn_compress.views import predictions
+
+    with render.progress() as progress:
+        found = predictions.predict(
+            request.images, model, labels=request.labels, top=request.top, data=data,
+            input_shape=input_shape(request.input_shape), progress=progress,
+        )  # fmt: skip
+    for line in found.notes:
+        render.note(line)
+    result = asdict(found)
+    render.print_json({"command": "predict", **result}) if request.as_json else render_views.prediction_table(result)

@@ -68,7 +68,7 @@ def evaluate_file(
     if is_artefact(path):
         return _evaluate_artefact(path, data, limit, trust_pickle, progress)
     if path.suffix == ".onnx":
-        shape = _shape_taken(path)
+        shape = shape_taken(path)
         found = evaluate(path, _examples(data, shape, limit), progress)
         return Evaluation(found.metric, None, found.value, found.n, found.notes)
     source = open_source(str(path), input_shape, arch=arch, trust_pickle=trust_pickle, image_size=lambda: image_size(data))
@@ -76,22 +76,22 @@ def evaluate_file(
     return Evaluation(found.metric, found.value, None, found.n, (*source.notes, *found.notes))
 
 
-def _shape_taken(path: Path) -> tuple[int, ...]:
-    """Return the shape of the input of an ONNX file, 0 for what is open. Raises ModelError where it cannot be scored."""
+def shape_taken(path: Path) -> tuple[int, ...]:
+    """Return the shape of the input of an ONNX file, 0 for what is open. Raises ModelError where its outputs mean nothing."""
     session = runtime.session(path)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs) or "no input"
-        raise ModelError(f"{path}: takes {names}; only files with one input can be scored")
+        raise ModelError(f"{path}: takes {names}; only files with one input can be used")
     if not outputs or outputs[0].type not in FLOATS:
         found = outputs[0].type if outputs else "nothing"
-        raise ModelError(f"{path}: returns {found} first; only files that return floats can be scored")
+        raise ModelError(f"{path}: returns {found} first; only files that return floats can be used")
     return tuple(size if isinstance(size, int) else 0 for size in inputs[0].shape)
 
 
 def _evaluate_artefact(path: Path, data: DataSettings, limit: int | None, trust_pickle: bool, progress: Progress) -> Evaluation:
     artefact = load_artefact(path)
-    data, notes = _prepared_as_before(data, artefact.config.get("data") or {})
+    data, notes = prepared_as_before(data, artefact.config.get("data") or {})
     examples = _examples(data, artefact.input_shape, limit)
     found = evaluate(artefact.net, examples, progress)
     notes += found.notes
@@ -107,7 +107,7 @@ def _examples(data: DataSettings, input_shape: tuple[int, ...], limit: int | Non
     return load_examples(data.data, input_shape, Preprocessing(data.mean, data.std), limit=limit)
 
 
-def _prepared_as_before(data: DataSettings, recorded: Json) -> tuple[DataSettings, tuple[str, ...]]:
+def prepared_as_before(data: DataSettings, recorded: Json) -> tuple[DataSettings, tuple[str, ...]]:
     """Return ``data`` with the mean and std the net was compressed with, unless it has its own, and a note saying so."""
     mean, std = recorded.get("mean"), recorded.get("std")
     if data.mean is not None or data.std is not None or not (mean or std):

@@ -50,11 +50,7 @@ def load_examples(
     """
     if limit is not None and limit < 1:
         raise SettingsError(f"limit is {limit}; use at least 1 example")
-    if preprocessing.mean is not None and len(preprocessing.mean) not in (1, *input_shape[1:2]):
-        channels = len(preprocessing.mean)
-        raise SettingsError(
-            f"mean and std have {channels} numbers, but the net takes {input_shape}; give one per channel, or one"
-        )
+    preprocessing.check_channels(input_shape)
     path = Path(spec)
     examples: Examples
     if path.is_dir():

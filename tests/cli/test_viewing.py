@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import lcnn, lcnn_json, plain_net
+from PIL import Image
 
 from lcnn_compress import api
 from lcnn_compress.compression.settings import CompressSettings, PlanSettings
@@ -60,3 +61,21 @@ def test_pictures_that_cannot_be_drawn_are_refused(here: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     refused = lcnn("inspect", "net.lcnn", "--plot", "a.svg", code=3).stderr
     assert "the package 'matplotlib' is missing; run pip install matplotlib, or pip install '.[plot]' in a checkout" in refused
+
+
+def test_predict_names_classes(here: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (20, 16), (90, 20, 250)).save(name)
+    Path("names.txt").write_text("\n".join(f"thing {i}" for i in range(10)))
+    answer = lcnn_json("predict", "a.png", "b.png", "--top", 3, "--labels", "names.txt")
+    assert (answer["command"], answer["task"], answer["input_shape"]) == ("predict", "classes", [1, 3, 16, 16])
+    first, second = answer["images"]
+    assert first["labels"] == second["labels"]
+    assert [label["name"] for label in first["labels"]] == [f"thing {label['number']}" for label in first["labels"]]
+    lines = [line.split() for line in lcnn("predict", "a.png", "--top", 2).stdout.splitlines()]
+    assert lines[0] == ["image", "class", "probability"]
+    assert lines[1][:3] == ["a.png", "class", str(first["labels"][0]["number"])]
+    assert len(lines) == 3
+    wrong = lcnn("predict", "a.png", "--mean", "0.5", code=2).stderr
+    assert "give both or none" in wrong
+    assert "gone.png: no such file" in lcnn("predict", "gone.png", code=5).stderr

@@ -73,7 +73,7 @@ def test_files_that_take_or_return_something_else_are_refused(folder: Path) -> N
     many = helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)
     data = DataSettings(data=str(folder / "data.npz"))
     for op_type, inputs, output, message in (
-        ("Add", ["a", "b"], number, "takes a, b; only files with one input can be scored"),
+        ("Add", ["a", "b"], number, "takes a, b; only files with one input can be used"),
         ("Constant", [], number, "takes no input; only files with one input"),
         ("Cast", ["a"], text, r"returns tensor\(string\) first; only files that return floats"),
         ("SequenceConstruct", ["a"], many, r"returns seq\(tensor\(float\)\) first"),
