@@ -230,7 +230,8 @@ def evaluate(request: EvalRequest, given: frozenset[str]) -> None:  # noqa: ARG0
         )  # fmt: skip
     for line in found.notes:
         render.note(line)
-    result = {"command": "eval", **{name: value for name, value in asdict(found).items() if name != "notes"}}
+    values = {name: value for name, value in asdict(found).items() if name != "notes" and (value or name != "labels")}
+    result = {"command": "eval", **values}
     render.print_json(with_notes(result, found.notes)) if request.as_json else render.scores(result)
 
 

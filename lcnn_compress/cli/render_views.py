@@ -28,9 +28,11 @@ def node_table(result: Json) -> None:
 
 
 def prediction_table(result: Json) -> None:
-    """Print what a net tells of each image, a line for each class."""
-    table = new_table("image", "class", "probability", left=2)
+    """Print what a net tells of each image, a line for each class or label."""
+    table = new_table("image", "class" if result["task"] == "classes" else "label", "probability", left=2)
     for image in result["images"]:
+        if not image["labels"]:
+            table.add_row(image["image"], "none", "")
         for place, label in enumerate(image["labels"]):
             table.add_row(image["image"] if place == 0 else "", label["name"], f"{100 * label['probability']:.1f} %")
     show_table(table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from lcnn_compress.cli import render, render_views
@@ -108,8 +108,15 @@ class PredictRequest(AnswerRequest):
         metavar="ARTEFACT|ONNX",
         shown_default="the artefact here, or the newest",
     )
-    labels: Path | None = own("Text file with the name of each class, class 0 first, one a line", panel=DATA, metavar="FILE")
-    top: int = own("Tell so many classes", panel=OUTPUT, default=5, min=1, metavar="N")
+    labels: Path | None = own(
+        "Names of classes, class 0 first: one a line, or a .csv file of labels", panel=DATA, metavar="FILE"
+    )
+    top: int | None = own(
+        "Tell so many, the most probable first", panel=OUTPUT, min=1, metavar="N", shown_default="5, or all labels that hold"
+    )
+    task: str | None = taken(DataSettings, "task", panel=DATA, metadata={
+        "help": "classes, or multilabel for several labels of an image", "shown_default": "as in compression",
+    })  # fmt: skip
     input_shape: str | None = own(
         "Input, e.g. 1,3,224,224, where the model does not say it", panel=MODEL, metavar="N,C,H,W",
         shown_default="of the model",
@@ -121,8 +128,9 @@ class PredictRequest(AnswerRequest):
 @guarded
 @takes(PredictRequest)
 def predict(request: PredictRequest, given: frozenset[str]) -> None:  # noqa: ARG001
-    """Name the classes of images."""
+    """Name the classes of images, or the labels that hold."""
     data = DataSettings(mean=numbers("--mean", request.mean), std=numbers("--std", request.std))
+    data = replace(data, task=request.task)  # type: ignore[arg-type]  # the value of a member of Task
     model, chosen = find_artefact(request.model)
     render.note(chosen)
 

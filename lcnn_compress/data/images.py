@@ -123,12 +123,16 @@ def _check_classes(folder: Path, by_class: Mapping[Path, Sequence[Path]]) -> Non
 
 
 def size_of_all(folder: Path) -> tuple[int, int] | None:
-    """Return the height and width that all images below a folder have, judged by 1,000 of them; None where they differ.
+    """Return the height and width that all images below a folder have; see ``common_size``."""
+    return common_size(_images_below(folder))
+
+
+def common_size(paths: Sequence[Path]) -> tuple[int, int] | None:
+    """Return the height and width that all images have, judged by 1,000 of them; None where they differ.
 
     Raises:
         OSError: an image cannot be opened.
     """
-    paths = _images_below(folder)
     size: tuple[int, int] | None = None
     for path in paths[:: -(-len(paths) // MAX_SIZES) or 1]:
         with Image.open(path) as image:  # this reads the head of the file only

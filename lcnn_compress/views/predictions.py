@@ -1,4 +1,4 @@
-"""What a net tells of image files: the most probable classes by name."""
+"""What a net tells of image files: the most probable classes by name, or the labels that hold."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from lcnn_compress.data.data_settings import DataSettings
 from lcnn_compress.data.evaluate import prepared_as_before, shape_taken
 from lcnn_compress.data.examples import Preprocessing, batches
 from lcnn_compress.data.images import image_files
+from lcnn_compress.data.label_table import is_table, label_names
 from lcnn_compress.data.score import Run, onnx_runner, torch_runner
 from lcnn_compress.data.tasks import Task
 from lcnn_compress.errors import DataError, FileError, ModelError, SettingsError
@@ -29,7 +30,7 @@ TOP, BATCH = 5, 32
 
 @dataclass(frozen=True)
 class Named:
-    """A class by name and number, counted from 0, and how probable it is, 0 to 1."""
+    """A class or label by name and number, counted from 0, and how probable it is, 0 to 1."""
 
     name: str
     number: int
@@ -61,23 +62,24 @@ def predict(
     model: str | Path,
     *,
     labels: str | Path | None = None,
-    top: int = TOP,
+    top: int | None = None,
     data: DataSettings = DataSettings(),
     input_shape: tuple[int, ...] | None = None,
     progress: Progress = silent,
 ) -> Predictions:
-    """Name the classes of image files.
+    """Name the classes of image files, or with the task of several labels those that hold.
 
     Images are scaled until they just cover the input, of which they fill the middle, and normalised by the mean and std that
     an artefact was compressed with, unless ``data`` has its own; outputs are logits, or probabilities where the net ends in a
-    softmax.
+    softmax or, with several labels, a sigmoid.
 
     Args:
         images: files of images.
         model: an artefact, or an ONNX file.
-        labels: a file with the name of each class on a line of its own, class 0 first; without it classes have numbers.
-        top: how many classes are told, at most.
-        data: mean and std.
+        labels: a file with the name of each class on a line of its own, class 0 first, or a table of labels (.csv), whose first
+            line has the names; without it classes have numbers.
+        top: how many are told, at most; without it 5 classes, or all labels that hold with a probability of at least 0.5.
+        data: mean, std and task; those of an artefact are known.
         input_shape: (1, C, H, W), where an ONNX file does not say it, or the net takes several sizes.
         progress: gets ("predicting", images done, images in total).
 
@@ -88,34 +90,41 @@ def predict(
         SettingsError: mean and std, or ``top``, make no sense, or the size of the input is not known.
     """
     model = Path(model)
-    if top < 1:
+    if top is not None and top < 1:
         raise SettingsError(f"`top` is {top}; it must be at least 1")
     if not images:
         raise SettingsError("there are no images; give at least one")
     names = None if labels is None else read_names(Path(labels))
     net = _opened(model, input_shape, data)
+    several = net.data.task == Task.LABELS
+    if net.data.task == Task.TARGETS:
+        raise SettingsError("`task` is targets, which have no names; predict with classes or multilabel")
     preprocessing = Preprocessing(net.data.mean, net.data.std)
     preprocessing.check_channels(net.shape)
     paths = [Path(image) for image in images]
     parts: list[Tensor] = []
     for x, _ in batches(image_files(paths, net.shape, preprocessing), BATCH):
-        parts.append(_checked(net.run(x), len(x), model, names))
+        parts.append(_checked(net.run(x), len(x), 1 if several else 2, model, names))
         progress("predicting", sum(map(len, parts)), len(paths))
-    probabilities = _probabilities(torch.cat(parts), net.last)
+    probabilities = _probabilities(torch.cat(parts), net.last, several)
     told = [
-        Prediction(str(image), _most_probable(row, top, names))
+        Prediction(str(image), _told(row, top, several, names))
         for image, row in zip(images, probabilities, strict=True)
     ]  # fmt: skip
-    return Predictions(str(model), Task.CLASSES.value, (1, *net.shape[1:]), tuple(told), net.notes)
+    return Predictions(
+        str(model), (Task.LABELS if several else Task.CLASSES).value, (1, *net.shape[1:]), tuple(told), net.notes
+    )
 
 
 def read_names(path: Path) -> list[str]:
-    """Return the names in a file, one on each line.
+    """Return the names in a file, one on each line, or in the first line of a table of labels.
 
     Raises:
         FileError: it cannot be read.
         DataError: it is no text, or a line is empty.
     """
+    if is_table(path):
+        return [*label_names(path)]
     try:
         lines = path.read_text("utf-8-sig").rstrip().splitlines()
     except OSError as error:
@@ -173,10 +182,10 @@ def _open_sizes(shape: Sequence[int]) -> str:
     return "x".join("?" if size == 0 else str(size) for size in shape)
 
 
-def _checked(output: Any, n: int, model: Path, names: Sequence[str] | None) -> Tensor:
-    """Return an output (n, classes) as float32, or raise where it is none."""
+def _checked(output: Any, n: int, fewest: int, model: Path, names: Sequence[str] | None) -> Tensor:
+    """Return an output (n, classes) as float32, or raise where it is none, or has fewer classes than ``fewest``."""
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != n or output.shape[1] < 2:
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != n or output.shape[1] < fewest:
         raise ModelError(
             f"{model}: returns {shape} for {n} image{'s' if n > 1 else ''}, not a number for each class, so no class can be "
             "named; 'lcnn eval' scores nets that return images, and lcnn_compress.runtime.session runs them from Python"
@@ -188,11 +197,17 @@ def _checked(output: Any, n: int, model: Path, names: Sequence[str] | None) -> T
     return output.float()
 
 
-def _probabilities(output: Tensor, last: str) -> Tensor:
-    """Return the probability of each class, (n, classes): the outputs themselves where they come from a softmax."""
+def _probabilities(output: Tensor, last: str, several: bool) -> Tensor:
+    """Return the probability of each class or label, (n, classes): outputs that a softmax or sigmoid gave are such already."""
+    if several:
+        return output if last == "sigmoid" else output.sigmoid()
     return output if last == "softmax" else output.softmax(1)
 
 
-def _most_probable(probabilities: Tensor, top: int, names: Sequence[str] | None) -> tuple[Named, ...]:
-    order = probabilities.argsort(descending=True, stable=True)[:top].tolist()
-    return tuple(Named(f"class {i}" if names is None else names[i], i, float(probabilities[i])) for i in order)
+def _told(probabilities: Tensor, top: int | None, several: bool, names: Sequence[str] | None) -> tuple[Named, ...]:
+    """Return what is told of one image, the most probable first."""
+    order = probabilities.argsort(descending=True, stable=True)[: TOP if top is None and not several else top].tolist()
+    if several and top is None:
+        order = [i for i in order if probabilities[i] >= 0.5]
+    word = "label" if several else "class"
+    return tuple(Named(f"{word} {i}" if names is None else names[i], i, float(probabilities[i])) for i in order)

@@ -30,3 +30,13 @@ def test_nodes_are_listed_and_the_cost_of_profiling_is_said(capsys: pytest.Captu
         "all nodes 40 us, and 20 us between them, in a run of 60 us",
         "the same run without a profile: 50 us, of which all nodes are 80 %; profiling adds 20 %",
     ]
+
+
+def test_what_is_told_of_images_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    label = {"name": "smiling", "number": 3, "probability": 0.8125}
+    images = [{"image": "a.png", "labels": [label, {**label, "name": "hat"}]}, {"image": "b.png", "labels": []}]
+    render_views.prediction_table({"task": "multilabel", "images": images})
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        ["image", "label", "probability"], ["a.png", "smiling", "81.2", "%"], ["hat", "81.2", "%"], ["b.png", "none"],
+    ]  # fmt: skip

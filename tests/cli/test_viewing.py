@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import lcnn, lcnn_json, plain_net
+from attributes import all_labels, colour_net, write_table
+from command_line import lcnn, lcnn_json, plain_net, same_bytes
 from PIL import Image
 
 from lcnn_compress import api
@@ -79,3 +80,46 @@ def test_predict_names_classes(here: Path) -> None:
     wrong = lcnn("predict", "a.png", "--mean", "0.5", code=2).stderr
     assert "give both or none" in wrong
     assert "gone.png: no such file" in lcnn("predict", "gone.png", code=5).stderr
+
+
+def test_several_labels_from_training_to_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_table(tmp_path, all_labels(2))
+    torch.save(colour_net(24), "model.pt")
+    common = ("--input-shape", "1,3,8,8", "--data", "table.csv", "--no-measure")
+    train = ("--epochs", 2, "--lr", 1e-4, "--batch-size", 4, "--only", "0", "--dict", 2, "--keep-slow", "--no-distill")
+    lcnn("compress", "model.pt", *common, *train, "--task", "multilabel")
+    made = api.load("model.lcnn")
+    assert (made.config["data"]["task"], made.config["finetune"]["task"]) == ("multilabel", "multilabel")
+    assert made.report.training is not None
+    assert len(made.report.training.losses) == 2
+    scored = lcnn_json("eval", "model.lcnn", "--data", "table.csv")
+    assert (scored["metric"], scored["dense"], scored["n"]) == ("labels_percent", 100, 16)
+    assert scored["labels"]["names"] == ["red", "green", "blue"]
+    assert scored["labels"]["dense"]["mean_average_precision"] == 1
+    assert scored["labels"]["lookup"]["positives"] == [8, 8, 8]
+    assert "task multilabel as in compression" in scored["notes"]
+    shown = [line.split() for line in lcnn("eval", "model.pt", *common[:4], "--task", "multilabel").stdout.splitlines()]
+    assert ["red", "8", "100.00", "1.000"] in shown
+    assert ["mean", "1.000"] in shown
+    told = lcnn_json("predict", "images/6.png", "images/0.png", "--model", "model.lcnn", "--labels", "table.csv", "--top", 3)
+    assert told["task"] == "multilabel"
+    assert {label["name"] for label in told["images"][0]["labels"]} == {"red", "green", "blue"}
+    lcnn("compress", "model.pt", "-c", "model.lcnn/config.json", "-o", "again.lcnn", "--no-measure")
+    same_bytes(Path("again.lcnn"), Path("model.lcnn"))
+    for arguments, message in (
+        ((*common, "--task", "multilabel"), "--data does nothing without --epochs N"),
+        ((*common, "--epochs", 1), "is a table of several labels for each image; say so with --task multilabel"),
+        (
+            (*common, "--epochs", 1, "--task", "faces"),
+            "--task is 'faces'; it must be one of classes, multilabel, targets",
+        ),
+        ((*common[:2], "--task", "multilabel"), "--task does nothing without --data"),
+        (("-c", "model.lcnn/config.json", "--task", "multilabel"), "--config already fixes --task"),
+        ((*common[:2], "--data", "images", "--epochs", 1, "--strict"), "--strict is for tables of labels (.csv)"),
+    ):
+        assert message in lcnn("compress", "model.pt", *arguments, "-o", "no.lcnn", code=2).stderr
+    Path("images/3.png").unlink()
+    assert "1 of 16 images are not there" in lcnn_json("eval", "model.lcnn", "--data", "table.csv")["notes"][0]
+    refused = lcnn("eval", "model.lcnn", "--data", "table.csv", "--strict", code=2).stderr
+    assert "1 of 16 images are not there, the first is images/3.png; add them, remove their lines" in refused

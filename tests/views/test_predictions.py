@@ -9,11 +9,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from attributes import NAMES, all_labels, colour_net, write_table
 from onnx import TensorProto, helper
 from PIL import Image
 from torch import nn
 
 from lcnn_compress import api
+from lcnn_compress.data.tasks import Task
 from lcnn_compress.errors import ArtefactError, DataError, FileError, ModelError, SettingsError
 from lcnn_compress.views.predictions import predict, read_names
 
@@ -160,3 +162,23 @@ def test_images_are_scaled_and_cut_in_the_middle(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "wide.png")
     told = predict([tmp_path / "wide.png"], colour_file(tmp_path, size=4), top=1)
     assert told.images[0].labels[0].probability == pytest.approx(math.e / (math.e + 2), rel=1e-5)
+
+
+def test_several_labels_are_told_by_name(tmp_path: Path) -> None:
+    table = write_table(tmp_path, all_labels())
+    settings = api.CompressSettings(api.PlanSettings(skip=("*",)), measure=False)
+    api.save(api.compress(colour_net(), input_shape=(1, 3, 8, 8), settings=settings), tmp_path / "net.lcnn")
+    paths = [tmp_path / "images" / f"{i}.png" for i in (0, 5)]
+    data = api.DataSettings(task=Task.LABELS)
+    told = predict(paths, tmp_path / "net.lcnn", labels=table, data=data)
+    assert told.task == "multilabel"
+    assert [[label.name for label in image.labels] for image in told.images] == [[], ["red", "blue"]]
+    bright = 1 / (1 + math.exp(-10 * (230 / 255 - 0.5)))
+    assert [label.probability for label in told.images[1].labels] == pytest.approx([bright, bright], rel=1e-4)
+    told = predict(paths[:1], tmp_path / "net.lcnn", top=3, data=data)
+    assert [label.name for label in told.images[0].labels] == ["label 0", "label 1", "label 2"]
+    given = predict([paths[1]], colour_file(tmp_path, last="Sigmoid"), labels=table, data=data, top=1)
+    assert given.images[0].labels[0].probability == pytest.approx(1 / (1 + math.exp(-230 / 255)), rel=1e-5)
+    with pytest.raises(SettingsError, match="`task` is targets, which have no names"):
+        predict(paths, tmp_path / "net.lcnn", data=api.DataSettings(task=Task.TARGETS))
+    assert read_names(table) == [*NAMES]
