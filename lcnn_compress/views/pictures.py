@@ -252,8 +252,11 @@ def _uses(axes: Axes, view: LayerView) -> None:
 
 
 def _coefficients(axes: Axes, view: LayerView) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.hist(view.coefficients, bins=BINS, color="#174f86")
     axes.set(title=f"{len(view.coefficients):,} coefficients", xlabel="value", ylabel="number")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
 
 
 def _filters(axes: Axes, view: LayerView) -> None:
