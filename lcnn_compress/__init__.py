@@ -65,24 +65,27 @@ if TYPE_CHECKING:
     from lcnn_compress.self_test import check as doctor
     from lcnn_compress.sources.source import Origin, Source
     from lcnn_compress.train.recipe import FinetuneSettings
+    from lcnn_compress.views.node_profile import NodeProfile, profile
+    from lcnn_compress.views.pictures import plot_layers
+    from lcnn_compress.views.predictions import Predictions, predict
 
 __all__ = [
     "Artefact", "ArtefactError", "BenchSettings", "ChildError", "CompressSettings", "Configuration", "DataError",
     "DataSettings", "Description", "Evaluation", "Examples", "ExportSettings", "FileError", "FinetuneSettings", "LayerPlan",
-    "LcnnError", "LookupConv2d", "MissingError", "ModelError", "Origin", "PlanSettings", "Preprocessing", "Score",
-    "SensitivitySettings", "SettingsError", "Source", "Target", "TrainingData", "__version__", "bench", "check_place",
-    "compress", "compress_and_save", "compress_source", "compress_to_target", "doctor", "evaluate", "evaluate_file",
-    "export_dense", "export_onnx", "forecast", "inspect", "load", "load_data", "load_examples", "open_model",
-    "read_configuration", "runtime", "save", "sensitivity", "suite",
+    "LcnnError", "LookupConv2d", "MissingError", "ModelError", "NodeProfile", "Origin", "PlanSettings", "Predictions",
+    "Preprocessing", "Score", "SensitivitySettings", "SettingsError", "Source", "Target", "TrainingData", "__version__",
+    "bench", "check_place", "compress", "compress_and_save", "compress_source", "compress_to_target", "doctor", "evaluate",
+    "evaluate_file", "export_dense", "export_onnx", "forecast", "inspect", "load", "load_data", "load_examples",
+    "open_model", "plot_layers", "predict", "profile", "read_configuration", "runtime", "save", "sensitivity", "suite",
 ]  # fmt: skip
 
-# These names work without torch, so each is imported from the module that defines it; all others come from ``api``.
+# These names work without torch, or lie above ``api``, so each is imported from its own module; all others come from ``api``.
 _LIGHT = {
     "BenchSettings": "benchmark.bench_settings", "CompressSettings": "compression.settings",
-    "DataSettings": "data.data_settings", "ExportSettings": "export.export_settings",
-    "FinetuneSettings": "train.recipe", "PlanSettings": "compression.settings",
-    "SensitivitySettings": "search.target", "Target": "search.target",
-    "TrainingData": "compression.settings",
+    "DataSettings": "data.data_settings", "ExportSettings": "export.export_settings", "FinetuneSettings": "train.recipe",
+    "NodeProfile": "views.node_profile", "PlanSettings": "compression.settings", "Predictions": "views.predictions",
+    "SensitivitySettings": "search.target", "Target": "search.target", "TrainingData": "compression.settings",
+    "plot_layers": "views.pictures", "predict": "views.predictions", "profile": "views.node_profile",
 }  # fmt: skip
 
 

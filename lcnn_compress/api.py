@@ -103,7 +103,7 @@ def load_data(data: DataSettings, input_shape: tuple[int, ...], *, seed: int = 0
         DataError, FileError, SettingsError: the data cannot be used, or does not fit the net.
     """
     parts = load_parts(data, input_shape, seed=seed, limit=limit)
-    made = TrainingData(parts.calibration, parts.examples, parts.held_out, origin=data.recorded())
+    made = TrainingData(parts.calibration, parts.examples, parts.held_out, origin=data.recorded(), task=data.task)
     return made.calibrated(data.samples)
 
 

@@ -31,7 +31,7 @@ LEVELS = {
     "compression": 7,
     "search": 8,
     "api": 9,
-    "quickstart": 10,
+    "quickstart": 10, "views": 10,
     "cli": 11,
     "__main__": 12, "lcnn_compress": 12,
 }  # fmt: skip

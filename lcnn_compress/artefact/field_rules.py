@@ -26,6 +26,7 @@ _MANY = {int: "whole numbers", float: "numbers", str: "text"}
 _CONFIG: Mapping[str, Any] = {
     "coefficients": str, "model": Mapping[str, str | None], "data": Mapping[str, Any] | None,
     "data.mean": tuple[float, ...] | None, "data.std": tuple[float, ...] | None,
+    "data.task": str | None,
 }  # fmt: skip
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "True or False", types.NoneType: "None"}
 

@@ -11,13 +11,14 @@ from html import escape
 from typing import Any
 
 from lcnn_compress.artefact.printable import printable
-from lcnn_compress.artefact.report import Json, LayerReport, Report, Totals
+from lcnn_compress.artefact.report import Json, LayerReport, Report, Totals, TrainingReport
 
 # Three levels of darkness, so that a print in grey still tells them apart.
 DENSE, LOOKUP, SECOND = "#b4bcc6", "#174f86", "#e39a33"
 DASH = "\u2013"
 CHART_WIDTH, NAME_WIDTH, VALUE_WIDTH, BAR_HEIGHT, GROUP_GAP = 860, 210, 150, 11, 7  # pixels
 NAME_CHARACTERS = 32
+CURVE_HEIGHT, CURVE_MARGIN = 180, 20  # pixels
 
 STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; color: #14181d; background: #fff; }
@@ -51,7 +52,8 @@ def html(report: Report) -> str:
     charts = [_macs_chart(rows), _time_chart(rows), _dictionary_chart(rows), _error_chart(rows)]
     body = [
         f"<h1>{_escaped(title)}</h1>", _facts(report), "<h2>Totals</h2>", _totals_table(report.totals),
-        _budget(report.budget, report.totals), *charts, "<h2>Layers</h2>", _layer_table(rows), _settings(report.settings),
+        _budget(report.budget, report.totals), *charts, _training(report.training), "<h2>Layers</h2>", _layer_table(rows),
+        _settings(report.settings),
     ]  # fmt: skip
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{_escaped(title)}</title>'
     page = "\n".join(part for part in body if part)
@@ -201,6 +203,35 @@ def _chart(title: str, note: str, keys: Sequence[tuple[str, str]], groups: Seque
     heading = f'<h2>{_escaped(title)}</h2><p class="note key">{_escaped(note)}{legend}</p>'
     size = f'viewBox="0 0 {CHART_WIDTH} {y:.0f}" width="{CHART_WIDTH}"'
     return f'{heading}<svg role="img" aria-label="{_escaped(title)}" {size}>{"".join(shapes)}</svg>'
+
+
+def _training(training: TrainingReport | None) -> str:
+    """Return the loss of each epoch as a curve, or nothing where nothing was trained."""
+    if training is None or not training.losses:
+        return ""
+    losses = training.losses
+    low, high = min(losses), max(losses)
+    across = (CHART_WIDTH - NAME_WIDTH) / max(1, len(losses) - 1)
+    places = [
+        (CURVE_MARGIN + 70 + i * across,
+         CURVE_MARGIN + (CURVE_HEIGHT - 2 * CURVE_MARGIN) * ((high - loss) / (high - low) if high > low else 0.5))
+        for i, loss in enumerate(losses)
+    ]  # fmt: skip
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    shapes = [f'<polyline points="{line}" fill="none" stroke="{LOOKUP}" stroke-width="2"></polyline>']
+    for number, (loss, (x, y)) in enumerate(zip(losses, places, strict=True), 1):
+        shapes.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{LOOKUP}"><title>epoch {number}: {loss:.4g}</title></circle>'
+        )
+    ends = {losses.index(high): high, losses.index(low): low, len(losses) - 1: losses[-1]}
+    shapes += [
+        f'<text x="{places[i][0] + 7:.1f}" y="{places[i][1] - 6:.1f}" style="font-size:10px">{loss:.4g}</text>'
+        for i, loss in ends.items()
+    ]
+    title, count = "Training", f"{len(losses)} epoch{'s' if len(losses) > 1 else ''}, {training.steps:,} steps"
+    note = f'<p class="note">Mean loss of each epoch; {count}. From {losses[0]:.4g} to {losses[-1]:.4g}.</p>'
+    size = f'viewBox="0 0 {CHART_WIDTH} {CURVE_HEIGHT}" width="{CHART_WIDTH}"'
+    return f'<h2>{title}</h2>{note}<svg role="img" aria-label="{title}: loss of each epoch" {size}>{"".join(shapes)}</svg>'
 
 
 def _settings(settings: Json | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,12 +95,27 @@ def layer_times(
 
 
 @dataclass(frozen=True)
-class _Event:
-    """One run of one node, under the name ONNX Runtime gave it."""
+class NodeEvent:
+    """One run of one node, under the name ONNX Runtime gave it; times are in microseconds, since the session began.
+
+    ``inputs`` and ``outputs`` are a list of {type: shape}, one for each tensor that is there.
+    """
 
     title: str
     operator: str
-    ms: float
+    start_us: int
+    us: int
+    inputs: list[dict[str, list[int]]]
+    outputs: list[dict[str, list[int]]]
+
+
+@dataclass(frozen=True)
+class Noted:
+    """The events of the nodes of each run, the start and length of each run in microseconds, and the layers of each node."""
+
+    runs: list[list[NodeEvent]]
+    whole_us: list[tuple[int, int]]
+    layers: list[list[str]]
 
 
 class Profile:
@@ -117,6 +132,7 @@ class Profile:
         folder: Path,
         native: bool = True,
         layer_ops: Collection[str] = LAYER_OPS,
+        shape: Sequence[int] | None = None,
     ) -> None:
         options = session_options()
         self.optimised: Path | None = None
@@ -127,7 +143,7 @@ class Profile:
             options.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights)
         prefix = folder / model.stem
         self.session = runtime.session(model, threads=threads, native=native, profile_prefix=prefix, options=options)
-        self.feed = random_input(self.session, model, None, seed)
+        self.feed = random_input(self.session, model, shape, seed)
         self.graph = read_onnx(model).graph
         self.name, self.n_runs, self.layer_ops = model.name, 0, layer_ops
 
@@ -139,26 +155,39 @@ class Profile:
 
     def finish(self) -> list[dict[str, float]]:
         """Return ms per layer and of ``OTHER`` for each run."""
-        noted = json.loads(Path(self.session.end_profiling()).read_text())
-        nodes = [e for e in noted if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
-        events = [_Event(e["name"].removesuffix("_kernel_time"), e["args"]["op_name"], e["dur"] / 1000) for e in nodes]
+        noted = self.noted()
+        runs = []
+        for events in noted.runs:
+            times: dict[str, float] = defaultdict(float, {OTHER: 0.0})
+            for event, names in zip(events, noted.layers, strict=True):
+                for name in names or [OTHER]:
+                    times[name] += event.us / 1000 / max(1, len(names))
+            runs.append(dict(times))
+        return runs
+
+    def noted(self) -> Noted:
+        """End the session's profile and return what it noted of all runs."""
+        written = json.loads(Path(self.session.end_profiling()).read_text())
+        nodes = [e for e in written if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
+        events = [
+            NodeEvent(
+                e["name"].removesuffix("_kernel_time"), e["args"]["op_name"], e["ts"], e["dur"],
+                e["args"].get("input_type_shape", []), e["args"].get("output_type_shape", []),
+            )
+            for e in nodes
+        ]  # fmt: skip
+        whole = [(e["ts"], e["dur"]) for e in written if e.get("name") == "model_run"]
         n_nodes, rest = divmod(len(events), self.n_runs)
         assert rest == 0, (len(events), self.n_runs)
-        shares = self._shares(events[-n_nodes:])
+        runs = [events[run * n_nodes : (run + 1) * n_nodes] for run in range(self.n_runs)]
+        shares = self._shares(runs[-1])
         expected = {layer_name(node) for node in self.graph.node if node.op_type in self.layer_ops and node.name}
         missing = expected - {name for names in shares for name in names}
         if missing:
             log.warning("%s: no time found for %s", self.name, ", ".join(sorted(missing)))
-        runs = []
-        for run in range(self.n_runs):
-            times: dict[str, float] = defaultdict(float, {OTHER: 0.0})
-            for event, names in zip(events[run * n_nodes :], shares, strict=False):
-                for name in names or [OTHER]:
-                    times[name] += event.ms / max(1, len(names))
-            runs.append(dict(times))
-        return runs
+        return Noted(runs, whole, shares)
 
-    def _shares(self, events: list[_Event]) -> list[list[str]]:
+    def _shares(self, events: list[NodeEvent]) -> list[list[str]]:
         """Return for each event of a run the layers it counts for, in equal parts."""
         by_name = layers_of_events(self.graph, self.layer_ops)
         shares = [

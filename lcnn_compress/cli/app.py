@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lcnn_compress.cli import render, render_bench, terminal
+from lcnn_compress.cli import render, render_bench, terminal, viewing
 from lcnn_compress.cli.error_boundary import guarded
 from lcnn_compress.cli.options import Command, takes
 from lcnn_compress.cli.requests import (
@@ -16,7 +16,6 @@ from lcnn_compress.cli.requests import (
     DoctorRequest,
     EvalRequest,
     ExportRequest,
-    InspectRequest,
     QuickstartRequest,
     SensitivityRequest,
 )  # fmt: skip
@@ -231,25 +230,14 @@ def evaluate(request: EvalRequest, given: frozenset[str]) -> None:  # noqa: ARG0
         )  # fmt: skip
     for line in found.notes:
         render.note(line)
-    result = {"command": "eval", **{name: value for name, value in asdict(found).items() if name != "notes"}}
+    values = {name: value for name, value in asdict(found).items() if name != "notes" and (value or name != "labels")}
+    result = {"command": "eval", **values}
     render.print_json(with_notes(result, found.notes)) if request.as_json else render.scores(result)
 
 
-@app.command(cls=Command)
-@guarded
-@takes(InspectRequest)
-def inspect(request: InspectRequest, given: frozenset[str]) -> None:  # noqa: ARG001
-    """Show what a model, an artefact or an ONNX file is made of."""
-    from lcnn_compress import api
-
-    found = api.inspect(request.target, arch=request.arch, input_shape=request.shape, trust_pickle=request.trust_pickle)
-    for line in found.notes:
-        render.note(line)
-    if request.as_json:
-        render.print_json({"command": "inspect", "notes": found.notes, "facts": found.facts, "layers": found.layers})
-    else:
-        render.facts(found.facts)
-        render.layer_table(found.layers)
+app.command(cls=Command)(viewing.inspect)
+app.command(cls=Command)(viewing.profile)
+app.command(cls=Command)(viewing.predict)
 
 
 @app.command(cls=Command)

@@ -259,6 +259,28 @@ def scores(result: Json) -> None:
     """Print the answer of ``lcnn eval``."""
     shown = {key: f"{result[key]:.2f}" for key in ("dense", "lookup") if result[key] is not None}
     facts({"metric": METRICS.get(result["metric"], result["metric"]), **shown, "images": result["n"]})
+    if labels := result.get("labels"):
+        label_table(labels)
+
+
+def label_table(labels: Json) -> None:
+    """Print how each of several labels is told, and the mean average precision."""
+    nets = {name: labels[name] for name in ("dense", "lookup") if labels[name] is not None}
+    titles = [f"{name}\n{what}" for what in ("right in %", "average precision") for name in nets]
+    table = new_table("label", "images", *titles)
+    positives = next(iter(nets.values()))["positives"]
+    for i, name in enumerate(labels["names"]):
+        right = [f"{net['percent'][i]:.2f}" for net in nets.values()]
+        precision = [_precision(net["average_precision"][i]) for net in nets.values()]
+        table.add_row(name, f"{positives[i]:,}", *right, *precision)
+    means = [_precision(net["mean_average_precision"]) for net in nets.values()]
+    table.add_row("mean", "", *("" for _ in nets), *means)
+    text("")
+    show_table(table)
+
+
+def _precision(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
 
 
 def facts(values: Json) -> None:

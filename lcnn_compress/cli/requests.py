@@ -36,12 +36,13 @@ if TYPE_CHECKING:
 
 TARGET_FIELDS = ("target_speedup", "target_latency_ms", "target_size_mb", "max_drop")
 TRAINING_FIELDS = ("lr", "batch_size", "sparsity", "l1", "threshold_c", "distill", "training_precision", "device")
-DATA_FIELDS = ("calib", "samples", "data", "mean", "std")
+DATA_FIELDS = ("calib", "samples", "data", "mean", "std", "strict")
 # The options named first do nothing without one of those named next; a message calls these as the text says.
 _NEEDS_DATA = (("samples", "mean", "std"), ("calib", "data"), "--calib or --data")
 _NEEDS_CALIB = (("samples", "mean", "std"), ("calib",), "--calib")
 _NEEDS = (
     (TRAINING_FIELDS, ("epochs",), "--epochs N"),
+    (("task", "strict"), ("data",), "--data"),
     (("data",), ("epochs", *TARGET_FIELDS), "--epochs N or a target such as --max-drop"),
     _NEEDS_DATA,
     (("dry_run",), TARGET_FIELDS, "a target such as --target-speedup 4"),
@@ -121,6 +122,8 @@ class CompressRequest(AnswerRequest, DataRequest, ModelRequest):
     )
     calib: str | None = taken(DataSettings, "calib", panel=DATA)
     data: str | None = taken(DataSettings, "data", panel=DATA)
+    task: str | None = taken(DataSettings, "task", panel=DATA)
+    strict: bool = taken(DataSettings, "strict", "--strict", panel=DATA)
     epochs: int = taken(FinetuneSettings, "epochs", panel=TRAINING, default=0)
     lr: float = taken(FinetuneSettings, "lr", panel=TRAINING)
     batch_size: int = taken(FinetuneSettings, "batch_size", panel=TRAINING)
@@ -174,7 +177,7 @@ class CompressRequest(AnswerRequest, DataRequest, ModelRequest):
 
         settings = self._settings(given, target)
         largest_drop = target is not None and target.kind == "max_drop"
-        data = self.data_settings(self.calib, self.data, HELD_OUT if largest_drop else 0.0)
+        data = self._all_data(HELD_OUT if largest_drop else 0.0)
         if target is not None:
             target.check(settings)
         if largest_drop:
@@ -187,10 +190,15 @@ class CompressRequest(AnswerRequest, DataRequest, ModelRequest):
         require(not trains or self.data is not None, "--epochs asks for fine-tuning, but there is no training data; add --data")
         return Configuration(settings, data, self.arch, self.shape)
 
+    def _all_data(self, held_out: float = 0.0) -> DataSettings:
+        made = self.data_settings(self.calib, self.data, held_out)
+        return replace(made, task=self.task, strict=self.strict)  # type: ignore[arg-type]  # the value of a member of Task
+
     def _settings(self, given: frozenset[str], target: Target | None) -> CompressSettings:
         finetune = FinetuneSettings(
             epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, sparsity=self.sparsity, threshold_c=self.threshold_c,
             l1=self.l1, distill=self.distill, seed=self.seed, precision=self.training_precision, device=self.device,
+            task=self._all_data().task,
         ) if self.epochs else None  # fmt: skip
         lookups = (
             None if self.lookups is None else parse_amount("lookups", self.lookups, "lookups per position", "the dictionary")
@@ -208,7 +216,7 @@ class CompressRequest(AnswerRequest, DataRequest, ModelRequest):
             not fixed,
             f"--config already fixes {', '.join(map(flag, fixed))}; leave those options out, or leave out --config",
         )
-        values = self.data_settings(self.calib, self.data)
+        values = self._all_data()
         recorded = read_configuration(config, {name: getattr(values, name) for name in DATA_FIELDS if name in given})
         settings = replace(recorded.settings, measure=self.measure, threads=self.threads)
         arch, shape = self.arch or recorded.arch, self.shape or recorded.input_shape
@@ -228,7 +236,7 @@ def _is_fixed(name: str, origin: tuple[type, str] | None) -> bool:
     """Tell whether a configuration decides an option: all of them but data, where results go, and how layers are timed."""
     if origin is None:
         return name in (*TARGET_FIELDS, "dry_run")
-    return origin[0] is not DataSettings and name not in ("measure", "threads")
+    return name == "task" or (origin[0] is not DataSettings and name not in ("measure", "threads"))
 
 
 def check_needs(given: frozenset[str], needs: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...]) -> None:
@@ -354,8 +362,10 @@ class EvalRequest(AnswerRequest, ModelRequest):
 
     target: str | None = argument("Artefact, model or .onnx; the artefact here, or the newest", "[ARTEFACT|MODEL|ONNX]", None)
     data: str | None = taken(DataSettings, "data", panel=DATA, metadata={
-        "help": "Labelled data: folder of class folders, .npz with x and y, or pkg.mod:fn",
+        "help": "Labelled data: folder of class folders, .npz with x and y, .csv (see `task`), or pkg.mod:fn",
     })  # fmt: skip
+    task: str | None = taken(DataSettings, "task", panel=DATA)
+    strict: bool = taken(DataSettings, "strict", "--strict", panel=DATA)
     limit: int | None = own("Use only so many images", panel=DATA, min=1, metavar="N", shown_default="all")
     mean: str | None = taken(DataSettings, "mean", panel=DATA)
     std: str | None = taken(DataSettings, "std", panel=DATA)
@@ -368,14 +378,8 @@ class EvalRequest(AnswerRequest, ModelRequest):
         """
         require(self.data is not None, "eval needs labelled data; add --data FOLDER, file.npz or pkg.mod:fn")
         mean, std = resolve.numbers("--mean", self.mean), resolve.numbers("--std", self.std)
-        return DataSettings(data=self.data, mean=mean, std=std)
-
-
-@dataclass(frozen=True, kw_only=True)
-class InspectRequest(AnswerRequest, ModelRequest):
-    """``lcnn inspect``."""
-
-    target: str = argument("Model, pkg.mod:factory, artefact or .onnx", "MODEL|ARTEFACT|ONNX")
+        made = DataSettings(data=self.data, mean=mean, std=std, strict=self.strict)
+        return replace(made, task=self.task)  # type: ignore[arg-type]  # the value of a member of Task
 
 
 @dataclass(frozen=True, kw_only=True)

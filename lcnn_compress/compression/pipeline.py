@@ -19,6 +19,7 @@ from lcnn_compress.compression.make_report import layer_reports, make_report, ti
 from lcnn_compress.compression.plan import check_plan, plan_layers
 from lcnn_compress.compression.settings import CompressSettings, LayerPlan, TrainingData
 from lcnn_compress.compression.train_in_bytes import Parts, train_in_bytes
+from lcnn_compress.data.tasks import Task
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.forms.arithmetic import AUTO, BFLOAT16, FLOAT32, INT8
 from lcnn_compress.forms.lookup import LookupConv2d
@@ -68,6 +69,8 @@ def compress_net(
     """
     if settings.finetune is not None and data.examples is None:
         raise SettingsError("`epochs` asks for fine-tuning, but there is no training data; add `data`")
+    if settings.finetune is not None and data.task is not None and data.task != settings.finetune.task:
+        raise SettingsError(f"`task` of the data is {Task(data.task).value}; let that of the recipe of training be the same")
     reusable = reusable or Reusable()
     found = captured.layers
     if plans is None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from lcnn_compress.data.examples import Examples
+    from lcnn_compress.data.tasks import Task
 
 
 @renamed(share="filters_per_pattern")
@@ -170,6 +171,7 @@ class TrainingData:
     ``on_plan`` gets the layer decisions before training starts: a resumed run must be given the same ones. ``origin`` says
     where the data came from, for the configuration; None where it was in memory. ``held_out`` are labelled examples nothing
     is trained or calibrated on: a largest drop is judged by them. ``enough`` may stop training early: see ``train.loop.Goal``.
+    ``task`` says what labels mean, where their type does not; the recipe of training must say the same.
     """
 
     calibration: Sequence[Tensor] = ()
@@ -180,6 +182,7 @@ class TrainingData:
     on_plan: Callable[[Sequence[LayerPlan]], None] | None = None
     origin: dict[str, Any] | None = None
     enough: Callable[[nn.Module], bool] | None = None
+    task: Task | None = None
 
     def calibrated(self, images: int = CALIBRATION_IMAGES) -> TrainingData:
         """Let ``images`` examples at even distances serve where there are no calibration inputs: files come by class."""

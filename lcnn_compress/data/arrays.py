@@ -20,6 +20,7 @@ from torch.utils.data import Dataset, IterableDataset
 from lcnn_compress.data.examples import Examples, Preprocessing
 from lcnn_compress.data.labels import labels_of
 from lcnn_compress.data.pixels import check_bytes, check_floats
+from lcnn_compress.data.tasks import Task
 from lcnn_compress.errors import DataError, FileError
 from lcnn_compress.sources.factory import import_callable, in_short
 
@@ -56,6 +57,7 @@ class _FromDataset:
     items: Any  # Dataset with __len__
     input_shape: tuple[int, ...]
     preprocessing: Preprocessing
+    task: Task | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -63,7 +65,7 @@ class _FromDataset:
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         x, y = self._read(indices.tolist())
         if y is not None:
-            y = labels_of(self.spec, y, self._some_labels if y.ndim == 2 and y.shape[1] > 1 else y)
+            y = labels_of(self.spec, y, self._some_labels if y.ndim == 2 and y.shape[1] > 1 else y, self.task)
         return self.preprocessing(scaled(x)), y
 
     @cached_property
@@ -117,22 +119,22 @@ def stored_shape(path: Path) -> tuple[int, ...]:
         return tuple(read(file)[0])
 
 
-def from_callable(spec: str, input_shape: tuple[int, ...], preprocessing: Preprocessing) -> Examples:
+def from_callable(spec: str, input_shape: tuple[int, ...], preprocessing: Preprocessing, task: Task | None = None) -> Examples:
     function = import_callable(spec, DataError)
     try:
         made = function()
         if isinstance(made, Dataset) and hasattr(made, "__len__") and not isinstance(made, IterableDataset):
-            return _FromDataset(spec, made, input_shape, preprocessing)
+            return _FromDataset(spec, made, input_shape, preprocessing, task)
         if not _is_array(made) and not _is_pair(made) and isinstance(made, Iterable):
             made = list(made)
     except Exception as cause:  # the user's code may raise anything
         raise DataError(f"{spec}: it raised {in_short(cause)}") from cause
     if isinstance(made, list) and made:
         x, y = _joined(spec, made, input_shape, preprocessing)
-        return Arrays(x, None if y is None else labels_of(spec, y, y), preprocessing)
+        return Arrays(x, None if y is None else labels_of(spec, y, y, task), preprocessing)
     if _is_array(made) or _is_pair(made):
         x, y = made if isinstance(made, tuple) else (made, None)
-        return from_arrays(spec, x, y, input_shape, preprocessing)
+        return from_arrays(spec, x, y, input_shape, preprocessing, task)
     what = "nothing" if isinstance(made, list) else f"an object of type {type(made).__name__}"
     raise DataError(f"{spec}: returned {what}; return x, (x, y), a torch Dataset with a length, or an iterable of batches")
 
@@ -177,9 +179,11 @@ def _is_pair(value: object) -> bool:
     return isinstance(value, tuple) and len(value) == 2 and all(map(_is_array, value))
 
 
-def from_arrays(spec: str, x: Any, y: Any, input_shape: tuple[int, ...], preprocessing: Preprocessing) -> Arrays:
+def from_arrays(
+    spec: str, x: Any, y: Any, input_shape: tuple[int, ...], preprocessing: Preprocessing, task: Task | None = None
+) -> Arrays:
     inputs, targets = _checked(spec, x, y, input_shape, preprocessing)
-    return Arrays(inputs, None if targets is None else labels_of(spec, targets, targets), preprocessing)
+    return Arrays(inputs, None if targets is None else labels_of(spec, targets, targets, task), preprocessing)
 
 
 def _checked(

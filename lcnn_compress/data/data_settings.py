@@ -6,6 +6,7 @@ import os
 from dataclasses import asdict, dataclass, field
 
 from lcnn_compress.artefact.field_rules import check_fields
+from lcnn_compress.data.tasks import Task
 from lcnn_compress.errors import SettingsError
 
 CALIBRATION_IMAGES = 512
@@ -21,6 +22,9 @@ class DataSettings:
         samples: how many images calibrate; they are drawn from ``calib``, or without it are training images at even distances.
         mean, std: mean and standard deviation of each channel, or one number for all; see ``Preprocessing``.
         held_out: fraction of ``data`` that is not trained on, but judged by.
+        task: what labels of ``data`` mean, where their type does not tell; needed for several labels. Training has the same in
+            its recipe.
+        strict: whether images of a table of labels that are not there are an error; else they are left out.
 
     Raises:
         SettingsError: a value is of another type, or a number makes no sense.
@@ -42,6 +46,12 @@ class DataSettings:
         "help": "Channel standard deviations to divide data by", "metavar": "NUMBERS",
     })  # fmt: skip
     held_out: float = 0.0
+    task: Task | None = field(default=None, metadata={
+        "help": "What labels mean: classes, targets, or multilabel: 0 or 1 for each of several labels of an image, from a .csv "
+                "file (image,NAME,NAME,...) or y (n, labels)",
+        "metavar": "NAME", "shown_default": "by their type",
+    })  # fmt: skip
+    strict: bool = field(default=False, metadata={"help": "An image of a .csv file that is not there is an error"})
 
     def __post_init__(self) -> None:
         for name in ("calib", "data"):
@@ -57,4 +67,5 @@ class DataSettings:
         """Return what the configuration says of the data, None where there is none."""
         if self.calib is None and self.data is None:
             return None
-        return {name: value for name, value in asdict(self).items() if name != "held_out" or value}
+        values = asdict(self) | {"task": None if self.task is None else Task(self.task).value}
+        return {name: value for name, value in values.items() if value or name not in ("held_out", "task", "strict")}

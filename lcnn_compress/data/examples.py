@@ -34,6 +34,13 @@ class Preprocessing:
         if not all(map(math.isfinite, self.mean)) or not all(math.isfinite(s) and s > 0 for s in self.std):
             raise SettingsError(f"mean is {self.mean} and std is {self.std}; they must be finite, and std above 0")
 
+    def check_channels(self, input_shape: tuple[int, ...]) -> None:
+        """Raise SettingsError where there are not as many numbers as channels of an input (N, C, ...), nor one."""
+        if self.mean is not None and len(self.mean) not in (1, *input_shape[1:2]):
+            raise SettingsError(
+                f"mean and std have {len(self.mean)} numbers, but the net takes {input_shape}; give one per channel, or one"
+            )
+
     def __call__(self, x: Tensor) -> Tensor:
         """Normalise x, (n, C, ...) float32."""
         if self.mean is None or self.std is None:

@@ -34,7 +34,7 @@ class _Images:
     """Image files, decoded when they are asked for."""
 
     paths: list[Path]
-    labels: Tensor | None  # (n,)
+    labels: Tensor | None  # (n, ...)
     mode: str  # of Pillow: "L" or "RGB"
     size: tuple[int, int]  # height, width
     preprocessing: Preprocessing
@@ -58,11 +58,8 @@ def image_folder(folder: Path, input_shape: tuple[int, ...], preprocessing: Prep
         DataError: the folder holds no images, or it is not clear what they are, or the net takes none.
         FileError: the folder cannot be read.
     """
-    mode = {1: "L", 3: "RGB"}.get(input_shape[1]) if len(input_shape) == 4 else None
-    if mode is None or 0 in input_shape[2:]:
-        raise DataError(f"{folder}: is a folder of images, but the net takes {input_shape}; images fit (N, 1 or 3, H, W) only")
+    mode, size = _form_of_images(f"{folder}: is a folder of images", input_shape)
     check_bytes(str(folder), preprocessing)
-    size = (input_shape[2], input_shape[3])
     try:
         entries = _own(folder)
         classes = [entry for entry in entries if entry.is_dir()]
@@ -84,6 +81,31 @@ def image_folder(folder: Path, input_shape: tuple[int, ...], preprocessing: Prep
     return _Images([path for path, _ in found], torch.tensor([label for _, label in found]), mode, size, preprocessing)
 
 
+def image_files(
+    paths: Sequence[Path], input_shape: tuple[int, ...], preprocessing: Preprocessing, labels: Tensor | None = None
+) -> _Images:
+    """Open image files, at least one; ``labels`` (n, ...) are theirs, if they have any.
+
+    Raises:
+        DataError: the net takes no images, or mean and std are those of bytes. Files that are no images are found later.
+        FileError: a file is not there.
+    """
+    for path in paths:
+        if not path.is_file():
+            raise FileError(f"{path}: no such file; check the path")
+    mode, size = _form_of_images(f"{paths[0]}: is an image", input_shape)
+    check_bytes(str(paths[0]), preprocessing)
+    return _Images([*paths], labels, mode, size, preprocessing)
+
+
+def _form_of_images(what: str, input_shape: tuple[int, ...]) -> tuple[str, tuple[int, int]]:
+    """Return the mode of Pillow and the size that a net takes; ``what`` is given to it, for errors."""
+    mode = {1: "L", 3: "RGB"}.get(input_shape[1]) if len(input_shape) == 4 else None
+    if mode is None or 0 in input_shape[2:]:
+        raise DataError(f"{what}, but the net takes {input_shape}; images fit (N, 1 or 3, H, W) only")
+    return mode, (input_shape[2], input_shape[3])
+
+
 def _check_classes(folder: Path, by_class: Mapping[Path, Sequence[Path]]) -> None:
     """Refuse folders that need not be classes: their order gives all images their class numbers."""
     empty = [entry.name for entry, images in by_class.items() if not images]
@@ -101,12 +123,16 @@ def _check_classes(folder: Path, by_class: Mapping[Path, Sequence[Path]]) -> Non
 
 
 def size_of_all(folder: Path) -> tuple[int, int] | None:
-    """Return the height and width that all images below a folder have, judged by 1,000 of them; None where they differ.
+    """Return the height and width that all images below a folder have; see ``common_size``."""
+    return common_size(_images_below(folder))
+
+
+def common_size(paths: Sequence[Path]) -> tuple[int, int] | None:
+    """Return the height and width that all images have, judged by 1,000 of them; None where they differ.
 
     Raises:
         OSError: an image cannot be opened.
     """
-    paths = _images_below(folder)
     size: tuple[int, int] | None = None
     for path in paths[:: -(-len(paths) // MAX_SIZES) or 1]:
         with Image.open(path) as image:  # this reads the head of the file only

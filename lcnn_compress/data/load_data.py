@@ -12,9 +12,10 @@ from torch import Tensor
 from lcnn_compress.data.arrays import DAMAGED, from_callable, stored_shape
 from lcnn_compress.data.data_settings import CALIBRATION_BATCH, DataSettings
 from lcnn_compress.data.examples import Examples, Preprocessing, batches, split
-from lcnn_compress.data.images import size_of_all
+from lcnn_compress.data.images import common_size, size_of_all
+from lcnn_compress.data.label_table import is_table, read_table, require_images
 from lcnn_compress.data.load_examples import load_examples
-from lcnn_compress.errors import DataError, SettingsError
+from lcnn_compress.errors import DataError, FileError, SettingsError
 from lcnn_compress.sources.factory import is_callable_spec
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,9 @@ def load_parts(settings: DataSettings, input_shape: tuple[int, ...], *, seed: in
         calibration = [x for x, _ in batches(drawn, CALIBRATION_BATCH)]
     if settings.data is None:
         return LoadedData(calibration, None, None)
-    training = load_examples(settings.data, input_shape, preprocessing, limit=limit, seed=seed)
+    if settings.strict:
+        require_images(settings.data)
+    training = load_examples(settings.data, input_shape, preprocessing, limit=limit, seed=seed, task=settings.task)
     held_out: Examples | None = None
     if settings.held_out:
         count = min(MAX_HELD_OUT, round(settings.held_out * len(training)))
@@ -70,6 +73,8 @@ def image_size(settings: DataSettings) -> tuple[int, int] | None:
     try:
         if path.is_dir():
             return size_of_all(path)
+        if path.exists() and is_table(path):
+            return common_size(read_table(path).paths)
         if path.exists():
             shape = stored_shape(path)
         elif is_callable_spec(spec):  # an entry of 0 takes any size
@@ -77,7 +82,7 @@ def image_size(settings: DataSettings) -> tuple[int, int] | None:
             shape = tuple(from_callable(spec, (1, 0, 0, 0), as_they_are).batch(torch.tensor([0]))[0].shape)
         else:
             return None
-    except (DataError, *DAMAGED) as error:
+    except (DataError, FileError, *DAMAGED) as error:
         log.debug("%s: its images have no size that can be read: %s", spec, error)
         return None
     return (shape[2], shape[3]) if len(shape) == 4 and min(shape) > 0 else None

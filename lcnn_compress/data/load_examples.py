@@ -15,7 +15,9 @@ from torch import Tensor
 
 from lcnn_compress.data.arrays import from_arrays, from_callable, read_numpy
 from lcnn_compress.data.examples import Examples, Preprocessing
-from lcnn_compress.data.images import image_folder
+from lcnn_compress.data.images import image_files, image_folder
+from lcnn_compress.data.label_table import is_table, read_table
+from lcnn_compress.data.tasks import Task
 from lcnn_compress.errors import DataError, FileError, SettingsError
 from lcnn_compress.net.ordinary import ordinary
 from lcnn_compress.sources.factory import is_callable_spec
@@ -32,16 +34,19 @@ def load_examples(
     limit: int | None = None,
     seed: int = 0,
     labelled: bool = True,
+    task: Task | None = None,
 ) -> Examples:
     """Open what ``spec`` names.
 
     Args:
         spec: a folder of images, with one sub-folder per class (numbered in sorted order) or none; an .npz file with x and
-            perhaps y; an .npy file with x; or ``pkg.mod:fn`` or ``file.py:fn``, a function without arguments that returns x,
-            (x, y), a torch Dataset, or an iterable of batches x or (x, y), which is read to its end.
+            perhaps y; an .npy file with x; a .csv file of images and several labels, see ``label_table``; or ``pkg.mod:fn`` or
+            ``file.py:fn``, a function without arguments that returns x, (x, y), a torch Dataset, or an iterable of batches x
+            or (x, y), which is read to its end.
         input_shape: (N, C, H, W) or (N, features) of the net; x must have this shape but for N. An entry of 0 takes any size.
         limit: use this many examples, drawn at random by ``seed``, in their original order.
         labelled: False where only inputs are wanted, so that folders need not be classes.
+        task: what labels mean, where their type does not tell; needed for several labels.
 
     Raises:
         FileError: there is no such path, or it cannot be read.
@@ -50,19 +55,18 @@ def load_examples(
     """
     if limit is not None and limit < 1:
         raise SettingsError(f"limit is {limit}; use at least 1 example")
-    if preprocessing.mean is not None and len(preprocessing.mean) not in (1, *input_shape[1:2]):
-        channels = len(preprocessing.mean)
-        raise SettingsError(
-            f"mean and std have {channels} numbers, but the net takes {input_shape}; give one per channel, or one"
-        )
+    preprocessing.check_channels(input_shape)
     path = Path(spec)
     examples: Examples
     if path.is_dir():
         examples = image_folder(path, input_shape, preprocessing, labelled=labelled)
+    elif path.exists() and is_table(path):
+        examples = _of_table(path, input_shape, preprocessing, several=not labelled or task == Task.LABELS)
     elif path.exists():
-        examples = from_arrays(spec, *read_numpy(path), input_shape, preprocessing)
+        x, y = read_numpy(path)
+        examples = from_arrays(spec, x, y if labelled else None, input_shape, preprocessing, task)
     elif is_callable_spec(spec):
-        examples = from_callable(spec, input_shape, preprocessing)
+        examples = from_callable(spec, input_shape, preprocessing, task)
     else:
         raise FileError(f"{spec}: no such file or folder; check the path, or name a function as pkg.mod:fn or file.py:fn")
     if len(examples) == 0:
@@ -72,6 +76,18 @@ def load_examples(
         examples = _Subset(examples, order[:limit].sort().values)
     _log.info("%s: %d examples", spec, len(examples))
     return examples
+
+
+def _of_table(path: Path, input_shape: tuple[int, ...], preprocessing: Preprocessing, *, several: bool) -> Examples:
+    """Open a table of labels; it is said what labels mean, so that nobody trains or scores them as something else."""
+    if not several:
+        raise DataError(
+            f"{path}: is a table of several labels for each image; say so with `task` multilabel, or give it as `calib`"
+        )
+    table = read_table(path)
+    if (note := table.note(path)) is not None:
+        _log.warning(note)
+    return image_files(table.paths, input_shape, preprocessing, table.labels)
 
 
 @dataclass(frozen=True)

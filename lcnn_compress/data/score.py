@@ -24,19 +24,41 @@ MANY = 20
 
 
 @dataclass(frozen=True)
+class LabelScores:
+    """How several labels are told, each by itself, in the order of the outputs.
+
+    Attributes:
+        positives: images that have the label.
+        percent: images of which a logit above 0 tells it right.
+        average_precision: area under precision over recall, 0 to 1, of scikit-learn; None where no image has the label, for
+            which it is not defined.
+        mean_average_precision: over the labels for which it is defined; None where there is none.
+    """
+
+    positives: tuple[int, ...]
+    percent: tuple[float, ...]
+    average_precision: tuple[float | None, ...]
+    mean_average_precision: float | None
+
+
+@dataclass(frozen=True)
 class Score:
-    """``metric`` is "top1_percent", "labels_percent" or "psnr_db"; ``n`` counts images; ``notes`` say what seems wrong."""
+    """``metric`` is "top1_percent", "labels_percent" or "psnr_db"; ``n`` counts images; ``notes`` say what seems wrong.
+
+    ``labels`` has each of several labels by itself, and is None for other tasks.
+    """
 
     metric: str
     value: float
     n: int
     notes: tuple[str, ...] = ()
+    labels: LabelScores | None = None
 
 
 def score(run: Run, examples: Examples, progress: Progress = silent, task: Task | None = None) -> Score:
     """Run a net over all examples and score it: the mean of ``image_scores``, with the same arguments and errors."""
-    metric, values, doubts = _scored(run, examples, progress, task)
-    return Score(metric, float(values.sum()) / max(1, len(values)), len(values), doubts.notes())
+    metric, values, seen = _scored(run, examples, progress, task)
+    return Score(metric, float(values.sum()) / max(1, len(values)), len(values), seen.notes(), seen.label_scores())
 
 
 def image_scores(run: Run, examples: Examples, progress: Progress = silent, task: Task | None = None) -> tuple[str, Tensor]:
@@ -58,9 +80,9 @@ def image_scores(run: Run, examples: Examples, progress: Progress = silent, task
     return _scored(run, examples, progress, task)[:2]
 
 
-def _scored(run: Run, examples: Examples, progress: Progress, task: Task | None) -> tuple[str, Tensor, _Doubts]:
+def _scored(run: Run, examples: Examples, progress: Progress, task: Task | None) -> tuple[str, Tensor, _Seen]:
     parts: list[Tensor] = []
-    done, metric, doubts = 0, "", _Doubts()
+    done, metric, seen = 0, "", _Seen()
     for x, labels in batches(examples, BATCH):
         if labels is None:
             raise DataError("the data has no labels or targets; evaluation needs them (class folders, or y in the .npz)")
@@ -72,20 +94,22 @@ def _scored(run: Run, examples: Examples, progress: Progress, task: Task | None)
         kind, y = task_of(output, labels, task)
         metric, part = SCORES[kind](output, y)
         parts.append(part)
-        doubts.add(x, output, kind, y)
+        seen.add(x, output, kind, y)
         done += len(x)
         progress("evaluating", done, len(examples))
-    return metric, torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64), doubts
+    return metric, torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64), seen
 
 
-class _Doubts:
-    """What was seen of data that can be scored but seems not to be what was meant."""
+class _Seen:
+    """What was seen of data that can be scored but seems not to be what was meant, and of several labels all that was told."""
 
     def __init__(self) -> None:
         self.first: Tensor | None = None
         self.alike, self.only_0_and_1 = True, True
         self.n, self.n_classes = 0, 0
         self.numbers: set[int] = set()
+        self.told: list[Tensor] = []
+        self.labels: list[Tensor] = []
 
     def add(self, x: Tensor, output: Tensor, kind: Task, y: Tensor) -> None:
         self.first = x[:1] if self.first is None else self.first
@@ -93,6 +117,9 @@ class _Doubts:
         self.n += len(x)
         if kind is Task.CLASSES:
             self.numbers, self.n_classes = self.numbers.union(y.tolist()), output.shape[1]
+        if kind is Task.LABELS:
+            self.told.append(output.float())
+            self.labels.append(y)
         several = kind is Task.TARGETS and output.ndim == 2 and output.shape[1] > 1
         self.only_0_and_1 = self.only_0_and_1 and several and bool(((y == 0) | (y == 1)).all())
 
@@ -102,10 +129,28 @@ class _Doubts:
             f"all {self.n} images are the same; see that the data is what it should be": self.n >= MANY and self.alike,
             f"class numbers run from {low} to {high}, but the net tells the classes 0 to {self.n_classes - 1} apart; see that "
             "both count alike": self.n >= MANY and (low == 1 or 2 * (high + 1) <= self.n_classes),
-            "y holds only 0 and 1 and is scored as targets; from Python it can be scored as several labels for an image":
+            "y holds only 0 and 1 and is scored as targets; `task` multilabel scores it as several labels for an image":
             self.n > 0 and self.only_0_and_1,
+            "all outputs lie in 0 to 1, but logits are expected: those above 0 tell a label; leave out the last sigmoid":
+            self.n >= MANY and all(bool(((part >= 0) & (part <= 1)).all()) for part in self.told or [torch.tensor(-1.0)]),
         }  # fmt: skip
         return tuple(note for note, holds in doubts.items() if holds)
+
+    def label_scores(self) -> LabelScores | None:
+        """Return how each of several labels is told; None for other tasks."""
+        if not self.told:
+            return None
+        from sklearn.metrics import average_precision_score
+
+        told, labels = torch.cat(self.told), torch.cat(self.labels) > 0.5  # (n, labels)
+        right = 100 * ((told > 0) == labels).double().mean(0)
+        precision = tuple(
+            float(average_precision_score(labels[:, i].numpy(), told[:, i].numpy())) if labels[:, i].any() else None
+            for i in range(labels.shape[1])
+        )
+        defined = [value for value in precision if value is not None]
+        mean = sum(defined) / len(defined) if defined else None
+        return LabelScores(tuple(labels.sum(0).tolist()), tuple(right.tolist()), precision, mean)
 
 
 def _accuracy(output: Tensor, y: Tensor) -> tuple[str, Tensor]:

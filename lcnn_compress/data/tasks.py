@@ -21,7 +21,7 @@ class Task(str, Enum):
     """
 
     CLASSES = "classes"
-    LABELS = "labels"
+    LABELS = "multilabel"
     TARGETS = "targets"
 
 

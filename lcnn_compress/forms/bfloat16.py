@@ -58,11 +58,15 @@ class Bfloat16Conv2d(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, k={self.dictionary_size}, {self.geometry}"
 
+    def plain(self) -> LookupConv2d:
+        """Return the layer that computes the same in float32, without rounding S; dense ones have an identity dictionary."""
+        identity = torch.eye(self.in_channels // self.geometry.groups).repeat(self.geometry.groups, 1)
+        rows = self.dictionary.float() if self.has_dictionary else identity
+        return LookupConv2d(rows, self.weight.float(), self.bias, self.geometry)
+
     def dense_weight(self) -> Tensor:
         """Return the dense weight this layer stands for, (C_out, C_in / groups, kH, kW) float32."""
-        if not self.has_dictionary:
-            return self.weight.float()
-        return LookupConv2d(self.dictionary.float(), self.weight.float(), self.bias, self.geometry).weight().detach()
+        return self.plain().weight().detach() if self.has_dictionary else self.weight.float()
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve x (N, C_in, H, W) to (N, C_out, H', W'), which is not rounded."""

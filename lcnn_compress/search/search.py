@@ -113,7 +113,7 @@ def _keep_drop(problem: Problem, target: Target, data: TrainingData, progress: P
     """Make the fastest net within a largest drop, and measure it."""
     assert data.held_out is not None
     tuning = problem.settings.finetune
-    judge = judge_by(problem.captured.net, data.held_out, None if tuning is None else tuning.task, progress)
+    judge = judge_by(problem.captured.net, data.held_out, data.task if tuning is None else tuning.task, progress)
     found = fastest_within(problem, target.value, data, judge, progress)
     report = measured_report(found.artefact, problem.settings, problem.reusable.template, progress, problem.timers)
     budget = KeptDrop(**vars(_expected(problem, target, found.choice)), drop=found.drop, tried=found.tried)

@@ -101,7 +101,7 @@ def test_what_the_types_are_called() -> None:
         PlanSettings(only="conv*")  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match=r"^`mean` is 0.5; it must be a tuple of numbers or None$"):
         DataSettings(mean=0.5)  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match=r"^`task` is 'boxes'; it must be one of classes, labels, targets or None$"):
+    with pytest.raises(SettingsError, match=r"^`task` is 'boxes'; it must be one of classes, multilabel, targets or None$"):
         Recipe(task="boxes")  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match=r"^`measure` is 1; it must be True or False$"):
         CompressSettings(measure=1)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import pytest
 from hostile import TEXTS, is_safe
 from report_cases import CONV, REPORT, STEM, TOTALS
 
-from lcnn_compress.artefact.report import LayerReport, Report
+from lcnn_compress.artefact.report import LayerReport, Report, TrainingReport
 from lcnn_compress.artefact.report_html import html
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -49,6 +49,20 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if data.strip() and "style" not in self.open:
             self.texts.append(data.strip())
+
+
+def test_the_losses_of_training_are_a_curve() -> None:
+    page = Page(html(of(training=TrainingReport(steps=1200, losses=(0.5, 0.75, 0.25), nonzeros={}))))
+    assert page.seen.count("svg") == 5
+    assert "Mean loss of each epoch; 3 epochs, 1,200 steps. From 0.5 to 0.25." in page.texts
+    (line,) = [value for name, value in page.attributes if name == "points" and value]
+    heights = [float(point.split(",")[1]) for point in line.split()]
+    assert heights == [90.0, 20.0, 160.0]  # the largest loss is at the top
+    assert [text for text in page.texts if text.startswith("epoch ")] == ["epoch 1: 0.5", "epoch 2: 0.75", "epoch 3: 0.25"]
+    assert [page.texts.count(text) for text in ("0.75", "0.25")] == [1, 1]
+    one = Page(html(of(training=TrainingReport(7, (0.5,), {}))))
+    assert "Mean loss of each epoch; 1 epoch, 7 steps. From 0.5 to 0.5." in one.texts
+    assert Page(html(of(training=TrainingReport(0, (), {})))).seen.count("svg") == 4
 
 
 def test_the_page_is_balanced_and_shows_what_was_done() -> None:

@@ -17,7 +17,7 @@ from torch import nn
 from lcnn_compress import api, runtime
 
 SHAPE = ("--input-shape", "1,3,32,32")
-COMMANDS = ("compress", "sensitivity", "export", "bench", "eval", "inspect", "doctor", "quickstart")
+COMMANDS = ("compress", "sensitivity", "export", "bench", "eval", "inspect", "profile", "predict", "doctor", "quickstart")
 
 
 @pytest.fixture(scope="module")

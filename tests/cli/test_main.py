@@ -13,7 +13,7 @@ from command_line import child, lcnn, plain_net, same_bytes
 from lcnn_compress.cli import error_boundary as errors
 from lcnn_compress.cli.main import Notices
 
-COMMANDS = ("compress", "sensitivity", "export", "bench", "eval", "inspect", "doctor", "quickstart")
+COMMANDS = ("compress", "sensitivity", "export", "bench", "eval", "inspect", "profile", "predict", "doctor", "quickstart")
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])

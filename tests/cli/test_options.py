@@ -12,7 +12,7 @@ from command_line import lcnn
 from typer.testing import CliRunner
 
 import lcnn_compress
-from lcnn_compress.cli import requests
+from lcnn_compress.cli import requests, viewing
 from lcnn_compress.cli.error_boundary import with_flags
 from lcnn_compress.cli.options import DATA, PANELS, Command, argument, origin_of, own, taken, takes
 from lcnn_compress.cli.requests import AnswerRequest, CompressRequest, ModelRequest
@@ -20,7 +20,10 @@ from lcnn_compress.compression.settings import PlanSettings
 from lcnn_compress.search.target import Target
 
 REQUESTS = [
-    value for value in vars(requests).values() if isinstance(value, type) and value.__module__ == "lcnn_compress.cli.requests"
+    value
+    for module in (requests, viewing)
+    for value in vars(module).values()
+    if isinstance(value, type) and value.__module__ == module.__name__
 ]
 # What `lcnn compress` takes that is no setting: where things lie, what is asked for instead of a dictionary, how it answers.
 OWN = {

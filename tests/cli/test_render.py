@@ -120,3 +120,16 @@ def test_the_summary_says_nothing_of_times_that_were_not_measured(capsys: pytest
 def test_how_a_forecast_held(budget: dict[str, Any], line: str, capsys: pytest.CaptureFixture[str]) -> None:
     render.compress_summary(replace(REPORT, budget=budget), "tiny.lcnn")
     assert shown(capsys)[-2:] == [line, "written tiny.lcnn"]
+
+
+def test_several_labels_are_scored_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
+    net = {"positives": [3, 0], "percent": [90.0, 87.5], "average_precision": [0.75, None], "mean_average_precision": 0.75}
+    labels = {"names": ["hat", "smiling"], "dense": net, "lookup": {**net, "percent": [80.0, 70.0]}}
+    result = {"metric": "labels_percent", "dense": 88.75, "lookup": 75.0, "n": 1200, "labels": labels}
+    render.scores(result)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["hat", "3", "90.00", "80.00", "0.750", "0.750"] in lines
+    assert ["smiling", "0", "87.50", "70.00", "undefined", "undefined"] in lines
+    assert lines[-1] == ["mean", "0.750", "0.750"]
+    render.scores({**result, "labels": {**labels, "dense": None}})
+    assert ["hat", "3", "80.00", "0.750"] in [line.split() for line in capsys.readouterr().out.splitlines()]

@@ -12,6 +12,7 @@ from command_line import lcnn
 from lcnn_compress.cli.requests import BenchRequest, CompressRequest, EvalRequest, SensitivityRequest
 from lcnn_compress.compression.settings import CompressSettings, PlanSettings
 from lcnn_compress.data.data_settings import DataSettings
+from lcnn_compress.data.tasks import Task
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.search.target import Target
 from lcnn_compress.train.recipe import FinetuneSettings
@@ -31,14 +32,15 @@ def test_every_option_reaches_the_settings() -> None:
         model="m.pt", arch="a:b", input_shape="1,3,8,8", dictionary="fast", lookups="2", filters_per_pattern=8, init="svd",
         only=["a*"], skip=["b"], keep_slow=True, measure=False, threads=2, storage="float32", seed=7, calib="c.npz", samples=9,
         data="d.npz", mean="0.5", std="0.25,0.5,1", epochs=4, lr=0.1, batch_size=8, sparsity="threshold", l1=0.2,
-        threshold_c=0.3, distill=False, training_precision="bfloat16", arithmetic="int8",
+        threshold_c=0.3, distill=False, training_precision="bfloat16", arithmetic="int8", task="multilabel",
+        strict=True,
     )  # fmt: skip
     given = frozenset(f.name for f in fields(request)) - {"config", "dry_run", "max_drop"}
     made = request.configuration(given, None)
-    finetune = FinetuneSettings(4, 8, 0.1, "threshold", 0.3, 0.2, False, seed=7, precision="bfloat16")
+    finetune = FinetuneSettings(4, 8, 0.1, "threshold", 0.3, 0.2, False, seed=7, precision="bfloat16", task=Task.LABELS)
     plan = PlanSettings("fast", 2, ("a*",), ("b",), True, 8)
     assert made.settings == CompressSettings(plan, "svd", 7, "float32", False, 2, finetune, "int8")
-    assert made.data == DataSettings("c.npz", 9, "d.npz", (0.5,), (0.25, 0.5, 1.0))
+    assert made.data == DataSettings("c.npz", 9, "d.npz", (0.5,), (0.25, 0.5, 1.0), task=Task.LABELS, strict=True)
     assert (made.arch, made.input_shape) == ("a:b", (1, 3, 8, 8))
 
 

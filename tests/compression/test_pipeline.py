@@ -16,6 +16,7 @@ from lcnn_compress.benchmark.timers import Timers
 from lcnn_compress.compression.pipeline import Reusable, compress_net
 from lcnn_compress.compression.plan import LayerPlan, PlanSettings
 from lcnn_compress.compression.settings import CompressSettings, TrainingData
+from lcnn_compress.data.tasks import Task
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.forms.bfloat16 import Bfloat16Conv2d
 from lcnn_compress.forms.int8 import Int8Conv2d
@@ -92,6 +93,13 @@ def test_layers_compute_in_the_arithmetic_that_is_asked_for(tmp_path: Path) -> N
     # The decisions alone ask for data, whatever the settings say.
     with pytest.raises(SettingsError, match="there is no data; add `calib`"):
         api.compress_source(source, CompressSettings(measure=False), plans=plans)
+
+
+def test_training_must_take_labels_for_what_the_data_says_they_are() -> None:
+    shape, settings = (1, 3, 16, 16), CompressSettings(PlanSettings("8"), measure=False, finetune=FinetuneSettings(epochs=1))
+    data = TrainingData(examples=Noise(32), task=Task.LABELS)
+    with pytest.raises(SettingsError, match="`task` of the data is multilabel; let that of the recipe of training be the same"):
+        compress_net(api.open_model(small_net(), shape).captured, settings, data)
 
 
 def test_layers_in_bfloat16_need_no_data(tmp_path: Path) -> None:

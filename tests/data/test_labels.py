@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lcnn_compress.data.labels import labels_of
+from lcnn_compress.data.tasks import Task
 from lcnn_compress.errors import DataError
 
 ONE_HOT = torch.eye(3, dtype=torch.int64)[[2, 0, 0]]
@@ -50,3 +51,23 @@ def test_rows_that_only_look_one_hot_here_stay_what_they_are() -> None:
 def test_integers_that_are_no_classes(y: Tensor, message: str) -> None:
     with pytest.raises(DataError, match=message):
         labels_of("d", y, y)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float32])
+@pytest.mark.parametrize("y", [ONE_HOT, torch.tensor([[1, 1], [0, 0]]), torch.tensor([[1], [0]])])
+def test_several_labels_are_floats_even_where_rows_look_one_hot(y: Tensor, dtype: torch.dtype) -> None:
+    found = labels_of("d", y.to(dtype), y, Task.LABELS)
+    assert (found.dtype, found.tolist()) == (torch.float32, y.tolist())
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (torch.tensor([1, 0]), r"d: y has shape \(2,\); several labels for an image are \(n, labels\), each 0 or 1"),
+        (torch.tensor([[1, 0], [1, -1]]), "d: label 1 of example 1 is -1; each must be 0 or 1; write 0 for -1"),
+        (torch.tensor([[1.0, 0.25]]), r"d: label 1 of example 0 is 0\.25; each must be 0 or 1$"),
+    ],
+)
+def test_other_labels_are_refused(y: Tensor, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        labels_of("d", y, y, Task.LABELS)

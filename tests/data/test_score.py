@@ -12,7 +12,7 @@ from training_cases import TensorExamples
 
 from lcnn_compress.data.arrays import Arrays
 from lcnn_compress.data.examples import Preprocessing
-from lcnn_compress.data.score import Score, image_scores, onnx_runner, score, torch_runner
+from lcnn_compress.data.score import LabelScores, Score, image_scores, onnx_runner, score, torch_runner
 from lcnn_compress.data.tasks import Task
 from lcnn_compress.errors import DataError, ModelError
 from lcnn_compress.net.capture import capture
@@ -116,10 +116,23 @@ def test_labels_told_right() -> None:
     examples = TensorExamples(torch.zeros(2, 1), y)
     metric, values = image_scores(lambda _: logits, examples, task=Task.LABELS)
     assert (metric, values.tolist()) == ("labels_percent", [75.0, 75.0])
-    assert score(lambda _: logits, examples, task=Task.LABELS) == Score("labels_percent", 75.0, 2)
+    # The third label ranks the image without it first: precision is 1 / 2 where the one with it is found.
+    each = LabelScores((1, 0, 1, 2), (100.0, 100.0, 50.0, 50.0), (1.0, None, 0.5, 1.0), 2.5 / 3)
+    assert score(lambda _: logits, examples, task=Task.LABELS) == Score("labels_percent", 75.0, 2, labels=each)
+    assert score(lambda _: logits, examples).labels is None
     assert score(lambda _: logits, examples).metric == "psnr_db"  # floats are targets unless it is stated
     with pytest.raises(DataError, match=r"labels are \(2, 4\), but the net returns \(2, 3\)"):
         score(lambda _: logits[:, :3], examples, task=Task.LABELS)
+
+
+def test_no_image_with_any_label_leaves_no_mean_and_outputs_of_a_sigmoid_are_doubted() -> None:
+    examples = TensorExamples(torch.zeros(30, 1), torch.zeros(30, 2))
+    found = score(lambda x: torch.full((len(x), 2), 0.25), examples, task=Task.LABELS)
+    assert found.labels == LabelScores((0, 0), (0.0, 0.0), (None, None), None)
+    assert [note for note in found.notes if "leave out the last sigmoid" in note]
+    assert not [
+        note for note in score(lambda x: torch.full((len(x), 2), -1.0), examples, task=Task.LABELS).notes if "sig" in note
+    ]
 
 
 FOUR = torch.eye(4).repeat(10, 1)

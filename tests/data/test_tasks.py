@@ -67,7 +67,7 @@ def test_class_numbers_that_do_not_fit() -> None:
 
 
 def test_labels_of_another_type_than_the_task_needs() -> None:
-    with pytest.raises(DataError, match="y is int64, but the task is 'labels'; give floats"):
+    with pytest.raises(DataError, match="y is int64, but the task is 'multilabel'; give floats"):
         task_of(FLOATS, INTEGERS, Task.LABELS)
     with pytest.raises(DataError, match="y is float32, but the task is 'classes'; give class numbers"):
         task_of(FLOATS, FLOATS, Task.CLASSES)

@@ -13,12 +13,14 @@ import torch
 from cases import Noise, small_net
 from command_line import lcnn, lcnn_json, needs_library
 from given_times import DENSE_MS, SETTINGS, SHAPE, captured, small_problem, timers
+from training_cases import TensorExamples
 
 from lcnn_compress import api
 from lcnn_compress.benchmark.gain import Gain
 from lcnn_compress.benchmark.profile import OTHER
 from lcnn_compress.cli.render import _budget_lines
 from lcnn_compress.compression.settings import TrainingData
+from lcnn_compress.data.tasks import Task
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.forms.lookup import LookupConv2d
 from lcnn_compress.operators.common import layer_name
@@ -102,6 +104,15 @@ def test_the_fastest_net_within_a_drop() -> None:
     assert budget["tried"] == sorted(budget["tried"], key=lambda trial: trial["predicted_ms"])
     within = [trial["predicted_ms"] for trial in budget["tried"] if trial["value"] <= 5]
     assert budget["predicted_ms"] == min(within)
+
+
+def test_a_drop_of_several_labels_is_that_of_labels_told_right() -> None:
+    x, generator = torch.cat([*images()]), torch.Generator().manual_seed(3)
+    labels = (torch.rand(len(x), 10, generator=generator) > 0.5).float()
+    held_out = TensorExamples(x, labels)
+    data, given = TrainingData(images(), held_out=held_out, task=Task.LABELS), timers(Gain({}, 2.0, 1.0))
+    made = compress_to_target(captured(), MEASURED, Target("max_drop", 100), data, timers=given)
+    assert made.report.budget["drop"]["metric"] == "labels_percent"
 
 
 def test_a_drop_without_held_out_examples_is_refused() -> None:

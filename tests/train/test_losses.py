@@ -55,7 +55,7 @@ def test_labels_that_do_not_fit() -> None:
         loss_of(output, torch.full((2,), 0.5), None, recipe())
     with pytest.raises(DataError, match="labels run from 0 to 2;"):
         loss_of(output, torch.tensor([[0.0, 1.0, 2.0]]).repeat(2, 1), None, recipe(task=Task.LABELS))
-    with pytest.raises(DataError, match="y is int64, but the task is 'labels'"):
+    with pytest.raises(DataError, match="y is int64, but the task is 'multilabel'"):
         loss_of(output, torch.tensor([1, 2]), None, recipe(task=Task.LABELS))
     with pytest.raises(ModelError, match="the net returns a tuple, not one tensor"):
         loss_of((output,), None, None, recipe())  # type: ignore[arg-type]

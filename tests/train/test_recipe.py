@@ -68,7 +68,7 @@ def test_what_is_new_is_recorded_where_it_differs() -> None:
     chosen = replace(Recipe(), task=Task.LABELS, optimiser=Optimiser((0.8, 0.9)), schedule=Schedule(5))
     found = json.loads(json.dumps(chosen.recorded()))
     assert {name: found[name] for name in found if name not in json.loads(RECORDED)} == {
-        "task": "labels", "optimiser": {"betas": [0.8, 0.9]}, "schedule": {"warmup_steps": 5, "start": 0.0, "end": 1.0},
+        "task": "multilabel", "optimiser": {"betas": [0.8, 0.9]}, "schedule": {"warmup_steps": 5, "start": 0.0, "end": 1.0},
     }  # fmt: skip
     again = Recipe.from_recorded(found)
     assert again == chosen
