@@ -1,8 +1,10 @@
-"""How kernels of lookup layers lose entries while a net trains. What died stays dead.
+"""How kernels of lookup layers lose entries while a net trains.
 
 ``Gradual`` keeps the largest entries of each layer, fewer and fewer along the cubic schedule of Zhu and Gupta 2017 (arXiv
 1710.01878), section 3, over the first half of training. ``Threshold`` is the method of Bagherinezhad et al., "LCNN", CVPR 2017
-(arXiv 1611.06473), section 3.2: an L1 penalty, and entries within epsilon of zero die.
+(arXiv 1611.06473), section 3.2: an L1 penalty, and entries within epsilon of zero die. What died of these two stays dead.
+``Top`` is the other method of the same section: after every step the s largest entries of each position stay, and the others
+are zero until their gradients lift them above one of those.
 """
 
 from __future__ import annotations
@@ -32,6 +34,10 @@ class Sparsity(Protocol):
 
     def prunes(self, step: int) -> bool:
         """Tell whether entries die after ``step`` steps; 0 is the start of training."""
+        ...
+
+    def kills(self, step: int) -> bool:
+        """Tell whether entries that do not live on after ``step`` steps stay dead; else they are zero and may grow again."""
         ...
 
     def alive(self, name: str, magnitude: Tensor, support: Tensor, step: int) -> Tensor:
@@ -78,6 +84,10 @@ class Gradual:
         """Tell whether a number of entries is due: every ``PRUNE_EVERY`` steps, and always from ``last`` on."""
         return step >= self.last or (step > 0 and step % PRUNE_EVERY == 0)
 
+    def kills(self, step: int) -> bool:  # noqa: ARG002
+        """Tell that what is pruned stays dead."""
+        return True
+
     def alive(self, name: str, magnitude: Tensor, support: Tensor, step: int) -> Tensor:
         """Return where the largest entries inside ``support`` are, as many as the schedule says."""
         left = (1 - min(1.0, step / self.last)) ** 3
@@ -116,6 +126,10 @@ class Threshold:
         """Tell that entries may die after every step, and before the first."""
         return True
 
+    def kills(self, step: int) -> bool:  # noqa: ARG002
+        """Tell that what is pruned stays dead."""
+        return True
+
     def alive(self, name: str, magnitude: Tensor, support: Tensor, step: int) -> Tensor:  # noqa: ARG002
         """Return where entries are further from zero than epsilon."""
         return magnitude > self.epsilons[name]
@@ -127,6 +141,43 @@ class Threshold:
     def continued(self, state: State) -> Threshold:
         """Return the rule with the epsilons it started from."""
         return replace(self, epsilons=state["epsilons"])
+
+
+@dataclass(frozen=True)
+class Top:
+    """Keep the ``lookups`` largest entries of every position of every filter (sorted by magnitude at every iteration).
+
+    Attributes:
+        lookups: s of the paper; positions of layers with a smaller dictionary keep all.
+        last: number of steps after which the entries that are left are final.
+    """
+
+    lookups: int
+    last: int
+
+    def add_to_gradient(self, name: str, lookup: LookupConv2d) -> None:
+        """Add nothing."""
+
+    def prunes(self, step: int) -> bool:  # noqa: ARG002  # every step does
+        """Tell that entries become zero after every step, and before the first."""
+        return True
+
+    def kills(self, step: int) -> bool:
+        """Tell whether ``step`` is the last: until then entries that are zero still get gradients."""
+        return step >= self.last
+
+    def alive(self, name: str, magnitude: Tensor, support: Tensor, step: int) -> Tensor:  # noqa: ARG002
+        """Return where the largest entries of each position are."""
+        kept = magnitude.topk(min(self.lookups, magnitude.shape[1]), dim=1).indices
+        return torch.zeros_like(support).scatter_(1, kept, True)
+
+    def state(self) -> State:
+        """Return nothing: the rule does not depend on the net."""
+        return {}
+
+    def continued(self, state: State) -> Top:  # noqa: ARG002
+        """Return the rule itself."""
+        return self
 
 
 class LookupLayers:
@@ -144,11 +195,14 @@ class LookupLayers:
         self._normalise()
         starts = self.nonzeros()
         self.ends = {name: min(count, targets.get(name, count)) for name, count in starts.items()}
-        self.rule: Sparsity = (
-            Gradual(starts, self.ends, max(1, total // 2))
-            if recipe.sparsity == "gradual"
-            else Threshold({name: _epsilon(lookup, recipe.threshold_c) for name, lookup in self.layers.items()}, recipe.l1)
-        )
+        self.rule = self._rule(recipe, starts, total)
+
+    def _rule(self, recipe: Recipe, starts: Mapping[str, int], total: int) -> Sparsity:
+        if recipe.sparsity == "gradual":
+            return Gradual(starts, self.ends, max(1, total // 2))
+        if recipe.sparsity == "top":
+            return Top(recipe.lookups, total)
+        return Threshold({name: _epsilon(lookup, recipe.threshold_c) for name, lookup in self.layers.items()}, recipe.l1)
 
     def nonzeros(self) -> dict[str, int]:
         """Return the entries that live, by layer."""
@@ -182,7 +236,11 @@ class LookupLayers:
         magnitude = lookup.sparse_kernel.abs()
         by_group = magnitude.unflatten(0, (lookup.geometry.groups, -1))
         magnitude = shared_scores(by_group, lookup.filters_per_pattern).flatten(0, 1)
-        lookup.restrict_(self.rule.alive(name, magnitude, lookup.support, step))
+        alive = self.rule.alive(name, magnitude, lookup.support, step)
+        if not self.rule.kills(step):
+            lookup.sparse_kernel.mul_(alive)
+            return
+        lookup.restrict_(alive)
         for memory in optimiser.state.get(lookup.sparse_kernel, {}).values():
             if isinstance(memory, Tensor) and memory.shape == lookup.support.shape:  # it holds a moment of each entry
                 memory.mul_(lookup.support)
