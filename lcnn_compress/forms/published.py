@@ -40,6 +40,12 @@ class Published:
         """``rows`` as ``--dict`` takes them."""
         return ",".join(f"{glob}={size}" for glob, size in self.rows.items())
 
+    def size_of(self, name: str) -> int | None:
+        """Return the dictionary size of a layer, or None where it is dense."""
+        if any(fnmatchcase(name, glob) for glob in self.dense):
+            return None
+        return next((size for glob, size in self.rows.items() if fnmatchcase(name, glob)), None)
+
     def fits(self, names: Sequence[str]) -> bool:
         """Tell whether layers of these names make a net of the family."""
         counted = self.n_layers in (None, len(names))
