@@ -21,6 +21,7 @@ from lcnn_compress.cli.requests import (
     SensitivityRequest,
 )  # fmt: skip
 from lcnn_compress.cli.resolve import find_artefact, require
+from lcnn_compress.cli.train_command import TrainRequest, train
 from lcnn_compress.version import __version__
 
 if TYPE_CHECKING:
@@ -250,6 +251,9 @@ def inspect(request: InspectRequest, given: frozenset[str]) -> None:  # noqa: AR
     else:
         render.facts(found.facts)
         render.layer_table(found.layers)
+
+
+app.command(name="train", cls=Command)(guarded(takes(TrainRequest)(train)))
 
 
 @app.command(cls=Command)

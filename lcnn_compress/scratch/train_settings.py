@@ -87,8 +87,10 @@ class TrainSettings:
     storage: str = field(default="float16", metadata={
         "help": "Stored factors: float16, float32, or int8 (float16, and large dictionaries in 8 bits)", "metavar": "TYPE",
     })  # fmt: skip
-    precision: str = "float32"
-    device: str = "cpu"
+    precision: str = field(default="float32", metadata={
+        "help": "of products in training: float32, or bfloat16 where the processor has it (AMX, AVX-512)", "metavar": "TYPE",
+    })  # fmt: skip
+    device: str = field(default="cpu", metadata={"help": "Where to train: cpu, cuda or cuda:N", "metavar": "NAME"})
 
     def __post_init__(self) -> None:
         from lcnn_compress.forms.storage import check_type
