@@ -94,12 +94,12 @@ def train(request: TrainRequest, given: frozenset[str]) -> None:
     """Train a net from new weights, dense or with lookup convolutions as in the paper, into an artefact NAME.lcnn."""
     settings, data, shape = request.settings(given), request.data_settings(), resolve.input_shape(request.input_shape)
 
-    from lcnn_compress.scratch.prepare import prepare
+    from lcnn_compress.scratch.prepare import prepare_training
     from lcnn_compress.scratch.train_net import TrainingFolder, train_from_scratch
 
     folder = TrainingFolder(request.place)
     folder.check(request.resume)
-    prepared = prepare(request.net, data, scored=request.val, input_shape=shape, n_classes=request.classes)
+    prepared = prepare_training(request.net, data, scored=request.val, input_shape=shape, n_classes=request.classes)
     for line in prepared.source.notes:
         render.note(line)
     with render.progress() as progress:

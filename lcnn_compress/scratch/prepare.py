@@ -44,7 +44,7 @@ class Prepared:
 
 
 @ordinary
-def prepare(
+def prepare_training(
     net: nn.Module | str | Path,
     data: DataSettings,
     *,

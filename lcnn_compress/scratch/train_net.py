@@ -115,7 +115,7 @@ def train_from_scratch(
     training was interrupted, or killed, any number of times and resumed.
 
     Args:
-        prepared: the net and the data, from ``prepare``.
+        prepared: the net and the data, from ``prepare_training``.
         output: the artefact to write; the folder ``OUTPUT.training`` keeps log and checkpoint.
         settings: how to train.
         init_from: a checkpoint of a training of the same net with the same dictionaries, whose weights to start from.

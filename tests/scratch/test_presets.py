@@ -84,5 +84,5 @@ def test_dictionaries_that_do_not_fit(dictionary: str, message: str) -> None:
 def test_a_preset_that_fits_no_layer() -> None:
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
     x = torch.zeros(1, 1, 8, 8)
-    with pytest.raises(SettingsError, match="fits no layer of the net .*classifier"):
+    with pytest.raises(SettingsError, match=r"fits no layer of the net .*classifier"):
         choose(layers(capture(net, x), x), TrainSettings())
