@@ -83,7 +83,8 @@ class Sgd:
         """Return an optimiser of ``parameters`` that starts at a learning rate."""
         import torch
 
-        return torch.optim.SGD(parameters, lr=lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        # In one pass over each tensor: kernels of 75 million entries are larger than any cache.
+        return torch.optim.SGD(parameters, lr=lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=True)
 
     def adjust(self, optimiser: torch.optim.Optimizer, rate: float, done: float) -> None:
         """Set learning rate and weight decay of the next step, after a part ``done`` of training."""

@@ -9,7 +9,7 @@ are zero until their gradients lift them above one of those.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -21,12 +21,24 @@ from lcnn_compress.forms.pattern import largest, shared_scores
 from lcnn_compress.train.checkpoint import State
 from lcnn_compress.train.recipe import Recipe
 
+# A kernel is pruned in blocks of about so many entries.
+BLOCK_ENTRIES = 2**18
 # The gradual schedule prunes once in this many steps.
 PRUNE_EVERY = 8
 
 
+def blocks(lookup: LookupConv2d) -> Iterator[slice]:
+    """Yield the filters of a layer in blocks small enough to stay in the cache while several things are done to them."""
+    size = max(1, BLOCK_ENTRIES // lookup.support[0].numel())
+    for start in range(0, lookup.out_channels, size):
+        yield slice(start, start + size)
+
+
 class Sparsity(Protocol):
-    """What decides which entries of a kernel live."""
+    """What decides which entries of a kernel live; ``is_local`` where filters can be asked about alone."""
+
+    @property
+    def is_local(self) -> bool: ...
 
     def add_to_gradient(self, name: str, lookup: LookupConv2d) -> None:
         """Add what the rule asks of a layer's kernel to its gradient."""
@@ -76,6 +88,7 @@ class Gradual:
     starts: Mapping[str, int]
     ends: Mapping[str, int]
     last: int
+    is_local = False
 
     def add_to_gradient(self, name: str, lookup: LookupConv2d) -> None:
         """Add nothing."""
@@ -114,13 +127,16 @@ class Threshold:
 
     epsilons: Mapping[str, float]
     l1: float
+    is_local = True
 
     @torch.no_grad()
     def add_to_gradient(self, name: str, lookup: LookupConv2d) -> None:
         """Add the gradient of the penalty; pruned entries have none."""
-        assert lookup.sparse_kernel.grad is not None
-        strength = self.l1 * self.epsilons[name]
-        lookup.sparse_kernel.grad += strength * lookup.sparse_kernel.sign() * lookup.support
+        gradient, strength = lookup.sparse_kernel.grad, self.l1 * self.epsilons[name]
+        assert gradient is not None
+        if strength:
+            for filters in blocks(lookup):  # what is pruned is 0 and has no sign
+                gradient[filters].add_(lookup.sparse_kernel[filters].sign(), alpha=strength)
 
     def prunes(self, step: int) -> bool:  # noqa: ARG002  # every step does
         """Tell that entries may die after every step, and before the first."""
@@ -154,6 +170,7 @@ class Top:
 
     lookups: int
     last: int
+    is_local = True
 
     def add_to_gradient(self, name: str, lookup: LookupConv2d) -> None:
         """Add nothing."""
@@ -233,17 +250,24 @@ class LookupLayers:
     @torch.no_grad()
     def _prune(self, name: str, lookup: LookupConv2d, step: int, optimiser: torch.optim.Optimizer) -> None:
         """Prune what the rule says, and what the optimiser remembers of it."""
-        magnitude = lookup.sparse_kernel.abs()
-        by_group = magnitude.unflatten(0, (lookup.geometry.groups, -1))
-        magnitude = shared_scores(by_group, lookup.filters_per_pattern).flatten(0, 1)
-        alive = self.rule.alive(name, magnitude, lookup.support, step)
-        if not self.rule.kills(step):
-            lookup.sparse_kernel.mul_(alive)
-            return
-        lookup.restrict_(alive)
-        for memory in optimiser.state.get(lookup.sparse_kernel, {}).values():
-            if isinstance(memory, Tensor) and memory.shape == lookup.support.shape:  # it holds a moment of each entry
-                memory.mul_(lookup.support)
+        kernel, support = lookup.sparse_kernel.detach(), lookup.support
+        memories = [
+            memory for memory in optimiser.state.get(lookup.sparse_kernel, {}).values()
+            if isinstance(memory, Tensor) and memory.shape == support.shape  # it holds a moment of each entry
+        ]  # fmt: skip
+        compete = not self.rule.is_local or lookup.filters_per_pattern > 1
+        for filters in [slice(None)] if compete else blocks(lookup):
+            scores = kernel[filters].abs()
+            if lookup.filters_per_pattern > 1:
+                by_group = scores.unflatten(0, (lookup.geometry.groups, -1))
+                scores = shared_scores(by_group, lookup.filters_per_pattern).flatten(0, 1)
+            alive = self.rule.alive(name, scores, support[filters], step)
+            if self.rule.kills(step):
+                support[filters] &= alive
+                for changed in (kernel, *memories):
+                    changed[filters].masked_fill_(~support[filters], 0)
+            else:
+                kernel[filters].masked_fill_(~alive, 0)
 
     def _normalise(self) -> None:
         for lookup in self.layers.values():
