@@ -38,10 +38,7 @@ class Case:
     size: int = 224
 
 
-CASES = (
-    Case("resnet18", "lcnn-fast", 32), Case("alexnet_lcnn", "lcnn-fast", 128), Case("alexnet_lcnn", "lcnn-fast", 32),
-    Case("alexnet_lcnn", "lcnn-accurate", 32),
-)  # fmt: skip
+CASES = (Case("resnet18", "lcnn-fast", 32), Case("alexnet_lcnn", "lcnn-fast", 32))
 
 
 def training(captured: Captured, preset: str, batch: int) -> Training:

@@ -269,7 +269,7 @@ class Recipe:
         return cls(**made)
 
 
-def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+def _with_tuples(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
