@@ -61,6 +61,9 @@ if TYPE_CHECKING:
     from lcnn_compress.export.describe import Description
     from lcnn_compress.export.export_settings import ExportSettings
     from lcnn_compress.forms.lookup import LookupConv2d
+    from lcnn_compress.scratch.prepare import Prepared, prepare_training
+    from lcnn_compress.scratch.train_net import train_from_scratch
+    from lcnn_compress.scratch.train_settings import TrainSettings
     from lcnn_compress.search.target import SensitivitySettings, Target
     from lcnn_compress.self_test import check as doctor
     from lcnn_compress.sources.source import Origin, Source
@@ -73,19 +76,23 @@ __all__ = [
     "Artefact", "ArtefactError", "BenchSettings", "ChildError", "CompressSettings", "Configuration", "DataError",
     "DataSettings", "Description", "Evaluation", "Examples", "ExportSettings", "FileError", "FinetuneSettings", "LayerPlan",
     "LcnnError", "LookupConv2d", "MissingError", "ModelError", "NodeProfile", "Origin", "PlanSettings", "Predictions",
-    "Preprocessing", "Score", "SensitivitySettings", "SettingsError", "Source", "Target", "TrainingData", "__version__",
-    "bench", "check_place", "compress", "compress_and_save", "compress_source", "compress_to_target", "doctor", "evaluate",
-    "evaluate_file", "export_dense", "export_onnx", "forecast", "inspect", "load", "load_data", "load_examples",
-    "open_model", "plot_layers", "predict", "profile", "read_configuration", "runtime", "save", "sensitivity", "suite",
+    "Prepared", "Preprocessing", "Score", "SensitivitySettings", "SettingsError", "Source", "Target", "TrainSettings",
+    "TrainingData", "__version__", "bench", "check_place", "compress", "compress_and_save", "compress_source", "compress_to_target", "doctor",
+    "evaluate", "evaluate_file", "export_dense", "export_onnx", "forecast", "inspect", "load", "load_data", "load_examples",
+    "open_model", "plot_layers", "predict", "prepare_training", "profile", "read_configuration", "runtime", "save",
+    "sensitivity", "suite", "train_from_scratch",
 ]  # fmt: skip
 
-# These names work without torch, or lie above ``api``, so each is imported from its own module; all others come from ``api``.
-_LIGHT = {
+# These names work without torch, or are of a room of their own, so each is imported from the module that defines it; all
+# others come from ``api``.
+_DEFINED_IN = {
     "BenchSettings": "benchmark.bench_settings", "CompressSettings": "compression.settings",
-    "DataSettings": "data.data_settings", "ExportSettings": "export.export_settings", "FinetuneSettings": "train.recipe",
-    "NodeProfile": "views.node_profile", "PlanSettings": "compression.settings", "Predictions": "views.predictions",
-    "SensitivitySettings": "search.target", "Target": "search.target", "TrainingData": "compression.settings",
-    "plot_layers": "views.pictures", "predict": "views.predictions", "profile": "views.node_profile",
+    "DataSettings": "data.data_settings", "ExportSettings": "export.export_settings",
+    "FinetuneSettings": "train.recipe", "NodeProfile": "views.node_profile", "PlanSettings": "compression.settings",
+    "Predictions": "views.predictions", "Prepared": "scratch.prepare", "SensitivitySettings": "search.target",
+    "Target": "search.target", "TrainSettings": "scratch.train_settings", "TrainingData": "compression.settings",
+    "plot_layers": "views.pictures", "predict": "views.predictions", "prepare_training": "scratch.prepare",
+    "profile": "views.node_profile", "train_from_scratch": "scratch.train_net",
 }  # fmt: skip
 
 
@@ -96,5 +103,5 @@ def __getattr__(name: str) -> Any:
     if name == "LookupConv2d":
         return importlib.import_module("lcnn_compress.forms.lookup").LookupConv2d
     if name in __all__:
-        return getattr(importlib.import_module(f"lcnn_compress.{_LIGHT.get(name, 'api')}"), name)
+        return getattr(importlib.import_module(f"lcnn_compress.{_DEFINED_IN.get(name, 'api')}"), name)
     raise AttributeError(f"module 'lcnn_compress' has no attribute '{name}'")

@@ -29,7 +29,7 @@ LEVELS = {
     "benchmark": 5, "data": 5, "self_test": 5,
     "train": 6,
     "compression": 7,
-    "search": 8,
+    "search": 8, "scratch": 8,
     "api": 9,
     "quickstart": 10, "views": 10,
     "cli": 11,

@@ -19,7 +19,9 @@ FRONT = (ROOT / "README.md").read_text()
 TOUR = (ROOT / "lcnn_compress" / "README.md").read_text()
 FORMER_OPTIONS = ("--share", "--coefficients", "--precision")  # still understood, and in no help
 GROUP: Any = get_command(app)
-COMMANDS = ("compress", "export", "bench", "eval", "sensitivity", "inspect", "profile", "predict", "doctor", "quickstart")
+COMMANDS = (
+    "compress", "export", "bench", "eval", "sensitivity", "inspect", "profile", "predict", "train", "doctor", "quickstart",
+)  # fmt: skip
 
 
 def blocks(text: str, language: str = "") -> list[str]:

@@ -31,8 +31,14 @@ def gigamacs(net: nn.Module, shape: tuple[int, ...]) -> float:
 @pytest.mark.parametrize(
     ("factory", "shape", "size", "digits"),
     [
+        (zoo.resnet10, (1, 3, 224, 224), 0.89, 2),
         (zoo.resnet18, (1, 3, 224, 224), 1.81, 2),
+        (zoo.resnet34, (1, 3, 224, 224), 3.66, 2),
+        (zoo.resnet50, (1, 3, 224, 224), 4.09, 2),
         (zoo.alexnet, (1, 3, 224, 224), 0.71, 2),
+        (zoo.alexnet_lcnn, (1, 3, 224, 224), 0.71, 2),
+        (zoo.alexnet_wide, (1, 3, 224, 224), 1.14, 2),
+        (zoo.lenet, (1, 1, 28, 28), 0.0023, 4),
         (zoo.vgg16, (1, 3, 224, 224), 15.5, 1),
         (zoo.demosaicnet, (1, 3, 256, 256), 9.4, 1),
     ],
@@ -47,8 +53,13 @@ def test_nets_are_as_large_as_they_say(
 
 def test_names_are_those_of_published_weights() -> None:
     with torch.device("meta"):
-        names = {name: set(getattr(zoo, name)().state_dict()) for name in ("resnet18", "vgg16", "demosaicnet")}
+        names = {
+            name: set(getattr(zoo, name)().state_dict()) for name in ("resnet18", "resnet50", "alexnet", "vgg16", "demosaicnet")
+        }
     assert {"conv1.weight", "layer2.0.downsample.0.weight", "layer4.1.bn2.running_var", "fc.bias"} <= names["resnet18"]
+    assert {"layer1.0.downsample.1.running_var", "layer3.5.conv3.weight", "layer4.2.bn3.bias"} <= names["resnet50"]
+    alexnet = (*(f"features.{i}" for i in (0, 3, 6, 8, 10)), *(f"classifier.{i}" for i in (1, 4, 6)))
+    assert names["alexnet"] == {f"{layer}.{kind}" for layer in alexnet for kind in ("weight", "bias")}
     assert {"features.28.weight", "classifier.6.bias"} <= names["vgg16"]
     assert {"main_processor.conv15.weight", "residual_predictor.bias", "upsampler.weight"} <= names["demosaicnet"]
 

@@ -3,7 +3,7 @@
 What a lookup convolution costs depends on how many rows and non-zeros it has, not on their values: dictionaries, positions and
 coefficients here are random, so what is measured of these nets says nothing of accuracy.
 
-Dictionaries: Bagherinezhad et al., "LCNN", CVPR 2017, section 4; densities: the README of github.com/ildoonet/tf-lcnn.
+Dictionaries and densities are those of ``forms.published``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from lcnn_compress import zoo
 from lcnn_compress.errors import SettingsError
 from lcnn_compress.forms.arithmetic import BFLOAT16, FLOAT32, INT8
 from lcnn_compress.forms.lookup import LookupConv2d
+from lcnn_compress.forms.published import ALEXNET_ACCURATE, ALEXNET_FAST, RESNET_ACCURATE, RESNET_FAST
 from lcnn_compress.forms.size_rules import parse_dictionary
 from lcnn_compress.net.layers import Layer
 from lcnn_compress.operators.geometry import lookup_macs
@@ -79,8 +80,8 @@ LIKE_RESNET = (
     "nothing was published for this net: the dictionaries of ResNet-18's layers of 64 channels, one lookup per position"
 )
 FAST = Setting(
-    ALEXNET, "LCNN-fast", "features.0=3,features.*=30,classifier.*=512",
-    (0.083, 0.034, 0.008, 0.013, 0.027, 0.001, 0.002, 0.002),
+    ALEXNET, "LCNN-fast", f"{ALEXNET_FAST.text},classifier.6=512",
+    (*ALEXNET_FAST.densities, ALEXNET_FAST.densities[-1]),
 )  # fmt: skip
 PAPER = (
     replace(FAST, published_ratio=37.6, note=LAST),
@@ -88,21 +89,12 @@ PAPER = (
     replace(FAST, name="LCNN-fast, 8 bits", storage="int8", note=BYTES),
     replace(FAST, name="LCNN-fast, shared, 8 bits", filters_per_pattern=8, storage="int8", note=f"{SHARED}; {BYTES}"),
     Setting(
-        ALEXNET, "LCNN-accurate", "features.0=3,features.*=500,classifier.*=1024",
-        (0.129, 0.040, 0.029, 0.034, 0.071, 0.006, 0.007, 0.007), published_ratio=3.2, note=LAST,
+        ALEXNET, "LCNN-accurate", f"{ALEXNET_ACCURATE.text},classifier.6=1024",
+        (*ALEXNET_ACCURATE.densities, ALEXNET_ACCURATE.densities[-1]), published_ratio=3.2, note=LAST,
     ),
-    Setting(
-        RESNET18, "LCNN-fast", "conv1=3,layer1.*=16,layer2.*=32,layer3.*=64,layer4.*=128",
-        published_ratio=29.2, note=UNPUBLISHED,
-    ),
-    Setting(
-        RESNET18, "LCNN-fast, shared", "conv1=3,layer1.*=16,layer2.*=32,layer3.*=64,layer4.*=128",
-        filters_per_pattern=8, note=SHARED,
-    ),
-    Setting(
-        RESNET18, "LCNN-accurate", "conv1=3,layer1.*=128,layer2.*=256,layer3.*=512,layer4.*=1024",
-        published_ratio=5.0, note=UNPUBLISHED,
-    ),
+    Setting(RESNET18, "LCNN-fast", RESNET_FAST.text, published_ratio=29.2, note=UNPUBLISHED),
+    Setting(RESNET18, "LCNN-fast, shared", RESNET_FAST.text, filters_per_pattern=8, note=SHARED),
+    Setting(RESNET18, "LCNN-accurate", RESNET_ACCURATE.text, published_ratio=5.0, note=UNPUBLISHED),
     Setting(RESNET18, "10x", "conv1=3,layer*=0.25", macs_ratio=10),
     Setting(RESNET18, "10x, shared", "conv1=3,layer*=0.25", macs_ratio=10, filters_per_pattern=8, note=SHARED),
     Setting(RESNET18, "4x", "conv1=3,layer*=0.5", macs_ratio=4),
@@ -121,8 +113,9 @@ PAPER = (
     Setting(DEMOSAICNET, "4x", "main_processor.conv*=0.5", macs_ratio=4),
     Setting(DEMOSAICNET, "4x, shared", "main_processor.conv*=0.5", macs_ratio=4, filters_per_pattern=8, note=SHARED),
 )  # fmt: skip
+FAST_MIDDLE = "features.[368]=30,features.10=30"
 QUARTER_RESNET = "layer*=0.25"
-FAST_RESNET = "layer1.*=16,layer2.*=32,layer3.*=64,layer4.*=128"
+FAST_RESNET = RESNET_FAST.text.partition(",")[2]  # all but conv1
 NARROW = (
     Setting(RESNET18, "dense, bfloat16", "", arithmetic=BFLOAT16),
     Setting(RESNET18, "dense, 8 bits", "", arithmetic=INT8),
@@ -135,7 +128,7 @@ NARROW = (
     Setting(RESNET18, "LCNN-fast, 8 bits", FAST_RESNET, arithmetic=INT8, note=UNPUBLISHED),
     replace(FAST, name="dense, 8 bits", dictionary="", densities=(), arithmetic=INT8),
     replace(
-        FAST, name="LCNN-fast, 8 bits", dictionary="features.[368]=30,features.10=30,classifier.*=512",
+        FAST, name="LCNN-fast, 8 bits", dictionary=FAST.dictionary.replace("features.0=3,features.*=30", FAST_MIDDLE),
         densities=FAST.densities[1:], arithmetic=INT8, note=f"{LAST}; features.0 is dense, which takes less time in 8 bits",
     ),
     Setting(VGG16, "dense, 8 bits", "", arithmetic=INT8),

@@ -20,6 +20,7 @@ from lcnn_compress.cli.requests import (
     SensitivityRequest,
 )  # fmt: skip
 from lcnn_compress.cli.resolve import find_artefact, require
+from lcnn_compress.cli.train_command import TrainRequest, train
 from lcnn_compress.version import __version__
 
 if TYPE_CHECKING:
@@ -238,6 +239,9 @@ def evaluate(request: EvalRequest, given: frozenset[str]) -> None:  # noqa: ARG0
 app.command(cls=Command)(viewing.inspect)
 app.command(cls=Command)(viewing.profile)
 app.command(cls=Command)(viewing.predict)
+
+
+app.command(name="train", cls=Command)(guarded(takes(TrainRequest)(train)))
 
 
 @app.command(cls=Command)

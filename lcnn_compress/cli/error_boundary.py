@@ -25,7 +25,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 # The options of these fields of settings are not called like the fields.
 _FLAGS = {
     "dictionary": "--dict", "speedup": "--target-speedup", "latency_ms": "--target-latency-ms", "size_mb": "--target-size-mb",
-    "batches": "--batch",
+    "batches": "--batch", "timetable": "--schedule", "n_classes": "--classes", "precision": "--training-precision",
 }  # fmt: skip
 
 

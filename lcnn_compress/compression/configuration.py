@@ -58,6 +58,8 @@ def read_configuration(path: Path, data: Mapping[str, Any] | None = None) -> Con
         SettingsError: the data of that run was in memory, and none is given.
     """
     values = read_object(path)
+    if values.get("command") == "train":
+        raise ArtefactError(f"{path}: records a training from scratch, which `lcnn train` repeats; {_WAY_OUT} of a compression")
     try:
         tuning, recorded, model = values["finetune"], values["data"] or {}, values["model"]
         settings = CompressSettings(

@@ -160,6 +160,8 @@ class CompressSettings:
             raise SettingsError(f"`init` is '{self.init}'; it must be one of {', '.join(INITS)}")
         check_type(self.storage)
         check_arithmetic(self.arithmetic, (AUTO, *ARITHMETICS))
+        if self.finetune is not None and self.finetune.sparsity == "top":
+            raise SettingsError("`sparsity` is 'top', which is for training from scratch; it must be gradual or threshold")
         if not 1 <= self.threads <= MAX_THREADS:
             raise SettingsError(f"`threads` is {self.threads}; it must be at least 1 and at most {MAX_THREADS}")
 

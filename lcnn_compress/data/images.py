@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lcnn_compress.data.arrays import scaled
 from lcnn_compress.data.examples import Preprocessing
+from lcnn_compress.data.idx import is_idx
 from lcnn_compress.data.pixels import check_bytes
 from lcnn_compress.errors import DataError, FileError
 
@@ -30,7 +31,7 @@ PARTS = frozenset({"train", "training", "val", "valid", "validation", "dev", "te
 
 
 @dataclass(frozen=True)
-class _Images:
+class Images:
     """Image files, decoded when they are asked for."""
 
     paths: list[Path]
@@ -47,7 +48,7 @@ class _Images:
         return self.preprocessing(scaled(pixels)), None if self.labels is None else self.labels[indices]
 
 
-def image_folder(folder: Path, input_shape: tuple[int, ...], preprocessing: Preprocessing, *, labelled: bool = True) -> _Images:
+def image_folder(folder: Path, input_shape: tuple[int, ...], preprocessing: Preprocessing, *, labelled: bool = True) -> Images:
     """Open a folder of images, or of one folder for each class; folders that operating systems and tools leave do not count.
 
     Args:
@@ -71,19 +72,21 @@ def image_folder(folder: Path, input_shape: tuple[int, ...], preprocessing: Prep
             f"{folder}: holds images ({flat[0].name}, ...) beside folders with images; move them into class folders"
         )
     if flat:
-        return _Images(flat, None, mode, size, preprocessing)
+        return Images(flat, None, mode, size, preprocessing)
     found = [(path, label) for label, images in enumerate(by_class.values()) for path in images]
     if not found:
+        if idx := next((entry for entry in entries if "images" in entry.name and is_idx(entry)), None):
+            raise DataError(f"{folder}: holds idx files; name the one of the images, such as {idx}")
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"{folder}: holds no images; give a folder of images or of one folder per class ({suffixes})")
     if labelled:
         _check_classes(folder, by_class)
-    return _Images([path for path, _ in found], torch.tensor([label for _, label in found]), mode, size, preprocessing)
+    return Images([path for path, _ in found], torch.tensor([label for _, label in found]), mode, size, preprocessing)
 
 
 def image_files(
     paths: Sequence[Path], input_shape: tuple[int, ...], preprocessing: Preprocessing, labels: Tensor | None = None
-) -> _Images:
+) -> Images:
     """Open image files, at least one; ``labels`` (n, ...) are theirs, if they have any.
 
     Raises:
@@ -95,7 +98,7 @@ def image_files(
             raise FileError(f"{path}: no such file; check the path")
     mode, size = _form_of_images(f"{paths[0]}: is an image", input_shape)
     check_bytes(str(paths[0]), preprocessing)
-    return _Images([*paths], labels, mode, size, preprocessing)
+    return Images([*paths], labels, mode, size, preprocessing)
 
 
 def _form_of_images(what: str, input_shape: tuple[int, ...]) -> tuple[str, tuple[int, int]]:

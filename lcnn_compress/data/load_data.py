@@ -12,6 +12,7 @@ from torch import Tensor
 from lcnn_compress.data.arrays import DAMAGED, from_callable, stored_shape
 from lcnn_compress.data.data_settings import CALIBRATION_BATCH, DataSettings
 from lcnn_compress.data.examples import Examples, Preprocessing, batches, split
+from lcnn_compress.data.idx import idx_shape, is_idx
 from lcnn_compress.data.images import common_size, size_of_all
 from lcnn_compress.data.label_table import is_table, read_table, require_images
 from lcnn_compress.data.load_examples import load_examples
@@ -76,7 +77,7 @@ def image_size(settings: DataSettings) -> tuple[int, int] | None:
         if path.exists() and is_table(path):
             return common_size(read_table(path).paths)
         if path.exists():
-            shape = stored_shape(path)
+            shape = idx_shape(path) if is_idx(path) else stored_shape(path)
         elif is_callable_spec(spec):  # an entry of 0 takes any size
             as_they_are = Preprocessing((0.0,), (1.0,))  # the scale plays no part here
             shape = tuple(from_callable(spec, (1, 0, 0, 0), as_they_are).batch(torch.tensor([0]))[0].shape)

@@ -1,4 +1,4 @@
-"""Read examples to calibrate, train and test with: image folders, NumPy files, and what a Python function returns.
+"""Read examples to calibrate, train and test with: image folders, NumPy files, idx files, and what a Python function returns.
 
 Every source gives the same thing: float32 inputs, in [0, 1] where they were bytes and then normalised, and with them class
 numbers, float targets or nothing. Files are checked when they are opened; images are decoded when a batch asks for them.
@@ -7,14 +7,13 @@ numbers, float targets or nothing. Files are checked when they are opened; image
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from lcnn_compress.data.arrays import from_arrays, from_callable, read_numpy
-from lcnn_compress.data.examples import Examples, Preprocessing
+from lcnn_compress.data.examples import Examples, Part, Preprocessing
+from lcnn_compress.data.idx import is_idx, read_idx
 from lcnn_compress.data.images import image_files, image_folder
 from lcnn_compress.data.label_table import is_table, read_table
 from lcnn_compress.data.tasks import Task
@@ -40,9 +39,9 @@ def load_examples(
 
     Args:
         spec: a folder of images, with one sub-folder per class (numbered in sorted order) or none; an .npz file with x and
-            perhaps y; an .npy file with x; a .csv file of images and several labels, see ``label_table``; or ``pkg.mod:fn`` or
-            ``file.py:fn``, a function without arguments that returns x, (x, y), a torch Dataset, or an iterable of batches x
-            or (x, y), which is read to its end.
+            perhaps y; an .npy file with x; an idx file of images, with that of their labels beside it; a .csv file of images
+            and several labels, see ``label_table``; or ``pkg.mod:fn`` or ``file.py:fn``, a function without arguments that
+            returns x, (x, y), a torch Dataset, or an iterable of batches x or (x, y), which is read to its end.
         input_shape: (N, C, H, W) or (N, features) of the net; x must have this shape but for N. An entry of 0 takes any size.
         limit: use this many examples, drawn at random by ``seed``, in their original order.
         labelled: False where only inputs are wanted, so that folders need not be classes.
@@ -63,7 +62,7 @@ def load_examples(
     elif path.exists() and is_table(path):
         examples = _of_table(path, input_shape, preprocessing, several=not labelled or task == Task.LABELS)
     elif path.exists():
-        x, y = read_numpy(path)
+        x, y = read_idx(path) if is_idx(path) else read_numpy(path)
         examples = from_arrays(spec, x, y if labelled else None, input_shape, preprocessing, task)
     elif is_callable_spec(spec):
         examples = from_callable(spec, input_shape, preprocessing, task)
@@ -73,7 +72,7 @@ def load_examples(
         raise DataError(f"{spec}: holds no examples; give at least one")
     if limit is not None and limit < len(examples):
         order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
-        examples = _Subset(examples, order[:limit].sort().values)
+        examples = Part(examples, order[:limit].sort().values)
     _log.info("%s: %d examples", spec, len(examples))
     return examples
 
@@ -88,15 +87,3 @@ def _of_table(path: Path, input_shape: tuple[int, ...], preprocessing: Preproces
     if (note := table.note(path)) is not None:
         _log.warning(note)
     return image_files(table.paths, input_shape, preprocessing, table.labels)
-
-
-@dataclass(frozen=True)
-class _Subset:
-    examples: Examples
-    indices: Tensor  # (n,)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.examples.batch(self.indices[indices])

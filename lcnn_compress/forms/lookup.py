@@ -89,11 +89,16 @@ class LookupConv2d(nn.Module):
     def weight(self) -> Tensor:
         """Return the dense weight this layer stands for, (C_out, C_in / groups, kH, kW)."""
         blocks = self.dictionary.unflatten(0, (self.geometry.groups, -1))  # (groups, k, m)
-        kernel = self.sparse_kernel * self.support
+        kernel = self._alive_kernel()
         if self.is_identity:
             return kernel
         kernel = kernel.unflatten(0, (self.geometry.groups, -1))  # (groups, O/g, k, kH, kW)
         return torch.einsum("gokrc,gkm->gomrc", kernel, blocks).flatten(0, 1)
+
+    def _alive_kernel(self) -> Tensor:
+        """Return the kernel with zeros outside the support, where it gets no gradient."""
+        # A product with booleans would first make as many floats of them.
+        return torch.where(self.support, self.sparse_kernel, 0.0)
 
     @torch.no_grad()
     def normalise_(self) -> None:
@@ -125,18 +130,39 @@ class LookupConv2d(nn.Module):
         """Convolve x (N, C_in, H, W) to (N, C_out, H', W')."""
         top, left, bottom, right = self.geometry.padding
         groups, stride, dilation = self.geometry.groups, self.geometry.stride, self.geometry.dilation
-        # Two stages cost k * (m + O * taps) per pixel, as torch has no sparse kernel here, and the rebuilt weight m * O * taps.
-        m, taps = self.dictionary.shape[1], self.geometry.taps
-        filters = self.out_channels // groups
-        two_stages = not self.is_identity and self.dictionary_size * (m + filters * taps) < m * filters * taps
-        skips = self.geometry.kernel == (1, 1) and not any(self.geometry.padding)  # no tap reads what a stride steps over
+        two_stages = self._in_two_stages(x)
         if two_stages:
+            skips = self._reads_no_skipped_pixel
             x = functional.conv2d(x, self.dictionary[:, :, None, None], groups=groups, stride=stride if skips else 1)
             stride = (1, 1) if skips else stride
+        kernel = self._alive_kernel() if two_stages else self.weight()
+        if groups == 1 and x.shape[2:] == self.geometry.kernel and not any(self.geometry.padding):
+            # A plane as large as the kernel makes one product of matrices, for which a convolution would reorder the kernel.
+            return functional.linear(x.flatten(1), kernel.flatten(1), self.bias)[:, :, None, None]
         # Zero padding commutes with stage 1 because stage 1 has no bias.
         if (top, left) == (bottom, right):
             padding = (top, left)
         else:
             x, padding = functional.pad(x, (left, right, top, bottom)), (0, 0)
-        kernel = self.sparse_kernel * self.support if two_stages else self.weight()
         return functional.conv2d(x, kernel, self.bias, stride, padding, dilation, groups)
+
+    @property
+    def _reads_no_skipped_pixel(self) -> bool:
+        """Whether no tap reads what a stride steps over."""
+        return self.geometry.kernel == (1, 1) and not any(self.geometry.padding)
+
+    def _in_two_stages(self, x: Tensor) -> bool:
+        """Tell whether X * D and S * P take fewer MACs for a batch than the weight P * D, once, and X * W.
+
+        torch has no sparse kernel here: all entries of P are multiplied.
+        """
+        if self.is_identity:
+            return False
+        m, size, entries = self.dictionary.shape[1], self.dictionary_size, self.sparse_kernel[:, 0].numel()
+        if torch.compiler.is_compiling():  # sizes have no values there: one pixel stands for all
+            return size * (m * self.geometry.groups + entries) < m * entries
+        plane = (int(x.shape[2]), int(x.shape[3]))
+        height, width = self.geometry.output_size(*plane)
+        read = height * width if self._reads_no_skipped_pixel else plane[0] * plane[1]
+        projected, looked_up = len(x) * read * self.geometry.groups * size * m, len(x) * height * width * entries
+        return projected + size * looked_up < size * m * entries + m * looked_up

@@ -60,8 +60,8 @@ def import_callable(spec: str, error: type[LcnnError]) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]  # callable() does not narrow Any
 
 
-def build_module(spec: str) -> nn.Module:
-    """Call the factory ``pkg.mod:fn`` or ``file.py:fn``.
+def build_module(spec: str, **arguments: int) -> nn.Module:
+    """Call the factory ``pkg.mod:fn`` or ``file.py:fn``, with ``arguments`` if there are some.
 
     Raises:
         ModelError: it cannot be imported, raises, or does not return a module.
@@ -72,9 +72,10 @@ def build_module(spec: str) -> nn.Module:
     try:
         # A factory of random weights makes the same net every time.
         with seeded(0), importable(_folder(spec.rpartition(":")[0])):
-            module = factory()
+            module = factory(**arguments)
     except (Exception, SystemExit) as cause:  # the user's code may raise anything
-        raise ModelError(f"{spec}: calling it without arguments raised {in_short(cause)}") from cause
+        given = ", ".join(f"{name}={value}" for name, value in arguments.items()) or "without arguments"
+        raise ModelError(f"{spec}: calling it {given} raised {in_short(cause)}") from cause
     if not isinstance(module, nn.Module):
         raise ModelError(f"{spec}: returned an object of type {type(module).__name__}; it must return a torch.nn.Module")
     return module

@@ -33,6 +33,8 @@ from lcnn_compress.sources.load_model import load_model
 from lcnn_compress.sources.model import LoadedModel, check_supported_module, example_shape, unwrapped
 from lcnn_compress.sources.tensor_check import check_finite
 
+# The kind of origin of a net whose factory, or file, gave its layers but not its weights.
+SCRATCH = "scratch"
 # Factories of our own, which an artefact may name.
 _OURS = re.compile(r"lcnn_compress\.zoo:\w+")
 
@@ -43,7 +45,7 @@ class Origin:
 
     Attributes:
         spec: the path or factory it was loaded from.
-        kind: "module", "state_dict", "pt2", "factory" or "memory".
+        kind: "module", "state_dict", "pt2", "factory", "memory" or SCRATCH.
         arch: the factory of a state_dict.
         sha256: hash of its file, or of its weights where there was no file.
     """
@@ -168,6 +170,8 @@ def find_dense(artefact: Artefact, path: Path, trust_pickle: bool = False) -> So
     origin, spec = artefact.config.get("model", {}), artefact.report.model
     if spec is None or origin.get("kind") in (None, "memory"):
         return "the net was compressed from memory"
+    if origin["kind"] == SCRATCH:
+        return "the net was trained from scratch, so that there is no dense one that it was made from"
     by_code = spec if origin["kind"] == "factory" else origin.get("arch")
     if by_code and not trust_pickle and not _OURS.fullmatch(str(by_code)):
         return f"it is made by the code {by_code}, which an artefact may name but only `trust_pickle` runs"

@@ -40,17 +40,31 @@ _COUNTED: dict[str, Any] = {"step": int, "loss_sum": float, "losses": tuple[floa
 
 
 @dataclass(frozen=True)
+class Epoch:
+    """An epoch that has ended: its number from 1 on, its mean loss, and the net as it would be if training ended now.
+
+    The net is a copy in eval mode on the CPU.
+    """
+
+    number: int
+    loss: float
+    net: nn.Module
+
+
+@dataclass(frozen=True)
 class Goal:
-    """Where a training ends, apart from its last epoch.
+    """Where a training ends, apart from its last epoch, and who is told on the way there.
 
     Attributes:
         nonzeros: entries each lookup layer shall keep at the end (gradual); layers left out keep as many as they have.
         enough: asked after every epoch that ends with no more non-zeros than that, with the result so far in eval mode and on
             the CPU; training stops where it says True.
+        on_epoch: told of every epoch, before the checkpoint that holds it is written; after a stop it may be told again.
     """
 
     nonzeros: Mapping[str, int] = field(default_factory=dict)
     enough: Callable[[nn.Module], bool] | None = None
+    on_epoch: Callable[[Epoch], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +163,7 @@ def _take_steps(
             epoch_ended = training.step % training.steps_per_epoch == 0
             if epoch_ended:
                 order = training.order()
-                training.stopped = goal.enough is not None and training.lookups.at_end() and _is_enough(training, goal.enough)
+                training.stopped = _is_over(training, goal)
             if interrupted() or epoch_ended or time.monotonic() - saved > CHECKPOINT_SECONDS:
                 checkpoint.write(training.state())
                 saved = time.monotonic()
@@ -158,12 +172,17 @@ def _take_steps(
     progress(training.total)
 
 
-def _is_enough(training: Training, enough: Callable[[nn.Module], bool]) -> bool:
-    """Ask ``enough`` about a copy of the net; random numbers drawn meanwhile do not count."""
-    result = training.result()
+def _is_over(training: Training, goal: Goal) -> bool:
+    """Tell of an epoch that has ended, and ask whether it was the last; random numbers drawn meanwhile do not count."""
+    asks = goal.enough is not None and training.lookups.at_end()
+    if not asks and goal.on_epoch is None:
+        return False
+    result = training.result().eval()
     move(result, torch.device("cpu"))
     with torch.random.fork_rng(devices=[]):
-        return enough(result.eval())
+        if goal.on_epoch is not None:
+            goal.on_epoch(Epoch(len(training.losses), training.losses[-1], result))
+        return asks and goal.enough is not None and goal.enough(result)
 
 
 class Training:
@@ -221,8 +240,7 @@ class Training:
     def take(self, x: Tensor, y: Tensor | None) -> None:
         """Take a step on a batch x (n, ...) of the CPU; raises as ``train`` does."""
         rate = self.recipe.schedule.rate(self.recipe.lr, self.step, self.total)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        self.recipe.optimiser.adjust(self.optimiser, rate, self.step / self.total)
         self.optimiser.zero_grad()
         # A copy of a tensor that was made for inference may be used in training.
         x, labels = x.to(self.device, copy=x.is_inference()), None if y is None else y.to(self.device, copy=y.is_inference())

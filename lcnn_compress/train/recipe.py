@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-SPARSITIES = ("gradual", "threshold")
+SPARSITIES = ("gradual", "threshold", "top")
 PRECISIONS = ("float32", "bfloat16")
 # 0.1.0 did not have these fields. A configuration names them only where they say something else than what 0.1.0 did, so that
 # the same run is recorded with the same bytes.
-NEWER_FIELDS = ("task", "optimiser", "schedule")
+NEWER_FIELDS = ("task", "optimiser", "schedule", "lookups")
 
 
 def devices() -> tuple[str, ...]:
@@ -52,6 +52,44 @@ class Optimiser:
         import torch
 
         return torch.optim.Adam(parameters, lr=lr, betas=self.betas)
+
+    def adjust(self, optimiser: torch.optim.Optimizer, rate: float, done: float) -> None:  # noqa: ARG002
+        """Set the learning rate of the next step, after a part ``done`` of training."""
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """Gradient descent with momentum, as the code of the LCNN paper trains (without dampening).
+
+    Attributes:
+        momentum: decay of the sum of gradients, for each step.
+        weight_decay: weight of half the square of all parameters in the loss.
+        decay_until: part of training after which there is no weight decay.
+    """
+
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    decay_until: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("momentum", "weight_decay", "decay_until"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingsError(f"{name} is {getattr(self, name):g}; it must be from 0 to 1")
+
+    def over(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+        """Return an optimiser of ``parameters`` that starts at a learning rate."""
+        import torch
+
+        # In one pass over each tensor: kernels of 75 million entries are larger than any cache.
+        return torch.optim.SGD(parameters, lr=lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=True)
+
+    def adjust(self, optimiser: torch.optim.Optimizer, rate: float, done: float) -> None:
+        """Set learning rate and weight decay of the next step, after a part ``done`` of training."""
+        for group in optimiser.param_groups:
+            group["lr"], group["weight_decay"] = rate, self.weight_decay if done < self.decay_until else 0.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +125,39 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """A learning rate that falls in steps.
+
+    Attributes:
+        until: the part of training at which each step ends, rising to 1.
+        factors: the rate of each step as a part of the peak.
+    """
+
+    until: tuple[float, ...]
+    factors: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        rising = all(a < b for a, b in zip((0.0, *self.until), self.until, strict=False))
+        if not rising or self.until[-1:] != (1.0,):
+            raise SettingsError(f"until is {self.until}; it must rise from above 0 to 1")
+        if len(self.factors) != len(self.until) or not all(0 < factor <= 1 for factor in self.factors):
+            raise SettingsError(f"factors is {self.factors}; it must be {len(self.until)} numbers above 0 and at most 1")
+
+    def part(self, start: float, end: float) -> Steps:
+        """Return the schedule of a part of what this one takes, from ``start`` to ``end`` of it."""
+        begins = (0.0, *self.until[:-1])
+        kept = [(u, f) for b, u, f in zip(begins, self.until, self.factors, strict=True) if u > start and b < end]
+        return Steps(
+            (*((u - start) / (end - start) for u, _ in kept[:-1]), 1.0), tuple(factor for _, factor in kept)
+        )  # fmt: skip
+
+    def rate(self, peak: float, step: int, total: int) -> float:
+        """Return the learning rate of a step, 0 <= step < total, of a training whose highest rate is ``peak``."""
+        return peak * next(factor for end, factor in zip(self.until, self.factors, strict=True) if step < end * total)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How to train a net, and what a compressed one loses and learns from its dense net on the way.
 
@@ -97,6 +168,7 @@ class Recipe:
         sparsity: one of ``SPARSITIES``.
         threshold_c: epsilon of a layer in standard deviations of its kernel at the start (threshold).
         l1: lambda' of the paper; the penalty of a layer is l1 * epsilon * |P| (threshold).
+        lookups: entries that each position of each filter keeps (top).
         distill: learn from the dense net too.
         distill_weight: share of the dense net in the loss.
         temperature: temperature of the softened class probabilities (Hinton et al. 2015).
@@ -121,7 +193,8 @@ class Recipe:
     batch_size: int = field(default=64, metadata={"help": "Images per training step", "metavar": "N", "min": 2})
     lr: float = field(default=1e-3, metadata={"help": "Learning rate of fine-tuning", "metavar": "NUMBER"})
     sparsity: str = field(default="gradual", metadata={
-        "help": "gradual: prune the smallest on a cubic schedule; threshold: L1 and epsilon, as in the paper",
+        "help": "gradual: prune the smallest on a cubic schedule; threshold: L1 and epsilon, as in the paper; top: the largest "
+        "of each position, when training from scratch",
         "metavar": "NAME",
     })  # fmt: skip
     threshold_c: float = field(default=0.01, metadata={
@@ -142,8 +215,9 @@ class Recipe:
     })  # fmt: skip
     device: str = field(default="cpu", metadata={"help": "Where to fine-tune: cpu, cuda or cuda:N", "metavar": "NAME"})
     task: Task | None = None
-    optimiser: Optimiser = Optimiser()
-    schedule: Schedule = Schedule()
+    optimiser: Optimiser | Sgd = Optimiser()
+    schedule: Schedule | Steps = Schedule()
+    lookups: int = 3
 
     def __post_init__(self) -> None:
         import torch
@@ -160,6 +234,7 @@ class Recipe:
         check("sparsity", self.sparsity in SPARSITIES, f"one of {', '.join(SPARSITIES)}")
         check("threshold_c", math.isfinite(self.threshold_c) and self.threshold_c >= 0, "a number of 0 or more")
         check("l1", math.isfinite(self.l1) and self.l1 >= 0, "a number of 0 or more")
+        check("lookups", self.lookups >= 1, "1 or more")
         check("distill_weight", 0 <= self.distill_weight <= 1, "between 0 and 1")
         check("temperature", math.isfinite(self.temperature) and self.temperature > 0, "a number above 0")
         check("seed", 0 <= self.seed <= MAX_SEED, f"from 0 to {MAX_SEED}")
@@ -188,10 +263,14 @@ class Recipe:
         """
         made = dict(values)
         if "optimiser" in made:
-            made["optimiser"] = Optimiser(**{name: tuple(numbers) for name, numbers in made["optimiser"].items()})
+            made["optimiser"] = (Optimiser if "betas" in made["optimiser"] else Sgd)(**_with_tuples(made["optimiser"]))
         if "schedule" in made:
-            made["schedule"] = Schedule(**made["schedule"])
+            made["schedule"] = (Steps if "until" in made["schedule"] else Schedule)(**_with_tuples(made["schedule"]))
         return cls(**made)
+
+
+def _with_tuples(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 # Users of 0.1.0 know the recipe by this name.

@@ -1,13 +1,15 @@
-"""How kernels of lookup layers lose entries while a net trains. What died stays dead.
+"""How kernels of lookup layers lose entries while a net trains.
 
 ``Gradual`` keeps the largest entries of each layer, fewer and fewer along the cubic schedule of Zhu and Gupta 2017 (arXiv
 1710.01878), section 3, over the first half of training. ``Threshold`` is the method of Bagherinezhad et al., "LCNN", CVPR 2017
-(arXiv 1611.06473), section 3.2: an L1 penalty, and entries within epsilon of zero die.
+(arXiv 1611.06473), section 3.2: an L1 penalty, and entries within epsilon of zero die. What died of these two stays dead.
+``Top`` is the other method of the same section: after every step the s largest entries of each position stay, and the others
+are zero until their gradients lift them above one of those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -19,12 +21,24 @@ from lcnn_compress.forms.pattern import largest, shared_scores
 from lcnn_compress.train.checkpoint import State
 from lcnn_compress.train.recipe import Recipe
 
+# A kernel is pruned in blocks of about so many entries.
+BLOCK_ENTRIES = 2**18
 # The gradual schedule prunes once in this many steps.
 PRUNE_EVERY = 8
 
 
+def blocks(lookup: LookupConv2d) -> Iterator[slice]:
+    """Yield the filters of a layer in blocks small enough to stay in the cache while several things are done to them."""
+    size = max(1, BLOCK_ENTRIES // lookup.support[0].numel())
+    for start in range(0, lookup.out_channels, size):
+        yield slice(start, start + size)
+
+
 class Sparsity(Protocol):
-    """What decides which entries of a kernel live."""
+    """What decides which entries of a kernel live; ``is_local`` where filters can be asked about alone."""
+
+    @property
+    def is_local(self) -> bool: ...
 
     def add_to_gradient(self, name: str, lookup: LookupConv2d) -> None:
         """Add what the rule asks of a layer's kernel to its gradient."""
@@ -32,6 +46,10 @@ class Sparsity(Protocol):
 
     def prunes(self, step: int) -> bool:
         """Tell whether entries die after ``step`` steps; 0 is the start of training."""
+        ...
+
+    def kills(self, step: int) -> bool:
+        """Tell whether entries that do not live on after ``step`` steps stay dead; else they are zero and may grow again."""
         ...
 
     def alive(self, name: str, magnitude: Tensor, support: Tensor, step: int) -> Tensor:
@@ -70,6 +88,7 @@ class Gradual:
     starts: Mapping[str, int]
     ends: Mapping[str, int]
     last: int
+    is_local = False
 
     def add_to_gradient(self, name: str, lookup: LookupConv2d) -> None:
         """Add nothing."""
@@ -77,6 +96,10 @@ class Gradual:
     def prunes(self, step: int) -> bool:
         """Tell whether a number of entries is due: every ``PRUNE_EVERY`` steps, and always from ``last`` on."""
         return step >= self.last or (step > 0 and step % PRUNE_EVERY == 0)
+
+    def kills(self, step: int) -> bool:  # noqa: ARG002
+        """Tell that what is pruned stays dead."""
+        return True
 
     def alive(self, name: str, magnitude: Tensor, support: Tensor, step: int) -> Tensor:
         """Return where the largest entries inside ``support`` are, as many as the schedule says."""
@@ -104,16 +127,23 @@ class Threshold:
 
     epsilons: Mapping[str, float]
     l1: float
+    is_local = True
 
     @torch.no_grad()
     def add_to_gradient(self, name: str, lookup: LookupConv2d) -> None:
         """Add the gradient of the penalty; pruned entries have none."""
-        assert lookup.sparse_kernel.grad is not None
-        strength = self.l1 * self.epsilons[name]
-        lookup.sparse_kernel.grad += strength * lookup.sparse_kernel.sign() * lookup.support
+        gradient, strength = lookup.sparse_kernel.grad, self.l1 * self.epsilons[name]
+        assert gradient is not None
+        if strength:
+            for filters in blocks(lookup):  # what is pruned is 0 and has no sign
+                gradient[filters].add_(lookup.sparse_kernel[filters].sign(), alpha=strength)
 
     def prunes(self, step: int) -> bool:  # noqa: ARG002  # every step does
         """Tell that entries may die after every step, and before the first."""
+        return True
+
+    def kills(self, step: int) -> bool:  # noqa: ARG002
+        """Tell that what is pruned stays dead."""
         return True
 
     def alive(self, name: str, magnitude: Tensor, support: Tensor, step: int) -> Tensor:  # noqa: ARG002
@@ -127,6 +157,44 @@ class Threshold:
     def continued(self, state: State) -> Threshold:
         """Return the rule with the epsilons it started from."""
         return replace(self, epsilons=state["epsilons"])
+
+
+@dataclass(frozen=True)
+class Top:
+    """Keep the ``lookups`` largest entries of every position of every filter (sorted by magnitude at every iteration).
+
+    Attributes:
+        lookups: s of the paper; positions of layers with a smaller dictionary keep all.
+        last: number of steps after which the entries that are left are final.
+    """
+
+    lookups: int
+    last: int
+    is_local = True
+
+    def add_to_gradient(self, name: str, lookup: LookupConv2d) -> None:
+        """Add nothing."""
+
+    def prunes(self, step: int) -> bool:  # noqa: ARG002  # every step does
+        """Tell that entries become zero after every step, and before the first."""
+        return True
+
+    def kills(self, step: int) -> bool:
+        """Tell whether ``step`` is the last: until then entries that are zero still get gradients."""
+        return step >= self.last
+
+    def alive(self, name: str, magnitude: Tensor, support: Tensor, step: int) -> Tensor:  # noqa: ARG002
+        """Return where the largest entries of each position are."""
+        kept = magnitude.topk(min(self.lookups, magnitude.shape[1]), dim=1).indices
+        return torch.zeros_like(support).scatter_(1, kept, True)
+
+    def state(self) -> State:
+        """Return nothing: the rule does not depend on the net."""
+        return {}
+
+    def continued(self, state: State) -> Top:  # noqa: ARG002
+        """Return the rule itself."""
+        return self
 
 
 class LookupLayers:
@@ -144,11 +212,14 @@ class LookupLayers:
         self._normalise()
         starts = self.nonzeros()
         self.ends = {name: min(count, targets.get(name, count)) for name, count in starts.items()}
-        self.rule: Sparsity = (
-            Gradual(starts, self.ends, max(1, total // 2))
-            if recipe.sparsity == "gradual"
-            else Threshold({name: _epsilon(lookup, recipe.threshold_c) for name, lookup in self.layers.items()}, recipe.l1)
-        )
+        self.rule = self._rule(recipe, starts, total)
+
+    def _rule(self, recipe: Recipe, starts: Mapping[str, int], total: int) -> Sparsity:
+        if recipe.sparsity == "gradual":
+            return Gradual(starts, self.ends, max(1, total // 2))
+        if recipe.sparsity == "top":
+            return Top(recipe.lookups, total)
+        return Threshold({name: _epsilon(lookup, recipe.threshold_c) for name, lookup in self.layers.items()}, recipe.l1)
 
     def nonzeros(self) -> dict[str, int]:
         """Return the entries that live, by layer."""
@@ -179,13 +250,24 @@ class LookupLayers:
     @torch.no_grad()
     def _prune(self, name: str, lookup: LookupConv2d, step: int, optimiser: torch.optim.Optimizer) -> None:
         """Prune what the rule says, and what the optimiser remembers of it."""
-        magnitude = lookup.sparse_kernel.abs()
-        by_group = magnitude.unflatten(0, (lookup.geometry.groups, -1))
-        magnitude = shared_scores(by_group, lookup.filters_per_pattern).flatten(0, 1)
-        lookup.restrict_(self.rule.alive(name, magnitude, lookup.support, step))
-        for memory in optimiser.state.get(lookup.sparse_kernel, {}).values():
-            if isinstance(memory, Tensor) and memory.shape == lookup.support.shape:  # it holds a moment of each entry
-                memory.mul_(lookup.support)
+        kernel, support = lookup.sparse_kernel.detach(), lookup.support
+        memories = [
+            memory for memory in optimiser.state.get(lookup.sparse_kernel, {}).values()
+            if isinstance(memory, Tensor) and memory.shape == support.shape  # it holds a moment of each entry
+        ]  # fmt: skip
+        compete = not self.rule.is_local or lookup.filters_per_pattern > 1
+        for filters in [slice(None)] if compete else blocks(lookup):
+            scores = kernel[filters].abs()
+            if lookup.filters_per_pattern > 1:
+                by_group = scores.unflatten(0, (lookup.geometry.groups, -1))
+                scores = shared_scores(by_group, lookup.filters_per_pattern).flatten(0, 1)
+            alive = self.rule.alive(name, scores, support[filters], step)
+            if self.rule.kills(step):
+                support[filters] &= alive
+                for changed in (kernel, *memories):
+                    changed[filters].masked_fill_(~support[filters], 0)
+            else:
+                kernel[filters].masked_fill_(~alive, 0)
 
     def _normalise(self) -> None:
         for lookup in self.layers.values():

@@ -10,12 +10,14 @@ from cases import Noise
 
 from lcnn_compress.compression.settings import CALIBRATION_BATCH, CALIBRATION_IMAGES, CompressSettings, TrainingData
 from lcnn_compress.errors import SettingsError
+from lcnn_compress.train.recipe import FinetuneSettings
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"init": "pca"}, "`init` is 'pca'; it must be one of kmeans, svd, ksvd"),
+        ({"finetune": FinetuneSettings(sparsity="top")}, "`sparsity` is 'top', which is for training from scratch"),
         ({"threads": 0}, "`threads` is 0; it must be at least 1"),
     ],
 )

@@ -28,8 +28,8 @@ from training_cases import (
 from lcnn_compress.data.tasks import Task
 from lcnn_compress.errors import DataError, ModelError
 from lcnn_compress.train.checkpoint import CheckpointFile
-from lcnn_compress.train.loop import Goal, Training, finetune, train
-from lcnn_compress.train.recipe import Optimiser, Recipe, Schedule
+from lcnn_compress.train.loop import Epoch, Goal, Training, finetune, train
+from lcnn_compress.train.recipe import Optimiser, Recipe, Schedule, Sgd, Steps
 
 BOTH = pytest.mark.parametrize("sparsity", ["gradual", "threshold"])
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -311,3 +311,44 @@ def test_progress_counts_steps() -> None:
     seen: list[tuple[str, int, int]] = []
     finetune(lookup_net(), dense_net(), examples(), recipe(epochs=2), progress=lambda *step: seen.append(step))
     assert seen == [("fine-tuning", i, 10) for i in range(11)]
+
+
+def test_every_epoch_is_told_with_the_net_as_it_is_then() -> None:
+    told: list[Epoch] = []
+
+    def note(epoch: Epoch) -> None:
+        told.append(epoch)
+        torch.rand(3)  # random numbers drawn here do not count
+
+    net = lookup_net()
+    report = train(net, examples(), recipe(), goal=Goal(on_epoch=note))
+    silent = lookup_net()
+    train(silent, examples(), recipe())
+    assert_same(net, silent)
+    assert [epoch.number for epoch in told] == [1, 2, 3]
+    assert tuple(epoch.loss for epoch in told) == report.losses
+    assert not any(epoch.net.training for epoch in told)
+    assert_same(told[-1].net, net)
+    assert not torch.equal(told[0].net.get_parameter("0.dictionary"), net[0].dictionary)
+
+
+@pytest.mark.parametrize("sparsity", ["top", "threshold"])
+def test_training_with_momentum_and_steps_is_resumed(tmp_path: Path, sparsity: str) -> None:
+    chosen = recipe(
+        sparsity=sparsity, lookups=1, optimiser=Sgd(0.9, 1e-3, 0.5), schedule=Steps((0.5, 1.0), (1.0, 0.1)), epochs=4, lr=0.01
+    )
+    whole = lookup_net()
+    train(whole, examples(), chosen)
+    net, data = lookup_net(), examples()
+
+    def interrupt(number: int) -> None:
+        if number == 7:
+            raise KeyboardInterrupt
+
+    data.at_call = interrupt
+    kept = CheckpointFile(tmp_path / "training.ckpt")
+    with pytest.raises(KeyboardInterrupt):
+        train(net, data, chosen, checkpoint=kept)
+    resumed = lookup_net()
+    train(resumed, examples(), chosen, checkpoint=replace(kept, resume=True))
+    assert_same(resumed, whole)

@@ -17,7 +17,7 @@ from training_cases import recipe
 import lcnn_compress
 from lcnn_compress.data.tasks import Task
 from lcnn_compress.errors import SettingsError
-from lcnn_compress.train.recipe import FinetuneSettings, Optimiser, Recipe, Schedule, devices
+from lcnn_compress.train.recipe import FinetuneSettings, Optimiser, Recipe, Schedule, Sgd, Steps, devices
 
 # The object "finetune" of a configuration that 0.1.0 wrote.
 RECORDED = (
@@ -120,3 +120,45 @@ def test_the_first_step_of_the_optimiser_is_as_long_as_the_learning_rate() -> No
 def test_betas_out_of_range(betas: tuple[float, float]) -> None:
     with pytest.raises(SettingsError, match=r"betas is \(.*\); it must be two numbers"):
         Optimiser(betas)
+
+
+def test_gradient_descent_with_momentum_and_decay_that_ends() -> None:
+    parameter = nn.Parameter(torch.tensor([2.0]))
+    sgd = Sgd(momentum=0.5, weight_decay=0.1, decay_until=0.5)
+    optimiser = sgd.over([parameter], 1.0)
+    seen = []
+    for done in (0.0, 0.4, 0.5):
+        sgd.adjust(optimiser, 0.1, done)
+        parameter.grad = torch.ones(1)
+        optimiser.step()
+        seen.append(round(float(parameter.detach()), 6))
+    # Sums of gradients: 1 + 0.1 * 2 = 1.2; 0.6 + 1 + 0.1 * 1.88 = 1.788; 0.894 + 1 without decay.
+    assert seen == [2 - 0.12, round(1.88 - 0.1788, 6), round(1.7012 - 0.1894, 6)]
+
+
+def test_the_rate_falls_in_steps() -> None:
+    steps = Steps((0.5, 0.75, 1.0), (1.0, 0.3, 0.1))
+    assert [round(steps.rate(2.0, step, 8), 6) for step in range(8)] == [2.0] * 4 + [0.6] * 2 + [0.2] * 2
+    later = steps.part(0.25, 1.0)
+    assert [round(later.rate(2.0, step, 6), 6) for step in range(6)] == [2.0] * 2 + [0.6] * 2 + [0.2] * 2
+    assert steps.part(0.0, 0.5) == Steps((1.0,), (1.0,))
+
+
+@pytest.mark.parametrize(
+    ("until", "factors"),
+    [((0.5,), (1.0,)), ((0.5, 0.5, 1.0), (1.0, 0.5, 0.1)), ((), ()), ((1.0,), (1.0, 0.1)), ((1.0,), (0.0,))],
+)
+def test_steps_that_make_no_sense(until: tuple[float, ...], factors: tuple[float, ...]) -> None:
+    with pytest.raises(SettingsError, match="must"):
+        Steps(until, factors)
+
+
+@pytest.mark.parametrize("values", [{"momentum": 1.5}, {"weight_decay": -0.1}, {"decay_until": 2.0}])
+def test_gradient_descent_out_of_range(values: dict[str, float]) -> None:
+    with pytest.raises(SettingsError, match=r"must be from 0 to 1"):
+        Sgd(**values)
+
+
+def test_a_recipe_of_the_paper_is_recorded_and_read_again() -> None:
+    chosen = recipe(optimiser=Sgd(0.9, 5e-4, 0.5), schedule=Steps((0.5, 1.0), (1.0, 0.1)), sparsity="top", lookups=5)
+    assert Recipe.from_recorded(json.loads(json.dumps(chosen.recorded()))) == chosen

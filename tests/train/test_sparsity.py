@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -14,7 +15,7 @@ from training_cases import TARGETS, dense_net, examples, lookup_net, lookups, re
 from lcnn_compress.forms.pattern import largest
 from lcnn_compress.train.loop import Goal, Training, finetune
 from lcnn_compress.train.recipe import Recipe
-from lcnn_compress.train.sparsity import Gradual, LookupLayers, Threshold, settle
+from lcnn_compress.train.sparsity import Gradual, LookupLayers, Threshold, Top, settle
 
 BOTH = pytest.mark.parametrize("sparsity", ["gradual", "threshold"])
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -186,3 +187,37 @@ def test_a_net_without_lookup_layers_is_left_alone() -> None:
     assert layers.at_end()
     assert layers.nonzeros() == {}
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def largest_of_each_position(kernel: Tensor, s: int) -> Tensor:
+    """Keep s entries of every (filter, row, column), one position after the other."""
+    kept = torch.zeros_like(kernel)
+    for o, r, c in itertools.product(*map(range, (kernel.shape[0], *kernel.shape[2:]))):
+        chosen = sorted(range(kernel.shape[1]), key=lambda j: -abs(float(kernel[o, j, r, c])))[:s]
+        kept[o, chosen, r, c] = kernel[o, chosen, r, c]
+    return kept
+
+
+def test_top_keeps_the_largest_of_each_position_after_every_step() -> None:
+    net = lookup_net()
+    first = net[0].sparse_kernel.detach().clone()
+    data = examples()
+    training = Training(net, recipe(sparsity="top", lookups=1, epochs=8, lr=0.05), len(data), nonzeros={})
+    lengths = torch.linalg.vector_norm(lookup_net()[0].dictionary.detach(), dim=1)
+    torch.testing.assert_close(net[0].sparse_kernel.detach(), largest_of_each_position(first * lengths[None, :, None, None], 1))
+    patterns = [net[0].sparse_kernel.detach() != 0]
+    while not training.ended:
+        training.take(*data.batch(training.order()[training.step % training.steps_per_epoch]))
+        for lookup in lookups(net).values():
+            kernel = lookup.sparse_kernel.detach()
+            assert torch.equal(kernel, largest_of_each_position(kernel, 1))
+        patterns.append(net[0].sparse_kernel.detach() != 0)
+    # Entries that were zero have come back: what is not final stays open.
+    assert any((later & ~earlier).any() for earlier, later in pairwise(patterns))
+    training.finish()
+    assert {name: lookup.n_nonzeros for name, lookup in lookups(net).items()} == {"0": 6 * 9, "3": 8 * 9}
+
+
+def test_top_keeps_all_where_the_dictionary_is_smaller() -> None:
+    kernel = torch.rand(4, 2, 3, 3)
+    assert Top(5, 10).alive("", kernel, torch.ones_like(kernel, dtype=torch.bool), 0).all()
