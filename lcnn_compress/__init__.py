@@ -77,10 +77,10 @@ __all__ = [
     "DataSettings", "Description", "Evaluation", "Examples", "ExportSettings", "FileError", "FinetuneSettings", "LayerPlan",
     "LcnnError", "LookupConv2d", "MissingError", "ModelError", "NodeProfile", "Origin", "PlanSettings", "Predictions",
     "Prepared", "Preprocessing", "Score", "SensitivitySettings", "SettingsError", "Source", "Target", "TrainSettings",
-    "TrainingData", "__version__", "bench", "check_place", "compress", "compress_and_save", "compress_source", "compress_to_target", "doctor",
-    "evaluate", "evaluate_file", "export_dense", "export_onnx", "forecast", "inspect", "load", "load_data", "load_examples",
-    "open_model", "plot_layers", "predict", "prepare_training", "profile", "read_configuration", "runtime", "save",
-    "sensitivity", "suite", "train_from_scratch",
+    "TrainingData", "__version__", "bench", "check_place", "compress", "compress_and_save", "compress_source",
+    "compress_to_target", "doctor", "evaluate", "evaluate_file", "export_dense", "export_onnx", "forecast", "inspect",
+    "load", "load_data", "load_examples", "open_model", "plot_layers", "predict", "prepare_training", "profile",
+    "read_configuration", "runtime", "save", "sensitivity", "suite", "train_from_scratch",
 ]  # fmt: skip
 
 # These names work without torch, or are of a room of their own, so each is imported from the module that defines it; all
