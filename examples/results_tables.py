@@ -21,6 +21,7 @@ NET_TITLES = {
     "alexnet": "AlexNet",
     "resnet18": "ResNet-18",
     "vgg16": "VGG-16",
+    "alexnet_lcnn": "AlexNet as in the paper's code",
 }
 PAPER_FILES = ("paper.json", "paper_epyc.json", "paper_openvino.json")
 REMARKS = {
@@ -31,6 +32,7 @@ REMARKS = {
     "digits.json": "the machine was quiet.",
     "demosaicnet.json": "two other jobs were running.",
     "fashion.json": "other jobs were running.",
+    "training_steps.json": "other jobs were running.",
     "targets.json": "each net was made once; the intervals are within one process and do not cover other runs or hours.",
 }
 
@@ -333,4 +335,26 @@ def architectures(files: dict[str, dict[str, Any]]) -> list[str]:
     ]  # fmt: skip
 
 
-SECTIONS = (paper, narrow, digits, demosaicnet, accuracy_at_macs, fashion, targets, methods, architectures)
+def training_steps(files: dict[str, dict[str, Any]]) -> list[str]:
+    """A step of training from new weights, dense and at published dictionaries."""
+    content = files["training_steps.json"]
+    rows = [
+        [
+            NET_TITLES.get(row["net"], row["net"]), row["preset"], f"{row['batch']}", f"{row['dense_s']:.2f}",
+            f"{row['lookup_s']:.2f}", f"{row['ratio']:.2f} ({row['lowest_ratio']:.2f} to {row['highest_ratio']:.2f})",
+        ]
+        for row in content["rows"]
+    ]  # fmt: skip
+    text = f"""
+        Forward, backward and update of one batch in torch, {content["threads"]} thread, dense and with lookups in turn,
+        medians. *Over dense* is the median of the ratios, with the lowest and the highest.
+    """
+    return [
+        "## Steps of training from new weights", "", *paragraph(text), *origin("training_steps.json", content),
+        *markdown(["net", "preset", "batch", "dense, s", "lookups, s", "over dense"], rows),
+    ]  # fmt: skip
+
+
+SECTIONS = (
+    paper, narrow, digits, demosaicnet, accuracy_at_macs, fashion, targets, methods, architectures, training_steps,
+)  # fmt: skip

@@ -21,6 +21,7 @@ from lcnn_compress.benchmark.bench_settings import BenchSettings
 from lcnn_compress.benchmark.child import run_child
 from lcnn_compress.benchmark.timing import ONNXRUNTIME, OPENVINO, EngineFile, Outputs, openvino_request, random_values
 from lcnn_compress.errors import DataError, LcnnError
+from lcnn_compress.machine import int8_extensions
 
 # The ranges of int8 activations are taken from this many random images where no others are given.
 RANDOM_IMAGES = 4
@@ -222,6 +223,8 @@ def quantise_onnx(
         dense, path, Images(), quant_format=QuantFormat.QDQ, per_channel=True,
         activation_type=QuantType.QInt8 if signed else QuantType.QUInt8, weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod.Entropy if entropy else CalibrationMethod.MinMax,
+        # Without such instructions ONNX Runtime adds products of 8-bit weights in 16 bits, which do not hold them.
+        reduce_range=not int8_extensions(),
         extra_options={"ActivationSymmetric": signed},
     )  # fmt: skip
 

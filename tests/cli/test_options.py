@@ -12,7 +12,7 @@ from command_line import lcnn
 from typer.testing import CliRunner
 
 import lcnn_compress
-from lcnn_compress.cli import requests, viewing
+from lcnn_compress.cli import requests, train_command, viewing
 from lcnn_compress.cli.error_boundary import with_flags
 from lcnn_compress.cli.options import DATA, PANELS, Command, argument, origin_of, own, taken, takes
 from lcnn_compress.cli.requests import AnswerRequest, CompressRequest, ModelRequest
@@ -21,7 +21,7 @@ from lcnn_compress.search.target import Target
 
 REQUESTS = [
     value
-    for module in (requests, viewing)
+    for module in (requests, viewing, train_command)
     for value in vars(module).values()
     if isinstance(value, type) and value.__module__ == module.__name__
 ]
@@ -106,7 +106,7 @@ def test_a_command_gets_its_request_and_what_was_given() -> None:
 def test_what_messages_quote_is_an_option() -> None:
     """Fields in quotes become options at the command line: each must be one."""
     options = {f.name for request in REQUESTS for f in fields(request)} | {f.name for f in fields(Target)}
-    options |= {"speedup", "latency_ms", "size_mb"}
+    options |= {"speedup", "latency_ms", "size_mb", "n_classes"}
     package = Path(lcnn_compress.__file__).parent
     quoted = {
         (path.name, name)

@@ -13,6 +13,7 @@ from small_onnx import write
 
 from lcnn_compress import runtime
 from lcnn_compress.benchmark.timing import EngineFile, open_file
+from lcnn_compress.machine import int8_extensions
 
 OTHER = [
     ("int8", "minmax"), ("int8", "entropy signed"), ("OpenVINO", "as it comes"), ("OpenVINO int8", "performance"),
@@ -45,8 +46,10 @@ def test_another_form_of_a_file_computes_what_the_file_does(
         want = runtime.session(dense, threads=1).run(None, {"x": x.numpy()})[0]
         got = run(x).numpy()
         assert got.shape == want.shape
-        # A tensor of 255 steps is off by half of one at most; a dozen follow each other. bfloat16 is nearer.
-        assert 0 < np.abs(got - want).max() < 12 / 255 * np.abs(want).max()
+        # A tensor of 255 steps is off by half of one at most; a dozen follow each other. bfloat16 is nearer. Weights have 7 bits
+        # where processors have no products of bytes.
+        steps = 255 if int8_extensions() else 127
+        assert 0 < np.abs(got - want).max() < 12 / steps * np.abs(want).max()
     put(tmp_path / f"place{suffix}")
     file = EngineFile(tmp_path / f"place{suffix}", method_files.engine_of(method))
     assert open_file(file, [1, 3, 8, 8], 1, 0)()[0].shape == (1, 10)
