@@ -46,8 +46,8 @@ def test_another_form_of_a_file_computes_what_the_file_does(
         want = runtime.session(dense, threads=1).run(None, {"x": x.numpy()})[0]
         got = run(x).numpy()
         assert got.shape == want.shape
-        # A tensor of 255 steps is off by half of one at most; a dozen follow each other. bfloat16 is nearer. Weights have 7 bits
-        # where processors have no products of bytes.
+        # A tensor of 255 steps is off by half of one at most; a dozen follow each other. bfloat16 is nearer. Weights have 7
+        # bits where processors have no products of bytes.
         steps = 255 if int8_extensions() else 127
         assert 0 < np.abs(got - want).max() < 12 / steps * np.abs(want).max()
     put(tmp_path / f"place{suffix}")
